@@ -1,0 +1,98 @@
+"""Rows that wait in memory for the next commit, within a bound."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from collector.table import Row, Table
+
+SAMPLE_CAPACITY_ROWS = 10_000
+"""About 10 MB; at the default settings some three hours of a locked database."""
+
+LINE_CAPACITY_ROWS = 20_000
+"""Log lines that may wait; readers of logs stop reading until there is room."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one statement that are committed together with all that was added before them."""
+
+    statement: str
+    rows: list[Row]
+    droppable: bool
+
+
+class Buffer:
+    """Batches in the order of their arrival; every method may be called from any thread.
+
+    Args:
+        sample_capacity: sample rows that may wait; beyond it the oldest are dropped and counted.
+        line_capacity: log rows that may wait; beyond it `room_for_lines` is 0.
+    """
+
+    def __init__(
+        self, sample_capacity: int = SAMPLE_CAPACITY_ROWS, line_capacity: int = LINE_CAPACITY_ROWS
+    ) -> None:
+        self._sample_capacity = sample_capacity
+        self._line_capacity = line_capacity
+        self._lock = threading.Lock()
+        self._batches: deque[Batch] = deque()
+        self._samples = 0
+        self._lines = 0
+        self.dropped_samples = 0
+
+    def add_samples(self, rows: Iterable[tuple[Table, Row]]) -> None:
+        """Add sample rows; where there is no room, the oldest waiting ones go."""
+        with self._lock:
+            for table, row in rows:
+                self._batches.append(Batch(table.insert_statement, [row], droppable=True))
+                self._samples += 1
+            self._drop_oldest_samples()
+
+    def add_lines(self, table: Table, rows: list[Row], position: tuple[Table, Row] | None = None) -> None:
+        """Add log rows, and the position up to which they were read, for one and the same commit.
+
+        They are never dropped: ask `room_for_lines` before reading more.
+        """
+        with self._lock:
+            self._batches.append(Batch(table.insert_statement, rows, droppable=False))
+            self._lines += len(rows)
+            if position:
+                self._batches.append(Batch(position[0].replace_statement, [position[1]], droppable=False))
+                self._lines += 1
+
+    @property
+    def room_for_lines(self) -> int:
+        """How many log rows may be added now."""
+        return max(0, self._line_capacity - self._lines)
+
+    def take(self) -> list[Batch]:
+        """Remove and return everything that waits."""
+        with self._lock:
+            batches = list(self._batches)
+            self._batches.clear()
+            self._samples = self._lines = 0
+            return batches
+
+    def put_back(self, batches: list[Batch]) -> None:
+        """Return batches whose commit failed; they stand before what has arrived since."""
+        with self._lock:
+            self._batches.extendleft(reversed(batches))
+            self._samples = sum(len(b.rows) for b in self._batches if b.droppable)
+            self._lines = sum(len(b.rows) for b in self._batches if not b.droppable)
+            self._drop_oldest_samples()
+
+    def _drop_oldest_samples(self) -> None:
+        excess = self._samples - self._sample_capacity
+        if excess <= 0:
+            return
+        kept: deque[Batch] = deque()
+        for batch in self._batches:
+            if batch.droppable and excess > 0:
+                excess -= len(batch.rows)
+                self._samples -= len(batch.rows)
+                self.dropped_samples += len(batch.rows)
+            else:
+                kept.append(batch)
+        self._batches = kept

@@ -1,0 +1,165 @@
+"""The only place that opens the database file.
+
+It is never opened in this process by anything but SQLite: closing any other descriptor of the file
+drops SQLite's POSIX locks, and another program could then write inside our transaction.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from collector.errors import DatabaseBusy, DatabaseError
+
+BUSY_TIMEOUT_SECONDS = 0.2
+"""How long a write waits for a lock. Longer, and the waiting writer shuts new readers out."""
+
+READER_TIMEOUT_SECONDS = 5.0
+
+QUICK_CHECK_MAX_BYTES = 32 * 2**20
+"""Files up to this size are checked in full at every start: about 30 ms on a warm cache."""
+
+
+def connect_for_writing(path: Path) -> sqlite3.Connection:
+    """Open the database for the collector, creating it and its directory where they are missing.
+
+    Rollback journal and `synchronous=EXTRA`: no committed row is lost in a power cut, and any other
+    user who may read the file can open it at any time.
+
+    Raises:
+        DatabaseError: not a database, damaged, read-only, or its directory cannot be made.
+        DatabaseBusy: another program holds a lock.
+    """
+    _check_writable(path)
+    with explained(path):
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open the database as any other reader does: nothing in it can be changed.
+
+    Raises:
+        DatabaseError: no such file, not a database, damaged, or not readable by this user.
+    """
+    if not path.exists():
+        raise DatabaseError(
+            f"there is no database at {path}: start the collector first (llama-collector run)"
+        )
+    with explained(path):
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READER_TIMEOUT_SECONDS, isolation_level=None
+        )
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def fetch(
+    connection: sqlite3.Connection, statement: str, parameters: Sequence[object] = ()
+) -> list[dict[str, Any]]:
+    """All rows of a SELECT, as dictionaries."""
+    cursor = connection.execute(statement, parameters)
+    names = [description[0] for description in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """One explicit write transaction: all of it is committed, or none.
+
+    Raises:
+        DatabaseBusy: another program holds a lock; nothing was written.
+        DatabaseError: the disk is full, the file is read-only or damaged; nothing was written.
+    """
+    with explained(None):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            # After BUSY at COMMIT the transaction is still open; after FULL it is already gone.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def explained(path: Path | None) -> Iterator[None]:
+    """Turn SQLite's errors about the file into ours, with what to do."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise  # about a value, not about the file: the repositories explain it
+    except sqlite3.DatabaseError as error:
+        raise _explain(error, path) from error
+
+
+def _explain(error: sqlite3.DatabaseError, path: Path | None) -> DatabaseError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    where = f"{path}: " if path else ""
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseBusy(f"{where}another program holds a lock on the database ({error})")
+    advice = _ADVICE.get(code)
+    return DatabaseError(f"{where}{error}" + (f": {advice}" if advice else ""))
+
+
+_ADVICE = {
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database. Name another file in [database] path, or move it away.",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged. Stop its users, set the file aside and put a backup in "
+    "its place, or save what can be read with the sqlite3 shell's .recover.",
+    sqlite3.SQLITE_READONLY: "the collector must be able to write the file and its directory. Change their "
+    "owner or mode, or name another file in [database] path.",
+    sqlite3.SQLITE_CANTOPEN: "the file or its directory cannot be opened. Check the path and permissions.",
+    sqlite3.SQLITE_FULL: "the disk is full. Free some space; what was sampled waits in memory.",
+    sqlite3.SQLITE_IOERR: "the disk reports an error. Look at the kernel's log (dmesg).",
+    sqlite3.SQLITE_PERM: "permission denied. Check the owner and mode of the file and its directory.",
+}
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a directory: name a file in [database] path")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(f"cannot create the directory {path.parent}: {error.strerror}") from error
+    for needed in (path.parent, path):  # the rollback journal is made beside the file
+        if needed.exists() and not os.access(needed, os.W_OK):
+            raise DatabaseError(f"{needed} cannot be written: {_ADVICE[sqlite3.SQLITE_READONLY]}")
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may hold hostile views
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA synchronous = EXTRA")
+    _refuse_damage(connection, path)
+    mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+    if mode != "delete":
+        raise DatabaseError(
+            f"{path}: the journal mode stays {mode}: close every other program that has it open"
+        )
+
+
+def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    if pages * page_size > QUICK_CHECK_MAX_BYTES:
+        return
+    with closing(connection.execute("PRAGMA quick_check(1)")) as check:
+        (verdict,) = check.fetchone()
+    if verdict != "ok":
+        raise DatabaseError(f"{path}: {verdict}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")

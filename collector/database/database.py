@@ -1,0 +1,106 @@
+"""The one writing connection, its transactions, and the five repositories over it."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from collector.database.connection import connect_for_writing, explained, fetch, transaction
+from collector.database.documented import DOCUMENTED_TABLES
+from collector.database.lock import CollectorLock
+from collector.database.logs import LogsRepository
+from collector.database.metadata import MetadataRepository
+from collector.database.metrics import MetricsRepository
+from collector.database.models import ModelsRepository
+from collector.database.repository import Record
+from collector.database.schema import migrate
+from collector.database.server_config import ConfigRepository
+from collector.table import Table
+
+
+class Database:
+    """The database file while this process may write it.
+
+    Any thread may call it: a lock gives out the connection to one at a time. A transaction inside
+    another one of the same thread is a part of it.
+
+    Args:
+        path: the file; it and its directory are created where they are missing.
+        tables: tables wanted beside the documented ones.
+
+    Raises:
+        DatabaseInUse: another collector writes it.
+        DatabaseError: it is not a database, damaged, read-only, or made for another purpose.
+    """
+
+    def __init__(self, path: Path, tables: Iterable[Table] = ()) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._collector_lock = CollectorLock(path)
+        self._collector_lock.acquire()
+        try:
+            self._open((*DOCUMENTED_TABLES, *tables))
+        except BaseException:
+            self._collector_lock.release()
+            raise
+        self.models = ModelsRepository(self)
+        self.metrics = MetricsRepository(self)
+        self.logs = LogsRepository(self)
+        self.config = ConfigRepository(self)
+        self.meta = MetadataRepository(self)
+
+    def _open(self, tables: tuple[Table, ...]) -> None:
+        self._connection = connect_for_writing(self.path)
+        try:
+            with explained(self.path):
+                self.changes = list(migrate(self._connection, tables))
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
+        """All rows of a SELECT, as dictionaries.
+
+        Raises:
+            DatabaseBusy: another program holds a lock.
+            DatabaseError: the file cannot be read.
+        """
+        with self._lock, explained(None):
+            return fetch(self._connection, statement, parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction: all of it is committed, or none.
+
+        Raises:
+            DatabaseBusy: another program holds a lock; nothing was written.
+            DatabaseError: disk full, read-only, damaged; nothing was written.
+        """
+        with self._lock:
+            if self._depth:
+                yield self._connection
+                return
+            with transaction(self._connection):
+                self._depth += 1
+                try:
+                    yield self._connection
+                finally:
+                    self._depth -= 1
+
+    def close(self) -> None:
+        """Close the file and give its lock back; waits for a transaction that is under way."""
+        with self._lock:
+            self._connection.close()
+            self._collector_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

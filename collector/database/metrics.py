@@ -1,0 +1,58 @@
+"""The metrics repository."""
+
+from collections.abc import Mapping
+
+from collector.database.documented import METRICS
+from collector.database.repository import PRUNE_CHUNK_ROWS, Record, Repository
+from collector.table import SqlValue
+
+_FIELDS = tuple(name for name in METRICS.written_columns if name != "timestamp")
+_SAVE = (
+    f"INSERT INTO metrics ({', '.join(_FIELDS)}, timestamp) "  # noqa: S608 - names are our own
+    f"VALUES ({', '.join('?' * len(_FIELDS))}, coalesce(?, strftime('%s', 'now')))"
+)
+_DELETE_OLDEST = (
+    "DELETE FROM metrics WHERE id IN (SELECT id FROM metrics ORDER BY timestamp ASC, id ASC LIMIT ?)"
+)
+
+
+class MetricsRepository(Repository):
+    """Snapshots over time."""
+
+    table = METRICS
+
+    def save(self, metrics: Mapping[str, SqlValue]) -> None:
+        """Insert one snapshot, of now unless it names a `timestamp`.
+
+        A missing field is stored as 0, an explicit None as NULL, unknown fields are ignored.
+
+        Raises:
+            ValueNotStorable: a value does not fit its column.
+        """
+        row = (*(metrics.get(name, 0) for name in _FIELDS), metrics.get("timestamp"))
+        with self._storing(metrics) as connection:
+            connection.execute(_SAVE, row)
+
+    def get_history(self, limit: int = 100) -> list[Record]:
+        """The newest snapshots, newest first; those of one second by descending id."""
+        return self._newest(limit)
+
+    def get_latest(self) -> Record | None:
+        """The newest snapshot, or None."""
+        rows = self.get_history(1)
+        return rows[0] if rows else None
+
+    def prune(self, max_records: int = 10000) -> int:
+        """Delete the oldest snapshots beyond `max_records`, in chunks; how many were deleted.
+
+        Raises:
+            ValueError: `max_records` is negative.
+        """
+        if max_records < 0:
+            raise ValueError(f"max_records must not be negative: {max_records}")
+        (total,) = self._database.query("SELECT count(*) AS rows FROM metrics")
+        excess: int = max(0, total["rows"] - max_records)
+        for start in range(0, excess, PRUNE_CHUNK_ROWS):
+            with self._database.transaction() as connection:
+                connection.execute(_DELETE_OLDEST, (min(PRUNE_CHUNK_ROWS, excess - start),))
+        return excess

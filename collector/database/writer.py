@@ -1,0 +1,99 @@
+"""Commits what waits in the buffer: everything in one transaction, or nothing."""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from collector.database.buffer import Batch, Buffer
+from collector.database.database import Database
+from collector.table import Row
+
+_UNFIT = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    OverflowError,
+    UnicodeError,
+)
+"""What SQLite's binding raises for a value, as opposed to the file."""
+
+
+class Writer:
+    """Moves rows from the buffer into the database.
+
+    Args:
+        database: where they go.
+        buffer: where they wait.
+        closing_rows: gives (statement, rows) to be written last in every commit that has something to write.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        buffer: Buffer,
+        closing_rows: Callable[[], tuple[str, Iterable[Row]]] | None = None,
+    ) -> None:
+        self._database = database
+        self._buffer = buffer
+        self._closing_rows = closing_rows
+        self._told_dropped = 0
+
+    def flush(self) -> int:
+        """Commit all that waits; how many rows there were.
+
+        Raises:
+            DatabaseBusy: another program holds a lock; the rows wait on.
+            DatabaseError: disk full, read-only, damaged; the rows wait on.
+        """
+        batches = self._buffer.take()
+        if not batches:
+            return 0
+        statements = _by_statement(batches)
+        if self._closing_rows:
+            statement, rows = self._closing_rows()
+            statements[statement] = list(rows)
+        try:
+            self._commit(statements)
+        except BaseException:
+            self._buffer.put_back(batches)
+            raise
+        self._tell_dropped()
+        return sum(len(batch.rows) for batch in batches)
+
+    def _commit(self, statements: dict[str, list[Row]]) -> None:
+        try:
+            with self._database.transaction() as connection:
+                for statement, rows in statements.items():
+                    connection.executemany(statement, rows)
+        except _UNFIT:
+            self._commit_singly(statements)
+
+    def _commit_singly(self, statements: dict[str, list[Row]]) -> None:
+        """One row that does not fit must not hold up the others: it is left out, and said."""
+        refused: list[str] = []
+        with self._database.transaction() as connection:
+            for statement, rows in statements.items():
+                for row in rows:
+                    try:
+                        connection.execute(statement, row)
+                    except _UNFIT as error:
+                        refused.append(f"{statement.split('(')[0]}: {error}: {row!r:.300}")
+        structlog.get_logger().error("rows do not fit their table and were left out", rows=refused[:5])
+
+    def _tell_dropped(self) -> None:
+        dropped = self._buffer.dropped_samples - self._told_dropped
+        if dropped:
+            self._told_dropped += dropped
+            structlog.get_logger().error(
+                "the database could not be written for so long that the oldest samples were dropped",
+                rows=dropped,
+            )
+
+
+def _by_statement(batches: list[Batch]) -> dict[str, list[Row]]:
+    """Rows of one statement together, in their order: one `executemany` each."""
+    statements: dict[str, list[Row]] = {}
+    for batch in batches:
+        statements.setdefault(batch.statement, []).extend(batch.rows)
+    return statements

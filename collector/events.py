@@ -1,0 +1,86 @@
+"""The collector's own events: one line on standard error, one row of `logs` each.
+
+Success is silent and a change of state is told once, so every event is worth a row.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Sink = Callable[[str, str], None]
+"""Takes the level, as the `logs` table names it, and the text of an event."""
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_DOCUMENTED_LEVELS = {"warning": "warn"}
+_JOURNAL_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
+    """Set up structlog, and let the libraries' warnings pass through it.
+
+    Args:
+        level: debug, info, warning, error or critical; what lies below is neither printed nor stored.
+        output_format: `console`, `json`, or `auto`: the journal's form under systemd, else console.
+        sink: also gets every event from `info` up.
+    """
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            *([_SinkProcessor(sink)] if sink else []),
+            structlog.processors.format_exc_info,
+            *_renderers(output_format),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    library_logger = logging.getLogger()
+    library_logger.handlers = [_ToEvents()]
+    library_logger.setLevel(logging.WARNING)
+
+
+def _renderers(output_format: str) -> list[Processor]:
+    timestamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+    if output_format == "json":
+        return [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
+    if output_format == "auto" and "JOURNAL_STREAM" in os.environ:
+        return [_render_for_journal]
+    return [timestamp, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+
+
+def plain_text(event_dict: EventDict) -> str:
+    """One line: the event, then its other values as `key=value`."""
+    rest = (f"{k}={v}" for k, v in event_dict.items() if k not in ("event", "level", "exc_info", "exception"))
+    return " ".join((str(event_dict.get("event", "")), *rest))
+
+
+def _render_for_journal(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
+    priority = _JOURNAL_PRIORITIES[event_dict["level"]]
+    trace = event_dict.get("exception", "")
+    return f"<{priority}>{plain_text(event_dict)}{chr(10) if trace else ''}{trace}"
+
+
+class _SinkProcessor:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+        level = event_dict["level"]
+        if level != "debug":
+            self._sink(_DOCUMENTED_LEVELS.get(level, level), plain_text(event_dict))
+        return event_dict
+
+
+class _ToEvents(logging.Handler):
+    """Warnings of APScheduler and httpx become events like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger: Any = structlog.get_logger()
+        getattr(logger, record.levelname.lower(), logger.warning)(
+            f"{record.name}: {record.getMessage()}", exc_info=record.exc_info
+        )

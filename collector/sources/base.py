@@ -1,0 +1,89 @@
+"""What a source is: something that is read once a tick and gives rows."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from collector.health import OK, State
+from collector.table import Row, SqlValue, Table
+
+Detail_co = TypeVar("Detail_co", covariant=True)
+
+NEIGHBOUR_PATIENCE_SECONDS = 0.2
+"""How long one source waits for another's reading of the same tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[Detail_co]):
+    """What one source saw in one tick.
+
+    Args:
+        detail: what other sources may use of it.
+        rows: rows for the source's tables, complete but for nothing.
+        snapshot: the columns of `metrics` that this source knows.
+        state: how the source fares.
+    """
+
+    detail: Detail_co
+    rows: tuple[tuple[Table, Row], ...] = ()
+    snapshot: Mapping[str, SqlValue] = field(default_factory=dict)
+    state: State = OK
+
+
+class Source(Protocol[Detail_co]):
+    """One thing that is read.
+
+    `read` may block: each source has a thread of its own, and only that thread calls it. Where
+    there is nothing to read it raises SourceAbsent, where reading fails SourceFailed; then no row
+    is written.
+    """
+
+    @property
+    def name(self) -> str:
+        """Stands in `collector_health`."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that its rows go to."""
+
+    @property
+    def unknown(self) -> Mapping[str, SqlValue]:
+        """What `metrics` holds in this source's columns while it gives no reading."""
+
+    def read(self, tick: "Tick") -> Reading[Detail_co]:
+        """Read once.
+
+        Raises:
+            SourceAbsent: what it reads does not exist here.
+            SourceFailed: it exists and could not be read.
+        """
+
+    def close(self) -> None:
+        """Give back what is held open."""
+
+
+class Tick:
+    """One sampling moment and the readings that belong to it.
+
+    Args:
+        timestamp: Unix seconds, for every row of the tick.
+    """
+
+    def __init__(self, timestamp: int) -> None:
+        self.timestamp = timestamp
+        self.started = time.monotonic()
+        self.readings: dict[str, Future[Reading[Any] | None]] = {}
+
+    def reading_of(
+        self, source: Source[Detail_co], patience: float = NEIGHBOUR_PATIENCE_SECONDS
+    ) -> Reading[Detail_co] | None:
+        """Another source's reading of this very tick; None where it failed or takes too long."""
+        future = self.readings.get(source.name)
+        if future is None:
+            return None
+        try:
+            return future.result(patience)
+        except TimeoutError:
+            return None
