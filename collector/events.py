@@ -70,7 +70,7 @@ class _SinkProcessor:
         self._sink = sink
 
     def __call__(self, _logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-        level = event_dict["level"]
+        level: str = event_dict["level"]
         if level != "debug":
             self._sink(_DOCUMENTED_LEVELS.get(level, level), plain_text(event_dict))
         return event_dict
