@@ -25,6 +25,8 @@ COLLECTOR_HEALTH = Table(
     ),
 )
 
+_RETELL_SECONDS = 600
+
 Result = TypeVar("Result")
 
 
@@ -59,21 +61,32 @@ class Health:
         self.name = name
         self.state = State("starting")
         self._since = int(time.time())
+        self.last_run: float | None = None
+        self._told_at = 0.0
         self._last_success: int | None = None
         self._duration_ms: float | None = None
         self._runs = 0
         self._failures = 0
 
     def report(self, state: State, *, exception: BaseException | None = None) -> None:
-        """Note the state after a run; a change is logged, except the first one to `ok`."""
-        if state != self.state:
+        """Note the state after a run; a change is logged, except the first one to `ok`.
+
+        Words that change while the state stays (an answer from outside stands in them) are told at most
+        once in `_RETELL_SECONDS`.
+        """
+        changed = state.name != self.state.name
+        now = time.time()
+        if changed or (state != self.state and now - self._told_at > _RETELL_SECONDS):
             self._tell(state, exception)
-            self._since = int(time.time())
-            self.state = state
+            self._told_at = now
+        if changed:
+            self._since = int(now)
+        self.state = state
 
     def ran(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
         """Note a run that ended."""
         self._runs += 1
+        self.last_run = time.time()
         self._duration_ms = seconds * 1000
         if state.success:
             self._last_success = int(time.time())

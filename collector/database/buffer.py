@@ -67,6 +67,11 @@ class Buffer:
         """How many log rows may be added now."""
         return max(0, self._line_capacity - self._lines)
 
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+        return self._samples + self._lines
+
     def take(self) -> list[Batch]:
         """Remove and return everything that waits."""
         with self._lock:

@@ -1,0 +1,1 @@
+"""What is sampled: one file a source, each with its columns and its reading."""

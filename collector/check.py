@@ -1,0 +1,185 @@
+"""`check`: looks at the settings and at everything they point at, and says what to change."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector.config import Settings, find_settings_file, load_settings, read_api_key
+from collector.database.connection import connect_read_only
+from collector.database.lock import running_collector
+from collector.errors import CollectorError, DatabaseError, SourceAbsent
+from collector.sources.base import Tick
+from collector.sources.disk import BYTES_PER_MB, DiskSource
+from collector.sources.gpu import GpuSource
+from collector.sources.llama_process import LlamaProcess, LlamaProcessSource
+
+_LOW_DISK_MB = 1024
+_SECRET_OPTIONS = ("--api-key", "--api-key-file", "--hf-token", "-hft")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found: good, worth knowing (`note`), or a problem with its remedy in the message."""
+
+    kind: str
+    message: str
+
+
+def good(message: str) -> Finding:
+    """All is well."""
+    return Finding("ok", message)
+
+
+def note(message: str) -> Finding:
+    """Worth knowing, and no fault."""
+    return Finding("note", message)
+
+
+def problem(message: str) -> Finding:
+    """Something to change."""
+    return Finding("problem", message)
+
+
+def run_checks(named_file: Path | None) -> bool:
+    """Print one line a check; whether no problem was found.
+
+    Raises:
+        SettingsError: the settings are wrong: nothing else can be checked.
+    """
+    file = find_settings_file(named_file)
+    settings = load_settings(file)
+    print(_line("settings", good(str(file) if file else "defaults (there is no settings file)")))
+    sound = True
+    for subject, check in _CHECKS:
+        for finding in check(settings):
+            print(_line(subject, finding), flush=True)
+            sound = sound and finding.kind != "problem"
+    print("no problem found" if sound else "there are problems: see above")
+    return sound
+
+
+def _line(subject: str, finding: Finding) -> str:
+    colour = {"ok": "32", "note": "33", "problem": "31"}[finding.kind]
+    mark = f"\x1b[{colour}m{finding.kind:<8}\x1b[0m" if sys.stdout.isatty() else f"{finding.kind:<8}"
+    return f"{mark} {subject:<14} {finding.message}"
+
+
+def _check_database(settings: Settings) -> Iterator[Finding]:
+    path = settings.database_path
+    if owner := running_collector(path):
+        yield note(f"a collector is running on it (process {owner})")
+    writable = next(parent for parent in path.parents if parent.exists())
+    if not os.access(writable, os.W_OK):
+        yield problem(f"{writable} cannot be written by this user: change its owner or [database] path")
+    if not path.exists():
+        yield good(f"{path} will be created")
+        return
+    try:
+        connection = connect_read_only(path)
+    except DatabaseError as error:
+        yield problem(str(error))
+        return
+    connection.close()
+    if os.access(path, os.W_OK):
+        yield good(f"{path}, {path.stat().st_size / BYTES_PER_MB:,.1f} MB")
+    else:
+        yield problem(f"{path} cannot be written by this user: run as its owner, or change its mode")
+
+
+def _check_disk(settings: Settings) -> Iterator[Finding]:
+    directory = next(parent for parent in settings.database_path.parents if parent.exists())
+    free_mb = DiskSource(directory).read(Tick(0)).detail.free_mb
+    if free_mb < _LOW_DISK_MB:
+        yield problem(f"only {free_mb:,.0f} MB are free for the database in {directory}: free some space")
+    else:
+        yield good(f"{free_mb / 1024:,.1f} GB free for the database")
+
+
+def _check_models(settings: Settings) -> Iterator[Finding]:
+    directory = settings.models_directory
+    if not directory.is_dir():
+        yield note(
+            f"{directory} is no directory: name yours in [models] directory; the disk above it is measured"
+        )
+    elif not os.access(directory, os.R_OK | os.X_OK):
+        yield problem(f"{directory} cannot be read by this user: chmod o+rx {shlex.quote(str(directory))}")
+    else:
+        yield good(str(directory))
+
+
+def _check_gpu(settings: Settings) -> Iterator[Finding]:
+    if not settings.gpu.enabled:
+        yield note("switched off by [gpu] enabled = false")
+        return
+    source = GpuSource()
+    try:
+        reading = source.read(Tick(int(time.time())))
+        yield good(f"{len(reading.rows)} GPU(s) through NVML. {reading.state.message}".strip())
+    except SourceAbsent as error:
+        yield note(str(error))
+    except CollectorError as error:
+        yield problem(str(error))
+    finally:
+        source.close()
+
+
+def _check_llama_server(settings: Settings) -> Iterator[Finding]:
+    server = settings.llama_server
+    processes = LlamaProcessSource(server.process_name).read(Tick(0)).detail
+    if processes:
+        listed = ", ".join(f"process {process.pid} on port {process.port}" for process in processes)
+        yield good(f"{server.process_name}: {listed}")
+    else:
+        yield note(
+            f"no process is called {server.process_name!r}: start it, or change [llama_server] process_name"
+        )
+    if server.url:
+        yield _answer(settings, processes)
+
+
+def _answer(settings: Settings, processes: tuple[LlamaProcess, ...]) -> Finding:
+    from collector.sources.llama_http import LlamaHttp
+    from collector.sources.llama_server import LlamaServerSource, process_at
+
+    server = settings.llama_server
+    http = LlamaHttp(server.url, read_api_key(server), server.timeout)
+    source = LlamaServerSource(
+        http, server.url, LlamaProcessSource(server.process_name), None, lambda _name, _path: None
+    )
+    try:
+        state = source.read(Tick(int(time.time()))).state
+    finally:
+        source.close()
+    if state.name == "up":
+        return good(f"{server.url} answers with its metrics")
+    message = f"{server.url}: {state.name}: {state.message}"
+    process = process_at(server.url, processes)
+    if state.name == "metrics off" and process and process.arguments:
+        message += f", that is:\n    {_command_line(process)} --metrics"
+    return note(message) if state.success else problem(message)
+
+
+def _command_line(process: LlamaProcess) -> str:
+    """As it was started, without its secrets."""
+    words = list(process.arguments)
+    for position, word in enumerate(words):
+        option, equals, _value = word.partition("=")
+        if option in _SECRET_OPTIONS:
+            if equals:
+                words[position] = f"{option}=***"
+            elif position + 1 < len(words):
+                words[position + 1] = "***"
+    return shlex.join(words)
+
+
+_CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
+    ("database", _check_database),
+    ("disk", _check_disk),
+    ("models", _check_models),
+    ("gpu", _check_gpu),
+    ("llama-server", _check_llama_server),
+)

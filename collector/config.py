@@ -1,0 +1,272 @@
+"""The settings: TOML in, frozen dataclasses out. Every setting, default and bound stands here, once."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from collector.errors import SettingsError
+
+DEFAULT_FILES = (Path("config/collector.toml"), Path("/etc/llama-collector/collector.toml"))
+API_KEY_VARIABLE = "LLAMA_API_KEY"
+
+Check = Callable[[Any], str | None]
+"""Takes a value of the right type; says what is wrong with it, or None."""
+
+
+def _setting(default: Any, meaning: str, check: Check = lambda _: None) -> Any:
+    """One key of the file.
+
+    Args:
+        default: its value where the file does not name it; its type is the type wanted.
+        meaning: one line for the README, with unit and range.
+        check: what the type does not say.
+    """
+    metadata = {"meaning": meaning, "check": check}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _between(low: float, high: float) -> Check:
+    return lambda value: None if low <= value <= high else f"must be from {low} to {high}"
+
+
+def _one_of(*choices: str) -> Check:
+    return lambda value: None if value in choices else f"must be one of {', '.join(choices)}"
+
+
+def _not_empty(value: str) -> str | None:
+    return None if value.strip() else "must not be empty"
+
+
+def _llama_server_url(value: str) -> str | None:
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        return f"is no URL ({error})"
+    if parts.scheme == "unix":
+        return None if parts.path.startswith("/") and not parts.netloc else "must be unix:///PATH.sock"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "must start with http://, https:// or unix:///, and name a host"
+    if parts.username or parts.password:
+        return "must not hold a password: put the key into api_key_file"
+    return "must end before ? and #" if parts.query or parts.fragment else None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where the rows go."""
+
+    path: str = _setting("data/llama-dashboard.db", "the SQLite file", _not_empty)
+    flush_interval: int = _setting(5, "seconds between two commits, 1 to 3600", _between(1, 3600))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How often is sampled."""
+
+    interval: int = _setting(5, "seconds between two samples, 1 to 3600", _between(1, 3600))
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaServerSettings:
+    """Which llama-server is watched."""
+
+    url: str = _setting(
+        "http://127.0.0.1:8080",
+        'http://, https:// or unix:///PATH.sock, with the --api-prefix if there is one; "" = none',
+        _llama_server_url,
+    )
+    api_key_file: str = _setting("", f"file that holds the API key; {API_KEY_VARIABLE} stands in for it")
+    timeout: float = _setting(2.0, "seconds to wait for an answer, 0.1 to 60", _between(0.1, 60))
+    process_name: str = _setting("llama-server", "name of its processes", _not_empty)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSettings:
+    """Whether GPUs are read."""
+
+    enabled: bool = _setting(True, "read NVIDIA GPUs through NVML")  # noqa: FBT003
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSettings:
+    """Where the models lie."""
+
+    directory: str = _setting("~/models", "the models directory; disk_usage is of its partition", _not_empty)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSettings:
+    """How the collector tells its own events."""
+
+    level: str = _setting("info", "debug, info, warning, error", _one_of("debug", "info", "warning", "error"))
+    format: str = _setting(
+        "auto", "auto (the journal's under systemd), console, json", _one_of("auto", "console", "json")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, one field a table of the file."""
+
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    llama_server: LlamaServerSettings = field(default_factory=LlamaServerSettings)
+    gpu: GpuSettings = field(default_factory=GpuSettings)
+    models: ModelsSettings = field(default_factory=ModelsSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+
+    @property
+    def database_path(self) -> Path:
+        """The database file, absolute."""
+        return absolute(self.database.path)
+
+    @property
+    def models_directory(self) -> Path:
+        """The models directory, absolute."""
+        return absolute(self.models.directory)
+
+
+def absolute(path: str) -> Path:
+    """A path of the settings: `~` is the home directory, relative is to the working directory."""
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - Path.expanduser may raise
+
+
+def find_settings_file(named: Path | None) -> Path | None:
+    """The file that is named, else the first default that is there, else None."""
+    return named or next((path for path in DEFAULT_FILES if path.is_file()), None)
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read and check the settings.
+
+    Args:
+        path: the file; None for the defaults.
+
+    Raises:
+        SettingsError: the file cannot be read or is wrong; all faults at once.
+    """
+    if path is None:
+        return Settings()
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"{path}: is not UTF-8: {error.reason} at byte {error.start}"]) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsError([f"{path}: is not TOML: {error}"]) from error
+    return settings_from(document, _Locations(str(path), text))
+
+
+def settings_from(document: Mapping[str, object], locations: "_Locations | None" = None) -> Settings:
+    """Build the settings from a parsed document.
+
+    Raises:
+        SettingsError: unknown keys, wrong types, values out of range; all faults at once.
+    """
+    where = locations or _Locations("settings", "")
+    faults: list[str] = []
+    known = {f.name: f for f in fields(Settings)}
+    faults += [f"{where.of(name)}: unknown table or key [{name}]" for name in document if name not in known]
+    sections: dict[str, Any] = {
+        name: _section(known[name].default_factory, name, document[name], where, faults)  # type: ignore[arg-type]
+        for name in known
+        if name in document
+    }
+    if faults:
+        raise SettingsError(faults)
+    return Settings(**sections)
+
+
+def read_api_key(settings: LlamaServerSettings) -> str | None:
+    """The API key: the content of `api_key_file`, else the environment's, else None.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds no key.
+    """
+    if not settings.api_key_file:
+        return os.environ.get(API_KEY_VARIABLE) or None
+    path = absolute(settings.api_key_file)
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise SettingsError([f"[llama_server] api_key_file: {path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError([f"[llama_server] api_key_file: {path} holds more than plain ASCII"]) from error
+    if not key or not key.isprintable():
+        raise SettingsError([f"[llama_server] api_key_file: {path} must hold the key on one line"])
+    return key
+
+
+class _Locations:
+    """Finds the line of a key, so that an error can name it."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._lines: dict[tuple[str, str], int] = {}
+        section = ""
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+                section = header[1]
+                self._lines.setdefault((section, ""), number)
+            elif assignment := re.match(r"\s*([\w-]+)\s*=", line):
+                self._lines.setdefault((section, assignment[1]), number)
+
+    def of(self, section: str, key: str = "") -> str:
+        line = self._lines.get((section, key)) or self._lines.get(("", section))
+        return f"{self._path}, line {line}" if line else self._path
+
+
+def _section(
+    make: Callable[..., object], name: str, table: object, where: _Locations, faults: list[str]
+) -> object:
+    if not isinstance(table, dict):
+        faults.append(f"{where.of(name)}: {name} must be a table: write [{name}]")
+        return None
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(make)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in table.items():
+        fault = _fault(known[key], value) if key in known else f"is unknown; known are {', '.join(known)}"
+        if fault:
+            faults.append(f"{where.of(name, key)}: [{name}] {key} {fault}")
+        else:
+            values[key] = value
+    return None if faults else make(**values)
+
+
+def _fault(setting: Field[Any], value: object) -> str | None:
+    default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+    if not _same_type(value, default):
+        return f"must be {_TYPE_NAMES[type(default)]}, not {value!r:.60}"
+    fault: str | None = setting.metadata["check"](value)
+    return f"{fault}, not {value!r:.60}" if fault else None
+
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    list: "a list of texts",
+}
+
+
+def _same_type(value: object, default: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, list):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) is type(default)

@@ -1,0 +1,166 @@
+"""The running collector: start, run, stop. The only importer of APScheduler."""
+
+import math
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+import collector
+from collector import events, service
+from collector.config import Settings, read_api_key
+from collector.database import Database
+from collector.database.buffer import Buffer
+from collector.database.documented import LOGS
+from collector.database.writer import Writer
+from collector.health import COLLECTOR_HEALTH, Health, State, observe
+from collector.jobs.base import Job
+from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
+from collector.sources.registry import SOURCE_TABLES, build_sources, model_finder
+from collector.table import Row
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+CLOCK_STEP_SECONDS = 1.0
+_FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
+_LAST_FLUSH_SECONDS = 1.0
+_THREADS = ("sampling", "writer", "maintenance")
+
+
+class Daemon:
+    """One collector over its life.
+
+    Args:
+        settings: checked settings.
+
+    Raises:
+        SettingsError: the API key cannot be read.
+        DatabaseError: the database cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._buffer = Buffer()
+        events.configure(settings.logging.level, settings.logging.format, self._store_event)
+        self._log = structlog.get_logger()
+        api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
+        self._database = Database(settings.database_path, (*SOURCE_TABLES, COLLECTOR_HEALTH))
+        sources = build_sources(settings, api_key, model_finder(self._database))
+        self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
+        self._writer = Writer(self._database, self._buffer, self._health_rows)
+        self._own_health = Health("collector")
+        self._jobs = (
+            Job("sample", self._sampler.tick, settings.sampling.interval, 0, "sampling"),
+            Job(
+                "flush", self._writer.flush, settings.database.flush_interval, _FLUSH_OFFSET_SECONDS, "writer"
+            ),
+        )
+        self._job_health = {job.name: Health(job.name) for job in self._jobs}
+        self._scheduler = _scheduler()
+
+    def start(self) -> None:
+        """Take the first sample, commit it, and set the timers."""
+        self._own_health.report(
+            State("running", f"version {collector.__version__}, database {self._settings.database_path}")
+        )
+        if self._database.changes:
+            self._log.info(f"database: {', '.join(self._database.changes)}")
+        for job in self._jobs:
+            self._run(job)
+        self._schedule()
+        self._scheduler.start()
+        service.notify(READY=1)
+
+    def run(self) -> None:
+        """Wait for a signal to end; meanwhile watch the clock and the jobs."""
+        pause = min(2.0, self._settings.sampling.interval)
+        offset = _wall_clock_offset()
+        while signal.sigtimedwait(ENDING_SIGNALS, pause) is None:
+            if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
+                offset = _wall_clock_offset()
+                self._schedule()  # interval triggers live on wall time and would wait for it to come back
+                self._log.warning("the clock was set, or the machine slept: the timers start anew")
+            if self._alive():
+                service.notify(WATCHDOG=1)
+
+    def stop(self) -> None:
+        """End the timers, commit what waits, close the database."""
+        service.notify(STOPPING=1)
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        self._sampler.close()
+        self._own_health.report(State("stopped"))
+        self._last_flush()
+        self._database.close()
+
+    def _last_flush(self) -> None:
+        deadline = time.monotonic() + _LAST_FLUSH_SECONDS
+        health = self._job_health["flush"]
+        while observe(health, self._writer.flush) is None and time.monotonic() < deadline:
+            time.sleep(0.05)  # another program holds a lock: it may let go in time
+        if waiting := self._buffer.waiting:
+            self._log.error("the last rows could not be written and are lost", rows=waiting)
+
+    def _run(self, job: Job) -> None:
+        observe(self._job_health[job.name], job.action)
+
+    def _schedule(self) -> None:
+        for job in self._jobs:
+            trigger = IntervalTrigger(seconds=job.interval_seconds, start_date=_first_run(job), timezone=UTC)
+            self._scheduler.add_job(
+                self._run, trigger, (job,), id=job.name, executor=job.thread, replace_existing=True
+            )
+
+    def _alive(self) -> bool:
+        now = time.time()
+        return all(
+            now - (self._job_health[job.name].last_run or now) < max(30, 3 * job.interval_seconds)
+            for job in self._jobs
+        )
+
+    def _health_rows(self) -> tuple[str, list[Row]]:
+        everything = (self._own_health, *self._sampler.health, *self._job_health.values())
+        return COLLECTOR_HEALTH.replace_statement, [health.row() for health in everything]
+
+    def _store_event(self, level: str, text: str) -> None:
+        self._buffer.add_lines(LOGS, [(level, text, "collector", int(time.time()))])
+
+
+def run_until_signalled(settings: Settings) -> None:
+    """A collector from start to stop, in this thread.
+
+    Raises:
+        SettingsError: the API key cannot be read.
+        DatabaseError: the database cannot be used.
+    """
+    # Before any thread starts: threads inherit the mask, so that only this one takes the signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    daemon = Daemon(settings)
+    try:
+        daemon.start()
+        daemon.run()
+    finally:
+        daemon.stop()
+        sys.stderr.flush()
+
+
+def _scheduler() -> BackgroundScheduler:
+    return BackgroundScheduler(
+        timezone=UTC,
+        executors={name: ThreadPoolExecutor(1) for name in _THREADS},
+        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
+    )
+
+
+def _first_run(job: Job) -> datetime:
+    """On the full second, so that ticks and timestamps keep one distance; the first run was at the start."""
+    second = math.floor(time.time() + job.interval_seconds)
+    return datetime.fromtimestamp(second + job.offset_seconds, UTC)
+
+
+def _wall_clock_offset() -> float:
+    return time.time() - time.monotonic()

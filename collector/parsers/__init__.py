@@ -1,0 +1,1 @@
+"""Bytes from outside into values: no input, no output, tested on literals and recordings."""

@@ -1,0 +1,77 @@
+"""The Prometheus text that llama-server's /metrics answers with.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ describes the format. llama-server uses a
+small part of it: no time stamps, labels on one name only.
+"""
+
+import json
+import math
+
+from collector.errors import ParseError
+
+PREFIX = "llamacpp:"
+_FIRST_ROUNDED_WHOLE = 1_000_000
+MAX_SAMPLES = 2000
+"""More than any build has; a hostile answer ends here."""
+
+
+def parse_exposition(text: str) -> dict[str, float | None]:
+    """All `llamacpp:` samples.
+
+    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities say nothing and become
+    None. Lines of other prefixes and comments are stepped over.
+
+    Args:
+        text: the body; builds b7010 to about b7180 sent it as one quoted JSON string, which is accepted.
+
+    Returns:
+        value by name, without the prefix, in the order of the text.
+
+    Raises:
+        ParseError: it is not such a text.
+    """
+    samples: dict[str, float | None] = {}
+    for line in _unquoted(text).split("\n"):
+        if line.startswith(PREFIX):
+            name, value = _parse_sample(line)
+            samples[name] = value
+            if len(samples) > MAX_SAMPLES:
+                raise ParseError(f"/metrics holds more than {MAX_SAMPLES} values")
+    if not samples:
+        raise ParseError(f"/metrics holds no {PREFIX} value; it begins with {text[:60]!r}")
+    return samples
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError as error:
+        raise ParseError(f"/metrics begins like a JSON string and is none: {error}") from error
+
+
+def _parse_sample(line: str) -> tuple[str, float | None]:
+    name, _, value = line.rstrip().rpartition(" ")
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ParseError(f"/metrics: no number in {line[:80]!r}") from error
+    if not name:
+        raise ParseError(f"/metrics: no name in {line[:80]!r}")
+    return name.rstrip()[len(PREFIX) :], number if math.isfinite(number) else None
+
+
+def resolution(value: float, *, whole: bool) -> float:
+    """How coarse a printed counter is: llama-server prints 6 significant digits.
+
+    Args:
+        value: the counter as it was read.
+        whole: it counts whole things, so that below a million it is exact.
+
+    Returns:
+        the distance between two values that are printed differently; 0 where it is exact.
+    """
+    if value == 0 or (whole and value < _FIRST_ROUNDED_WHOLE):
+        return 0.0
+    return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

@@ -1,0 +1,127 @@
+"""Asking llama-server: one kept connection, bounded answers, and what went wrong in its own terms."""
+
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+MAX_BODY_BYTES = 4 * 2**20
+"""A router's list of 200 models takes about 0.3 MB, /metrics 3 KB."""
+
+
+class ServerDown(Exception):  # noqa: N818 - it says what is the case
+    """Nothing listens there, or the network does not reach it."""
+
+
+class ServerBusy(Exception):  # noqa: N818
+    """It took the request and did not answer in time."""
+
+
+class AnswerRefused(Exception):  # noqa: N818
+    """What came back is no answer of a llama-server: endless, not HTTP, or an untrusted certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that came in whole."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+
+class LlamaHttp:
+    """HTTP towards one llama-server.
+
+    Args:
+        url: http://, https:// or unix:///PATH.sock, with the prefix of all its paths.
+        api_key: sent with every request; None for none.
+        timeout: seconds to connect, and to answer.
+    """
+
+    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
+        parts = urlsplit(url)
+        self._timeout = timeout
+        self._base = "http://localhost" if parts.scheme == "unix" else url.rstrip("/")
+        self._requests: dict[str, httpx.Request] = {}
+        headers = {"Accept-Encoding": "identity"}  # a compressed answer could unpack without bound
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._client = httpx.Client(
+            headers=headers,
+            timeout=timeout,
+            trust_env=False,  # a proxy has no business between us and a server on this machine
+            transport=httpx.HTTPTransport(
+                verify=_trusted_certificates() if parts.scheme == "https" else False,
+                uds=parts.path if parts.scheme == "unix" else None,
+                trust_env=False,
+            ),
+        )
+
+    def get(self, path: str) -> Answer:
+        """GET one path.
+
+        The server closes a kept connection after 5 seconds or 100 requests: a request that meets the
+        closing is sent once more.
+
+        Raises:
+            ServerDown: nothing listens there.
+            ServerBusy: no whole answer in time.
+            AnswerRefused: not HTTP, too long, or the certificate is not trusted.
+        """
+        try:
+            return self._ask(path)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return self._ask_explained(path)
+        except httpx.HTTPError as error:
+            raise _explained(error) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _ask_explained(self, path: str) -> Answer:
+        try:
+            return self._ask(path)
+        except httpx.HTTPError as error:
+            raise _explained(error) from error
+
+    def _ask(self, path: str) -> Answer:
+        if path not in self._requests:
+            self._requests[path] = self._client.build_request("GET", self._base + path)
+        deadline = time.monotonic() + 2 * self._timeout  # the time-out itself is between two bytes
+        response = self._client.send(self._requests[path], stream=True)
+        try:
+            body = bytearray()
+            for piece in response.iter_raw():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise AnswerRefused(f"the answer to {path} is longer than {MAX_BODY_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise ServerBusy
+        finally:
+            response.close()
+        return Answer(response.status_code, body.decode("utf-8", "replace"), response.headers)
+
+
+def _explained(error: httpx.HTTPError) -> Exception:
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        return ServerBusy()
+    if "CERTIFICATE" in str(error).upper():
+        return AnswerRefused(
+            f"its certificate is not trusted ({error}): "
+            "name the file that holds it in the environment variable SSL_CERT_FILE"
+        )
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return ServerDown(str(error))
+    if isinstance(error, httpx.ReadError | httpx.WriteError):
+        return ServerDown(f"it closed the connection ({error})" if str(error) else "it closed the connection")
+    return AnswerRefused(f"what answers there does not speak HTTP ({error})")
+
+
+def _trusted_certificates() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))

@@ -1,0 +1,168 @@
+"""llama-server's processes: which there are, what each uses, since when each runs."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from collector.sources.base import Reading, Tick
+from collector.table import SqlValue, Table
+
+FULL_SEARCH_SECONDS = 60
+"""How often all processes are looked at; between, only new ones. Catches a wrapper that execs late."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaProcess:
+    """One llama-server process at one moment.
+
+    Args:
+        pid: its process id.
+        started_at: Unix seconds of its start; with the pid, its identity.
+        cpu_usage: percent of all cores since the last reading (0-100); None when first seen.
+        cpu_seconds: processor time since its start.
+        resident_bytes: memory held, shared pages included.
+        arguments: its command line; empty where it may not be read.
+    """
+
+    pid: int
+    started_at: float
+    cpu_usage: float | None
+    cpu_seconds: float
+    resident_bytes: int
+    arguments: tuple[str, ...]
+
+    def argument(self, *names: str) -> str | None:
+        """The value of a command line option, in either form: `--port 8080` or `--port=8080`."""
+        for position, argument in enumerate(self.arguments):
+            if argument in names:
+                return next(iter(self.arguments[position + 1 :]), None)
+            name, separator, value = argument.partition("=")
+            if separator and name in names:
+                return value
+        return None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it was told to listen on; llama-server's default where it was told none."""
+        value = self.argument("--port") or ""
+        return int(value) if value.isdecimal() else 8080
+
+
+class LlamaProcessSource:
+    """Finds the processes of one name and measures them.
+
+    Args:
+        process_name: the name, as `ps -o comm` or the program file gives it.
+    """
+
+    name = "llama_process"
+    tables: tuple[Table, ...] = ()
+    unknown: Mapping[str, SqlValue] = {"cpu_usage": None, "memory_usage": None, "uptime": None}
+
+    def __init__(self, process_name: str) -> None:
+        self._process_name = process_name
+        self._known: dict[int, _Measured] = {}
+        self._unsettled: set[int] = set()
+        self._seen: set[int] = set()
+        self._searched_at = float("-inf")
+        self._read_at: float | None = None
+        self._cores = os.cpu_count() or 1
+        self._memory_bytes = psutil.virtual_memory().total
+
+    def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
+        """Measure every process of that name, longest running first."""
+        self._find()
+        now = time.monotonic()
+        elapsed = now - self._read_at if self._read_at is not None else None
+        self._read_at = now
+        measured = [self._measure(pid, elapsed) for pid in list(self._known)]
+        processes = tuple(sorted((p for p in measured if p), key=lambda process: process.started_at))
+        return Reading(processes, snapshot=self._snapshot(processes))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _snapshot(self, processes: tuple[LlamaProcess, ...]) -> dict[str, SqlValue]:
+        shares = [process.cpu_usage for process in processes]
+        memory = 100 * sum(process.resident_bytes for process in processes) / self._memory_bytes
+        return {
+            "cpu_usage": None if None in shares else min(100.0, float(sum(share or 0 for share in shares))),
+            "memory_usage": min(100.0, memory),
+            "uptime": max(0.0, time.time() - processes[0].started_at) if processes else 0.0,
+        }
+
+    def _find(self) -> None:
+        """Look at the name of each process that is new, and of the newest once more.
+
+        A process that was seen between fork and exec still bears its parent's name.
+        """
+        now = time.monotonic()
+        present = set(psutil.pids())
+        if now - self._searched_at >= FULL_SEARCH_SECONDS:
+            self._searched_at, self._seen = now, set()
+        new = present - self._seen
+        for pid in (new | self._unsettled) & present:
+            self._meet(pid)
+        self._seen, self._unsettled = present, new
+
+    def _meet(self, pid: int) -> None:
+        if pid in self._known:
+            return
+        try:
+            process = psutil.Process(pid)
+            if process.name() == self._process_name and process.status() != psutil.STATUS_ZOMBIE:
+                self._known[pid] = _Measured(process)
+        except psutil.Error:
+            return  # it ended, or may not be looked at: then it is none of ours
+
+    def _measure(self, pid: int, elapsed: float | None) -> LlamaProcess | None:
+        measured = self._known[pid]
+        try:
+            with measured.process.oneshot():
+                times = measured.process.cpu_times()
+                resident = measured.process.memory_info().rss
+                started_at = measured.process.create_time()
+                ended = measured.process.status() == psutil.STATUS_ZOMBIE
+            if ended or not measured.process.is_running():
+                raise psutil.NoSuchProcess(pid)
+        except psutil.Error:
+            del self._known[pid]
+            self._seen.discard(pid)  # the number may already belong to another process
+            return None
+        cpu_seconds = times.user + times.system
+        return LlamaProcess(
+            pid,
+            started_at,
+            measured.usage(cpu_seconds, elapsed, self._cores),
+            cpu_seconds,
+            resident,
+            measured.arguments(),
+        )
+
+
+class _Measured:
+    """What is remembered of one process between two readings."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self._cpu_seconds: float | None = None
+        self._arguments: tuple[str, ...] | None = None
+
+    def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
+        before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
+        if before is None and elapsed and time.time() - self.process.create_time() < elapsed:
+            before = 0.0  # it started since the last reading: all that it used, it used since then
+        if before is None or not elapsed:
+            return None
+        return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
+
+    def arguments(self) -> tuple[str, ...]:
+        if self._arguments is None:
+            try:
+                self._arguments = tuple(self.process.cmdline())
+            except psutil.Error:
+                self._arguments = ()
+        return self._arguments
