@@ -44,10 +44,13 @@ class Buffer:
 
     def add_samples(self, rows: Iterable[tuple[Table, Row]]) -> None:
         """Add sample rows; where there is no room, the oldest waiting ones go."""
+        by_table: dict[str, list[Row]] = {}
+        for table, row in rows:
+            by_table.setdefault(table.insert_statement, []).append(row)
         with self._lock:
-            for table, row in rows:
-                self._batches.append(Batch(table.insert_statement, [row], droppable=True))
-                self._samples += 1
+            for statement, together in by_table.items():
+                self._batches.append(Batch(statement, together, droppable=True))
+                self._samples += len(together)
             self._drop_oldest_samples()
 
     def add_lines(self, table: Table, rows: list[Row], position: tuple[Table, Row] | None = None) -> None:
@@ -92,12 +95,11 @@ class Buffer:
         excess = self._samples - self._sample_capacity
         if excess <= 0:
             return
-        kept: deque[Batch] = deque()
+        self._samples -= excess
+        self.dropped_samples += excess
         for batch in self._batches:
-            if batch.droppable and excess > 0:
-                excess -= len(batch.rows)
-                self._samples -= len(batch.rows)
-                self.dropped_samples += len(batch.rows)
-            else:
-                kept.append(batch)
-        self._batches = kept
+            if batch.droppable:
+                dropped = batch.rows[:excess]
+                del batch.rows[:excess]
+                excess -= len(dropped)
+        self._batches = deque(batch for batch in self._batches if batch.rows)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -76,14 +77,21 @@ class Tick:
         self.started = time.monotonic()
         self.readings: dict[str, Future[Reading[Any] | None]] = {}
 
+    def wait(self, seconds: float) -> None:
+        """Wait until every reading that was started has ended, at most this long."""
+        deadline = time.monotonic() + seconds
+        for future in self.readings.values():
+            if not future.done():
+                with suppress(TimeoutError):
+                    future.result(max(0.0, deadline - time.monotonic()))
+
     def reading_of(
         self, source: Source[Detail_co], patience: float = NEIGHBOUR_PATIENCE_SECONDS
     ) -> Reading[Detail_co] | None:
-        """Another source's reading of this very tick; None where it failed or takes too long."""
+        """An earlier source's reading of this very tick; None where it failed or takes too long."""
         future = self.readings.get(source.name)
         if future is None:
             return None
-        try:
+        with suppress(TimeoutError):
             return future.result(patience)
-        except TimeoutError:
-            return None
+        return None

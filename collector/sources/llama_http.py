@@ -47,19 +47,15 @@ class LlamaHttp:
         parts = urlsplit(url)
         self._timeout = timeout
         self._base = "http://localhost" if parts.scheme == "unix" else url.rstrip("/")
-        self._requests: dict[str, httpx.Request] = {}
-        headers = {"Accept-Encoding": "identity"}  # a compressed answer could unpack without bound
+        self._headers = {"Accept-Encoding": "identity"}  # a compressed answer could unpack without bound
         if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self._client = httpx.Client(
-            headers=headers,
-            timeout=timeout,
-            trust_env=False,  # a proxy has no business between us and a server on this machine
-            transport=httpx.HTTPTransport(
-                verify=_trusted_certificates() if parts.scheme == "https" else False,
-                uds=parts.path if parts.scheme == "unix" else None,
-                trust_env=False,
-            ),
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._requests: dict[str, httpx.Request] = {}
+        # The transport alone: a client's cookies, redirects and proxies have no business here.
+        self._transport = httpx.HTTPTransport(
+            verify=_trusted_certificates() if parts.scheme == "https" else False,
+            uds=parts.path if parts.scheme == "unix" else None,
+            trust_env=False,
         )
 
     def get(self, path: str) -> Answer:
@@ -82,7 +78,15 @@ class LlamaHttp:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._transport.close()
+
+    def _request(self, path: str) -> httpx.Request:
+        if path not in self._requests:
+            timeouts = {"timeout": httpx.Timeout(self._timeout).as_dict()}
+            self._requests[path] = httpx.Request(
+                "GET", self._base + path, headers=self._headers, extensions=timeouts
+            )
+        return self._requests[path]
 
     def _ask_explained(self, path: str) -> Answer:
         try:
@@ -91,10 +95,8 @@ class LlamaHttp:
             raise _explained(error) from error
 
     def _ask(self, path: str) -> Answer:
-        if path not in self._requests:
-            self._requests[path] = self._client.build_request("GET", self._base + path)
         deadline = time.monotonic() + 2 * self._timeout  # the time-out itself is between two bytes
-        response = self._client.send(self._requests[path], stream=True)
+        response = self._transport.handle_request(self._request(path))
         try:
             body = bytearray()
             for piece in response.iter_raw():

@@ -30,14 +30,19 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "status": ("idle", "loaded")[number % 2],
                 }
             )
-            connection.execute("UPDATE models SET created_at = ? WHERE id = ?", (1000 + number, f"model_{number}"))
+            connection.execute(
+                "UPDATE models SET created_at = ? WHERE id = ?", (1000 + number, f"model_{number}")
+            )
         connection.executemany(
             "INSERT INTO metrics (cpu_usage, active_models, timestamp) VALUES (?, 1, strftime('%s', 'now') - ?)",
             [(number % 100, number * 10) for number in range(2000)],
         )
         connection.executemany(
             "INSERT INTO logs (level, message, source, timestamp) VALUES (?, 'x', ?, ?)",
-            [(("info", "error")[number % 50 == 0], ("llama-server", "m1")[number % 3 == 0], number) for number in range(2000)],
+            [
+                (("info", "error")[number % 50 == 0], ("llama-server", "m1")[number % 3 == 0], number)
+                for number in range(2000)
+            ],
         )
         connection.execute("ANALYZE")
     return path
@@ -90,7 +95,9 @@ def test_the_hour_query_of_chapter_10_gives_exactly_the_last_hour(filled: Path) 
 def test_keyset_pagination_visits_every_model_once(filled: Path) -> None:
     seen: list[str] = []
     with closing(sqlite3.connect(filled)) as connection:
-        page = connection.execute("SELECT id, created_at FROM models ORDER BY created_at DESC LIMIT 20").fetchall()
+        page = connection.execute(
+            "SELECT id, created_at FROM models ORDER BY created_at DESC LIMIT 20"
+        ).fetchall()
         while page:
             seen += [row[0] for row in page]
             query = "SELECT id, created_at FROM models WHERE created_at < ? ORDER BY created_at DESC LIMIT 20"

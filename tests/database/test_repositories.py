@@ -21,7 +21,9 @@ LLAMA = {
 
 
 class TestModels:
-    def test_a_saved_model_gets_an_id_of_the_documented_pattern_and_timestamps(self, database: Database) -> None:
+    def test_a_saved_model_gets_an_id_of_the_documented_pattern_and_timestamps(
+        self, database: Database
+    ) -> None:
         before = int(time.time())
         saved = database.models.save(LLAMA)
         assert re.fullmatch(r"model_\d{10}_[a-z0-9]{9}", saved["id"])
@@ -233,7 +235,9 @@ class TestConfig:
 
 
 class TestMetadata:
-    @pytest.mark.parametrize("value", [1704112345, {"theme": "dark"}, ["m1", "m2"], "text", None, True, 1.5, "ü\n\"'"])
+    @pytest.mark.parametrize(
+        "value", [1704112345, {"theme": "dark"}, ["m1", "m2"], "text", None, True, 1.5, "ü\n\"'"]
+    )
     def test_any_json_value_comes_back(self, database: Database, value: object) -> None:
         database.meta.set("key", value)
         assert database.meta.get("key", "default") == value

@@ -26,7 +26,15 @@ DOCUMENTED_INDEXES = {
     ("idx_metadata_key", "metadata", "key"),
 }
 DOCUMENTED_NAMES = ("models", "metrics", "logs", "server_config", "metadata")
-ADDED_IN_1_1 = ("embedding_size", "block_count", "head_count", "head_count_kv", "ffn_dim", "file_type", "favorite")
+ADDED_IN_1_1 = (
+    "embedding_size",
+    "block_count",
+    "head_count",
+    "head_count_kv",
+    "ffn_dim",
+    "file_type",
+    "favorite",
+)
 ADDED_IN_1_2 = ("gpu_usage", "gpu_memory_used", "gpu_memory_total", "swap_usage")
 OUR_TABLES = (*DOCUMENTED_TABLES, *SOURCE_TABLES, COLLECTOR_HEALTH)
 
@@ -69,7 +77,10 @@ def old_database(path: Path, schema: str) -> None:
 
 def test_a_new_database_has_the_documented_columns_in_their_order(tmp_path: Path) -> None:
     Database(tmp_path / "ours.db").close()
-    with closing(sqlite3.connect(tmp_path / "ours.db")) as ours, closing(sqlite3.connect(":memory:")) as documented:
+    with (
+        closing(sqlite3.connect(tmp_path / "ours.db")) as ours,
+        closing(sqlite3.connect(":memory:")) as documented,
+    ):
         documented.executescript(DOCUMENTED_SCHEMA)
         for table in DOCUMENTED_NAMES:
             assert columns_of(ours, table) == columns_of(documented, table)
@@ -131,7 +142,9 @@ def test_what_is_added_is_told(tmp_path: Path) -> None:
         assert not any("models" in change and "column" in change for change in database.changes)
 
 
-def test_an_interruption_at_any_statement_leaves_a_database_that_the_next_start_completes(tmp_path: Path) -> None:
+def test_an_interruption_at_any_statement_leaves_a_database_that_the_next_start_completes(
+    tmp_path: Path,
+) -> None:
     statements = 0
 
     class Stop(Exception):  # noqa: N818

@@ -1,0 +1,82 @@
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from collector.database import Database
+from collector.database.buffer import Buffer
+from collector.database.documented import LOGS, METADATA, METRICS
+from collector.database.writer import Writer
+from collector.errors import DatabaseBusy
+
+
+def test_everything_that_waits_is_committed_in_one_transaction(database: Database) -> None:
+    buffer = Buffer()
+    buffer.add_samples([(METRICS, METRICS.row({"cpu_usage": 1.5, "timestamp": 7}))])
+    buffer.add_lines(LOGS, [("info", "line", "llama-server", 8)], (METADATA, ("position", "9", 8)))
+    assert Writer(database, buffer).flush() == 3
+    assert database.metrics.get_history()[0]["cpu_usage"] == 1.5
+    assert database.logs.get_all()[0]["message"] == "line"
+    assert database.meta.get("position") == 9
+
+
+def test_without_rows_nothing_is_written_at_all(database: Database) -> None:
+    written = database.query("PRAGMA data_version")
+    with closing(sqlite3.connect(database.path)) as other:
+        before = other.execute("PRAGMA data_version").fetchone()
+        assert (
+            Writer(database, Buffer(), lambda: ("INSERT INTO metadata VALUES ('a', 1, 1)", [()])).flush() == 0
+        )
+        assert other.execute("PRAGMA data_version").fetchone() == before
+    assert database.query("PRAGMA data_version") == written
+
+
+def test_a_locked_database_keeps_the_rows_and_the_next_flush_writes_them_once(database: Database) -> None:
+    buffer = Buffer()
+    writer = Writer(database, buffer)
+    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 1}))])
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseBusy, match="another program holds a lock"):
+            writer.flush()
+        other.execute("ROLLBACK")
+    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 2}))])
+    assert writer.flush() == 2
+    assert [row["timestamp"] for row in database.metrics.get_history()] == [2, 1]
+
+
+def test_a_reader_in_a_transaction_only_delays_the_rows(database: Database) -> None:
+    buffer = Buffer()
+    writer = Writer(database, buffer)
+    buffer.add_lines(LOGS, [("info", "x", None, 1)])
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM logs").fetchone()
+        with pytest.raises(DatabaseBusy):
+            writer.flush()
+        with closing(sqlite3.connect(database.path, timeout=0)) as another:
+            assert another.execute("SELECT count(*) FROM logs").fetchone() == (0,)
+        reader.execute("ROLLBACK")
+    assert writer.flush() == 1
+
+
+def test_a_row_that_does_not_fit_is_left_out_and_the_others_are_kept(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = Buffer()
+    buffer.add_lines(
+        LOGS, [("info", "good", None, 1), ("info", None, None, 2), ("info", "good too", None, 3)]
+    )
+    Writer(database, buffer).flush()
+    assert [row["message"] for row in database.logs.get_all()] == ["good too", "good"]
+    assert "do not fit" in capsys.readouterr().out
+
+
+def test_dropped_samples_are_told_once(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    buffer = Buffer(sample_capacity=1)
+    writer = Writer(database, buffer)
+    buffer.add_samples((METRICS, METRICS.row({"timestamp": n})) for n in range(3))
+    writer.flush()
+    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 9}))])
+    writer.flush()
+    assert capsys.readouterr().out.count("oldest samples were dropped") == 1
