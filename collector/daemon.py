@@ -69,9 +69,10 @@ class Daemon:
         )
         if self._database.changes:
             self._log.info(f"database: {', '.join(self._database.changes)}")
+        started = time.time()
         for job in self._jobs:
             self._run(job)
-        self._schedule()
+        self._schedule(started)
         self._scheduler.start()
         service.notify(READY=1)
 
@@ -82,7 +83,9 @@ class Daemon:
         while signal.sigtimedwait(ENDING_SIGNALS, pause) is None:
             if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
                 offset = _wall_clock_offset()
-                self._schedule()  # interval triggers live on wall time and would wait for it to come back
+                self._schedule(
+                    time.time()
+                )  # interval triggers live on wall time and would wait for it to come back
                 self._log.warning("the clock was set, or the machine slept: the timers start anew")
             if self._alive():
                 service.notify(WATCHDOG=1)
@@ -108,11 +111,17 @@ class Daemon:
     def _run(self, job: Job) -> None:
         observe(self._job_health[job.name], job.action)
 
-    def _schedule(self) -> None:
+    def _schedule(self, last_run: float) -> None:
         for job in self._jobs:
-            trigger = IntervalTrigger(seconds=job.interval_seconds, start_date=_first_run(job), timezone=UTC)
+            next_run = _next_run(job, last_run)
             self._scheduler.add_job(
-                self._run, trigger, (job,), id=job.name, executor=job.thread, replace_existing=True
+                self._run,
+                IntervalTrigger(seconds=job.interval_seconds, start_date=next_run, timezone=UTC),
+                (job,),
+                id=job.name,
+                executor=job.thread,
+                next_run_time=next_run,  # also where it has just passed
+                replace_existing=True,
             )
 
     def _alive(self) -> bool:
@@ -161,10 +170,9 @@ def _scheduler() -> BackgroundScheduler:
     )
 
 
-def _first_run(job: Job) -> datetime:
-    """On the full second, so that ticks and timestamps keep one distance; the first run was at the start."""
-    second = math.floor(time.time() + job.interval_seconds)
-    return datetime.fromtimestamp(second + job.offset_seconds, UTC)
+def _next_run(job: Job, last_run: float) -> datetime:
+    """On the full second, so that every sample has a second of its own."""
+    return datetime.fromtimestamp(math.floor(last_run + job.interval_seconds) + job.offset_seconds, UTC)
 
 
 def _wall_clock_offset() -> float:

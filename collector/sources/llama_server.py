@@ -176,7 +176,7 @@ class LlamaServerSource:
             if from_zero:
                 speed.restart()
             else:
-                speed.forget()
+                speed.doubt()
 
     def _process(self, tick: Tick) -> LlamaProcess | None:
         reading = tick.reading_of(self._processes)
@@ -282,8 +282,10 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _served_model(props: dict[str, Any]) -> ServedModel:
+    """Without an alias, builds give the path or the file's name in its place."""
     path = props.get("model_path")
     path = path if isinstance(path, str) and path else None
+    file = PurePath(path or "unknown")
     alias = props.get("model_alias")
-    name = alias if isinstance(alias, str) and alias else PurePath(path or "unknown").stem
-    return ServedModel(name[:MAX_NAME_CHARACTERS], path)
+    named = isinstance(alias, str) and alias not in ("", path, file.name)
+    return ServedModel(str(alias if named else file.stem)[:MAX_NAME_CHARACTERS], path)

@@ -14,14 +14,15 @@ class TokenSpeed:
 
     def __init__(self) -> None:
         self._anchor: tuple[float, float] | None = None
+        self._in_doubt = False
 
     def restart(self) -> None:
         """The counters are known to have started at 0 since the last update."""
         self._anchor = (0.0, 0.0)
 
-    def forget(self) -> None:
-        """It is not known from where the counters started."""
-        self._anchor = None
+    def doubt(self) -> None:
+        """The counters may have been restarted since the last update: only if they fell is it certain."""
+        self._in_doubt = True
 
     def update(self, tokens: float | None, seconds: float | None) -> float | None:
         """Take the two counters as they stand now.
@@ -35,10 +36,11 @@ class TokenSpeed:
         """
         if tokens is None or seconds is None:
             return None
-        if self._anchor is None:
-            self._anchor = (tokens, seconds)
-        elif tokens < self._anchor[0] or seconds < self._anchor[1]:
+        if self._anchor and (tokens < self._anchor[0] or seconds < self._anchor[1]):
             self.restart()
+        elif self._anchor is None or self._in_doubt:
+            self._anchor = (tokens, seconds)
+        self._in_doubt = False
         more_tokens, more_seconds = tokens - self._anchor[0], seconds - self._anchor[1]
         if not (_tells(more_tokens, tokens, whole=True) and _tells(more_seconds, seconds, whole=False)):
             return None

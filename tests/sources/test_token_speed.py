@@ -33,11 +33,14 @@ def test_a_restart_that_was_announced_counts_from_zero() -> None:
     assert speed.update(100, 2.0) == pytest.approx(50)
 
 
-def test_after_forgetting_the_next_reading_only_starts_a_series() -> None:
+def test_in_doubt_only_counters_that_fell_count_from_zero() -> None:
     speed = TokenSpeed()
     speed.update(10, 1.0)
-    speed.forget()
+    speed.doubt()
     assert speed.update(1000, 2.0) is None
+    assert speed.update(1050, 3.0) == pytest.approx(50)
+    speed.doubt()
+    assert speed.update(100, 2.0) == pytest.approx(50)
 
 
 @pytest.mark.parametrize("reading", [(None, 1.0), (1, None), (None, None)])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 
@@ -30,6 +30,8 @@ class LlamaServer:
         options: further llama-server options.
         port: where to listen; a free one by default.
         log: file for what it prints.
+        prefix: of all its paths, as --api-prefix gives it.
+        unix_socket: where it listens instead of the port.
     """
 
     def __init__(
@@ -38,14 +40,17 @@ class LlamaServer:
         options: Sequence[str] = ("--metrics",),
         port: int | None = None,
         log: Path | None = None,
+        prefix: str = "",
+        unix_socket: Path | None = None,
     ) -> None:
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}{prefix}"
+        self._unix_socket = unix_socket
         self._arguments = ["--model", str(model), "--port", str(self.port), *options]
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, ready_url: str | None = None, **client_options: Any) -> Self:
+    def __enter__(self) -> Self:
         output = self._log.open("ab") if self._log else subprocess.DEVNULL
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.serve", *self._arguments],
@@ -55,22 +60,32 @@ class LlamaServer:
         )
         if not isinstance(output, int):
             output.close()
-        with httpx.Client(timeout=5, trust_env=False, **client_options) as client:
-            self._await(client, (ready_url or self.url) + "/health")
+        try:
+            self._await()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
-    def _await(self, client: httpx.Client, url: str) -> None:
+    def _await(self) -> None:
         assert self.process
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}"
-            try:
-                if client.get(url).status_code in (200, 401):
-                    return
-            except httpx.TransportError:
-                pass
+            if self._is_healthy():
+                return
             time.sleep(0.02)  # nothing tells when a foreign process listens
-        raise AssertionError(f"no llama-server at {url} after {START_SECONDS} s")
+        raise AssertionError(f"no llama-server at {self.url} after {START_SECONDS} s")
+
+    def _is_healthy(self) -> bool:
+        if self._unix_socket and not self._unix_socket.exists():
+            return False
+        uds = str(self._unix_socket) if self._unix_socket else None
+        with httpx.Client(transport=httpx.HTTPTransport(uds=uds), timeout=5) as client:
+            try:
+                return client.get(f"{self.url}/health").status_code in (200, 401)
+            except httpx.TransportError:
+                return False
 
     def complete(self, tokens: int = 16, prompt: str = "a b c") -> None:
         """Let it generate. Some builds answer 500 because random bytes are no text: counted all the same."""
@@ -84,17 +99,12 @@ class LlamaServer:
         return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.M)}
 
     def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdin
-        self.process.stdin.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
+        """End it at once; nothing where it has ended."""
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process and self.process.poll() is None:
-            self.kill()
+        self.kill()

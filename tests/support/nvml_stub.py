@@ -1,0 +1,152 @@
+"""NVIDIA's library without a GPU: a real libnvidia-ml.so.1, compiled here, that answers what a test says."""
+
+import _ctypes
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+LIBRARY = "libnvidia-ml.so.1"
+SOURCE = Path(__file__).with_suffix(".c")
+GIB = 2**30
+
+GPU_ANSWERS = {
+    "nvmlDeviceGetHandleByIndex_v2": "",
+    "nvmlDeviceGetName": "NVIDIA GeForce RTX 3090",
+    "nvmlDeviceGetUtilizationRates": "37 12",
+    "nvmlDeviceGetMemoryInfo_v2": f"{24 * GIB} {GIB // 2} {13 * GIB + GIB // 2} {10 * GIB}",
+    "nvmlDeviceGetMemoryInfo": f"{24 * GIB} {13 * GIB + GIB // 2} {10 * GIB + GIB // 2}",
+    "nvmlDeviceGetTemperature": "61",
+    "nvmlDeviceGetFanSpeed": "45",
+    "nvmlDeviceGetPowerUsage": "215500",
+    "nvmlDeviceGetEnforcedPowerLimit": "350000",
+    "nvmlDeviceGetClockInfo": "1905 1900 9751 1695",
+    "nvmlDeviceGetTotalEnergyConsumption": "123456789",
+    "nvmlDeviceGetPerformanceState": "2",
+    "nvmlDeviceGetCurrentClocksEventReasons": "4",
+    "nvmlDeviceGetComputeRunningProcesses_v3": "",
+    "nvmlDeviceGetGraphicsRunningProcesses_v3": "",
+}
+"""What each GPU answers unless told otherwise."""
+
+
+@cache
+def compiled(*macros: str) -> bytes:
+    """The library's file, compiled with these macros, as `NAME` or `NAME=VALUE`."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise RuntimeError("these tests compile a stub of NVIDIA's library: install gcc")
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory, LIBRARY)
+        options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}"]
+        defined = [f"-D{macro}" for macro in macros]
+        subprocess.run([compiler, *options, *defined, "-o", target, SOURCE], check=True)
+        return target.read_bytes()
+
+
+class NvmlStub:
+    """One stub library and what it answers; at first one healthy GPU.
+
+    Answers may change at any moment: the library looks at each call. A later statement about the same
+    function and GPU replaces an earlier one; `*` means all.
+
+    Args:
+        directory: holds the library, its answers and the calls it got.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._statements: list[str] = []
+        self.install()
+        self.answer("nvmlInitWithFlags")
+        self.answer("nvmlShutdown")
+        for function, value in GPU_ANSWERS.items():
+            self.answer(function, value)
+        self.set_count(1)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that make a child process find this library, and the library its answers."""
+        return {"LD_LIBRARY_PATH": str(self.directory), "NVML_STUB": str(self.directory)}
+
+    def install(self, *macros: str) -> None:
+        """Put the library into its place, as an update of the driver does: a new file of the old name."""
+        self._replace(LIBRARY, compiled(*macros))
+
+    def uninstall(self) -> None:
+        """Put something there that is no library: what lies further down the search path stays unseen."""
+        self._replace(LIBRARY, b"not a library")
+
+    def set_count(self, count: int) -> None:
+        """How many GPUs there are, each with a uuid of its own."""
+        self.answer("nvmlDeviceGetCount_v2", count)
+        for gpu in range(count):
+            self.answer("nvmlDeviceGetUUID", f"GPU-{gpu:08}", gpu=gpu)
+
+    def set_module_version(self, version: int) -> None:
+        """The version of the library that the loaded kernel module needs; `install()` puts 1 there."""
+        self._state(f"module {version}")
+
+    def answer(self, function: str, *values: object, gpu: int | str = "*") -> None:
+        """Let a function succeed with these values, in NVML's own units."""
+        self._state(" ".join(["value", function, str(gpu), *map(str, values)]))
+
+    def fail(self, function: str, code: int, gpu: int | str = "*") -> None:
+        """Let a function fail with an NVML code."""
+        self._state(f"error {function} {gpu} {code}")
+
+    def recover(self) -> None:
+        """Take back every `fail`."""
+        self._statements = [line for line in self._statements if not line.startswith("error")]
+        self._write()
+
+    @contextmanager
+    def hanging(self, function: str, gpu: int | str = "*") -> Iterator[Callable[[], None]]:
+        """Let a function not come back before the end of the block; gives what waits until a call hangs."""
+        fifo = self.directory / f"hang-{function}"
+        os.mkfifo(fifo)
+        writers: list[int] = []
+        self._state(f"hang {function} {gpu} {fifo}")
+        try:
+            yield lambda: writers.append(os.open(fifo, os.O_WRONLY))
+        finally:
+            writers.append(os.open(fifo, os.O_RDWR))  # opened so it never blocks, and frees whoever waits
+            fifo.unlink()
+            for writer in writers:
+                os.close(writer)
+
+    def calls(self) -> Counter[str]:
+        """How often each function was called up to now."""
+        path = self.directory / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return Counter(line.split()[0] for line in lines)
+
+    @contextmanager
+    def loaded(self) -> Iterator[ctypes.CDLL]:
+        """Let this very process find the library: the dynamic linker knows it by name once it is loaded.
+
+        The process needs the variable NVML_STUB.
+        """
+        library = ctypes.CDLL(str(self.directory / LIBRARY))
+        try:
+            yield library
+        finally:
+            _ctypes.dlclose(library._handle)
+
+    def _state(self, statement: str) -> None:
+        self._statements.append(statement)
+        self._write()
+
+    def _write(self) -> None:
+        self._replace("answers", "".join(f"{line}\n" for line in self._statements).encode())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        new = self.directory / f"{name}.new"
+        new.write_bytes(content)
+        new.replace(self.directory / name)

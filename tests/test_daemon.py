@@ -1,0 +1,260 @@
+"""The whole collector as a process, beside real llama-servers."""
+
+import signal
+import socket
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.collector import Collector
+from tests.support.llama_server import LlamaServer, free_port
+
+FAST = "[sampling]\ninterval = 1\n"
+NO_SERVER = '[llama_server]\nurl = ""\n'
+
+
+def settings_for(url: str, more: str = "") -> str:
+    return f'{FAST}[llama_server]\nurl = "{url}"\n{more}'
+
+
+def test_the_first_row_is_committed_within_seconds_even_at_the_longest_interval(tmp_path: Path) -> None:
+    settings = "[sampling]\ninterval = 3600\n" + NO_SERVER
+    with Collector(tmp_path, settings) as collector:
+        (row,) = collector.wait_for("SELECT * FROM metrics")
+        assert row["timestamp"] == pytest.approx(time.time(), abs=5)
+        assert collector.query("SELECT count(*) AS n FROM host_metrics") == [{"n": 1}]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_commits_what_waits_and_exits_0_within_two_seconds(
+    tmp_path: Path, ending: signal.Signals
+) -> None:
+    settings = (
+        f'[database]\npath = "{tmp_path}/data/llama-dashboard.db"\nflush_interval = 3600\n{FAST}{NO_SERVER}'
+    )
+    with Collector(tmp_path, settings) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        time.sleep(2.5)  # two more samples, which wait in memory
+        assert len(collector.query("SELECT * FROM metrics")) == 1
+        started = time.monotonic()
+        assert collector.stop(ending) == 0
+        assert time.monotonic() - started < 2
+    assert len(collector.query("SELECT * FROM metrics")) >= 3
+    assert [
+        row["message"] for row in collector.query("SELECT message FROM logs ORDER BY id DESC LIMIT 1")
+    ] == ["collector: stopped"]
+
+
+def test_a_kill_loses_no_committed_row_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    settings = FAST + NO_SERVER
+    with Collector(tmp_path, settings) as collector:
+        committed = collector.wait_for("SELECT * FROM metrics WHERE id >= 2")[-1]["id"]
+        collector.stop(signal.SIGKILL)
+    with Collector(tmp_path, settings) as collector:
+        collector.wait_for(f"SELECT * FROM metrics WHERE id > {committed}")
+        assert collector.stop() == 0
+    ids = [row["id"] for row in collector.query("SELECT id FROM metrics ORDER BY id")]
+    assert ids == list(range(1, len(ids) + 1))
+    assert collector.query("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    assert {file.name for file in collector.database.parent.iterdir()} == {
+        "llama-dashboard.db",
+        "llama-dashboard.db.lock",
+    }
+
+
+def test_counters_of_a_real_server_under_load_end_up_in_the_rows(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model) as server, Collector(tmp_path, settings_for(server.url)) as collector:
+        collector.wait_for("SELECT * FROM llama_metrics")
+        for _ in range(3):
+            server.complete(tokens=40)
+        counters = server.counters()
+        assert counters["tokens_predicted_total"] == 120
+        (row,) = collector.wait_for("SELECT * FROM llama_metrics WHERE tokens_predicted_total = 120 LIMIT 1")
+        for name in (
+            "prompt_tokens_total",
+            "tokens_predicted_seconds_total",
+            "n_decode_total",
+            "n_tokens_max",
+        ):
+            assert row[name] == counters[name]
+        assert row["model"] == "tiny"
+        assert row["requests_processing"] == 0
+        assert row["memory_used_mb"] > 10
+        assert 0 <= row["uptime_seconds"] < 60
+        (fast,) = collector.wait_for(
+            "SELECT sum(predicted_tokens_per_second) AS speed FROM llama_metrics "
+            "WHERE predicted_tokens_per_second IS NOT NULL HAVING count(*)"
+        )
+        assert fast["speed"] > 10
+        (snapshot,) = collector.wait_for(
+            "SELECT * FROM metrics WHERE active_models = 1 AND cpu_usage > 0 LIMIT 1"
+        )
+        assert 0 < snapshot["uptime"] < 60
+        assert 0 < snapshot["memory_usage"] < 50
+
+
+def test_a_speed_is_the_true_speed_of_the_requests_that_finished(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model) as server, Collector(tmp_path, settings_for(server.url)) as collector:
+        collector.wait_for("SELECT * FROM llama_metrics")
+        server.complete(tokens=50)
+        truth = server.counters()
+        (row,) = collector.wait_for(
+            "SELECT * FROM llama_metrics WHERE predicted_tokens_per_second IS NOT NULL"
+        )
+        expected = truth["tokens_predicted_total"] / truth["tokens_predicted_seconds_total"]
+        assert row["predicted_tokens_per_second"] == pytest.approx(expected)
+        later = f"SELECT * FROM llama_metrics WHERE id > {row['id']} + 1"
+        assert collector.wait_for(later)[0]["predicted_tokens_per_second"] is None
+
+
+def test_down_and_up_are_told_once_each(tmp_path: Path, tiny_model: Path) -> None:
+    port = free_port()
+    with Collector(tmp_path, settings_for(f"http://127.0.0.1:{port}")) as collector:
+        (down,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: down%'")
+        assert "Start llama-server there, or change [llama_server] url" in down["message"]
+        assert (down["source"], down["level"]) == ("collector", "warn")
+        assert collector.wait_for("SELECT * FROM metrics")[0]["active_models"] == 0
+        assert collector.query("SELECT * FROM llama_metrics") == []
+        with LlamaServer(tiny_model, port=port) as server:
+            collector.wait_for("SELECT * FROM llama_metrics WHERE id >= 2")
+            server.kill()
+            collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: down%' AND id > 3")
+        collector.wait_for(
+            "SELECT * FROM metrics WHERE uptime = 0 AND timestamp > (SELECT max(timestamp) FROM llama_metrics)"
+        )
+        assert collector.stop() == 0
+    messages = [
+        row["message"]
+        for row in collector.query("SELECT message FROM logs WHERE message LIKE 'llama_server%'")
+    ]
+    states = [message.split(":")[1].strip() for message in messages]
+    assert [state for state in states if state != "loading"] == ["down", "up", "down"]
+
+
+def test_a_restarted_server_starts_a_new_series(tmp_path: Path, tiny_model: Path) -> None:
+    port = free_port()
+    with LlamaServer(tiny_model, port=port) as server:
+        with Collector(tmp_path, settings_for(server.url)) as collector:
+            server.complete(tokens=200)
+            collector.wait_for("SELECT * FROM llama_metrics WHERE tokens_predicted_total = 200")
+            server.kill()
+            with LlamaServer(tiny_model, port=port) as again:
+                again.complete(tokens=30)
+                truth = again.counters()
+                (row,) = collector.wait_for(
+                    "SELECT * FROM llama_metrics WHERE tokens_predicted_total = 30 "
+                    "AND predicted_tokens_per_second IS NOT NULL"
+                )
+            expected = truth["tokens_predicted_total"] / truth["tokens_predicted_seconds_total"]
+            assert row["predicted_tokens_per_second"] == pytest.approx(expected)
+    assert collector.query("SELECT * FROM llama_metrics WHERE predicted_tokens_per_second < 0") == []
+
+
+def test_a_server_that_takes_requests_and_never_answers_delays_neither_samples_nor_clock(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Collector(tmp_path, settings_for(url)) as collector:
+            collector.wait_for("SELECT * FROM metrics WHERE id >= 10")
+            rows = collector.query("SELECT timestamp, active_models FROM metrics ORDER BY id LIMIT 10")
+            assert collector.query("SELECT state FROM collector_health WHERE name = 'llama_server'") == [
+                {"state": "busy"}
+            ]
+            assert collector.stop() == 0
+    timestamps = [row["timestamp"] for row in rows]
+    assert timestamps == list(range(timestamps[0], timestamps[0] + 10))
+    assert {row["active_models"] for row in rows} == {None}
+
+
+def test_a_second_collector_on_the_same_database_exits_1_and_says_who_has_it(tmp_path: Path) -> None:
+    with Collector(tmp_path, NO_SERVER) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        assert collector.process
+        second = collector.call("run")
+        assert second.returncode == 1
+        assert f"another collector (process {collector.process.pid})" in second.stderr
+
+
+def test_a_lock_by_another_program_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
+    with Collector(tmp_path, FAST + NO_SERVER) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            time.sleep(3.5)
+            other.execute("ROLLBACK")
+        collector.wait_for("SELECT * FROM metrics WHERE id >= 6")
+        timestamps = [
+            row["timestamp"] for row in collector.query("SELECT timestamp FROM metrics ORDER BY id")
+        ]
+        assert timestamps == list(range(timestamps[0], timestamps[0] + len(timestamps)))
+        messages = [row["message"] for row in collector.query("SELECT message FROM logs")]
+        assert sum(message.startswith("flush: waiting") for message in messages) == 1
+        assert messages[-1] == "flush: ok"
+
+
+def test_a_process_of_that_name_is_measured_also_where_the_url_leads_elsewhere(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    with LlamaServer(tiny_model) as server:
+        with Collector(tmp_path, settings_for(f"http://127.0.0.1:{free_port()}")) as collector:
+            collector.wait_for("SELECT * FROM metrics")
+            server.complete(tokens=900)
+            (row,) = collector.wait_for("SELECT * FROM metrics WHERE cpu_usage > 0 LIMIT 1")
+            assert row["uptime"] > 0
+            assert row["memory_usage"] > 0
+            assert row["active_models"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix", "name"),
+    [
+        (["--metrics", "--api-key", "secret-1"], "", "tiny"),
+        (["--metrics", "--api-prefix", "/llama"], "/llama", "tiny"),
+        (["--metrics", "--api-prefix", "/llama", "--api-key", "secret-1"], "/llama", "tiny"),
+        (["--metrics", "--alias", "my model/é'\""], "", "my model/é'\""),
+    ],
+    ids=["key", "prefix", "key and prefix", "odd alias"],
+)
+def test_key_prefix_and_odd_names_are_handled(
+    tmp_path: Path, tiny_model: Path, options: list[str], prefix: str, name: str
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("secret-1\n")
+    with LlamaServer(tiny_model, options, prefix=prefix) as server:
+        settings = settings_for(server.url, f'api_key_file = "{key_file}"\n')
+        with Collector(tmp_path, settings) as collector:
+            assert collector.wait_for("SELECT * FROM llama_metrics LIMIT 1")[0]["model"] == name
+            assert collector.stop() == 0
+    assert "secret-1" not in collector.output + collector.database.read_bytes().decode("latin-1")
+
+
+def test_a_unix_socket_is_read(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "llama.sock"
+    options = ["--metrics", "--host", str(path)]
+    with (
+        LlamaServer(tiny_model, options, unix_socket=path),
+        Collector(tmp_path, settings_for(f"unix://{path}")) as collector,
+    ):
+        assert collector.wait_for("SELECT * FROM llama_metrics LIMIT 1")[0]["memory_used_mb"] > 1
+
+
+def test_a_server_without_metrics_is_told_the_flag(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model, []) as server, Collector(tmp_path, settings_for(server.url)) as collector:
+        (row,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: metrics off%'")
+        assert "--metrics" in row["message"]
+        assert collector.wait_for("SELECT * FROM metrics WHERE active_models = 1")
+        checked = collector.call("check")
+        assert checked.returncode == 1
+        assert f"--port {server.port} --metrics" in checked.stdout
+
+
+def test_a_missing_key_is_told_with_the_setting_to_change(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model, ["--metrics", "--api-key", "s3cr3t"]) as server:
+        with Collector(tmp_path, settings_for(server.url)) as collector:
+            (row,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: needs key%'")
+            assert "[llama_server] api_key_file" in row["message"]
+            assert collector.wait_for("SELECT * FROM metrics")[0]["active_models"] is None
