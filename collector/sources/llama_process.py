@@ -66,7 +66,7 @@ class LlamaProcessSource:
         self._process_name = process_name
         self._known: dict[int, _Measured] = {}
         self._unsettled: set[int] = set()
-        self._seen: set[int] = set()
+        self._present: set[int] = set()
         self._searched_at = float("-inf")
         self._read_at: float | None = None
         self._cores = os.cpu_count() or 1
@@ -99,22 +99,21 @@ class LlamaProcessSource:
 
         A process that was seen between fork and exec still bears its parent's name.
         """
-        now = time.monotonic()
         present = set(psutil.pids())
-        if now - self._searched_at >= FULL_SEARCH_SECONDS:
-            self._searched_at, self._seen = now, set()
-        new = present - self._seen
-        for pid in (new | self._unsettled) & present:
-            self._meet(pid)
-        self._seen, self._unsettled = present, new
+        new = present - self._present
+        looked_at = new | self._unsettled
+        if time.monotonic() - self._searched_at >= FULL_SEARCH_SECONDS:
+            self._searched_at, looked_at = time.monotonic(), present
+        for pid in looked_at & present - self._known.keys():
+            self._meet(pid, since_last_reading=pid in new and self._read_at is not None)
+        self._present, self._unsettled = present, new
 
-    def _meet(self, pid: int) -> None:
-        if pid in self._known:
-            return
+    def _meet(self, pid: int, *, since_last_reading: bool) -> None:
         try:
             process = psutil.Process(pid)
             if process.name() == self._process_name and process.status() != psutil.STATUS_ZOMBIE:
-                self._known[pid] = _Measured(process)
+                # What started since the last reading used all that it used since then.
+                self._known[pid] = _Measured(process, 0.0 if since_last_reading else None)
         except psutil.Error:
             return  # it ended, or may not be looked at: then it is none of ours
 
@@ -130,7 +129,7 @@ class LlamaProcessSource:
                 raise psutil.NoSuchProcess(pid)
         except psutil.Error:
             del self._known[pid]
-            self._seen.discard(pid)  # the number may already belong to another process
+            self._present.discard(pid)  # the number may already belong to another process
             return None
         cpu_seconds = times.user + times.system
         return LlamaProcess(
@@ -146,15 +145,13 @@ class LlamaProcessSource:
 class _Measured:
     """What is remembered of one process between two readings."""
 
-    def __init__(self, process: psutil.Process) -> None:
+    def __init__(self, process: psutil.Process, cpu_seconds: float | None) -> None:
         self.process = process
-        self._cpu_seconds: float | None = None
+        self._cpu_seconds = cpu_seconds
         self._arguments: tuple[str, ...] | None = None
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
-        if before is None and elapsed and time.time() - self.process.create_time() < elapsed:
-            before = 0.0  # it started since the last reading: all that it used, it used since then
         if before is None or not elapsed:
             return None
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))

@@ -4,7 +4,6 @@ It is only ever asked what loads, wakes and evicts nothing.
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -80,6 +79,12 @@ FindModelId = Callable[[str, str | None], str | None]
 """Gives `models.id` for a model's name and path."""
 
 
+_Identity = tuple[int, float]
+"""Process id and start of a process: together they never come again."""
+
+_NOT_STARTED: _Identity = (0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """What /props says of a single-mode server."""
@@ -118,7 +123,7 @@ class LlamaServerSource:
         self._find_model_id = find_model_id
         self._model: ServedModel | None = None
         self._run: str | None = None
-        self._last_contact = time.time()
+        self._identity: _Identity | None = None
         self._prompt_speed = TokenSpeed()
         self._predicted_speed = TokenSpeed()
 
@@ -127,6 +132,7 @@ class LlamaServerSource:
         try:
             return self._ask(tick)
         except ServerDown as error:
+            self._identity = self._identity or _NOT_STARTED
             return self._away("down", f"nothing listens at {self._url} ({error}). {_START}", active=0)
         except ServerBusy:
             return _seen(
@@ -160,16 +166,17 @@ class LlamaServerSource:
     def _notice_restart(self, run: str | None, process: LlamaProcess | None) -> None:
         """A new run of the server has new counters, and may serve another model.
 
-        The header is a number that each run draws anew. Only where the process itself started since the
-        last contact is it certain that its counters started at 0 since then.
+        Only another process than at the last contact is certain to have started its counters at 0 since
+        then. Without a process (the server is elsewhere), a header tells: a number that each run draws anew.
         """
-        if process and process.started_at > self._last_contact:
+        identity = (process.pid, process.started_at) if process else None
+        if identity and self._identity and identity != self._identity:
             self._restart_speeds(from_zero=True)
         elif run != self._run:
             self._restart_speeds(from_zero=False)
         if self._run not in (None, run):
             self._model = _served_model(_json_object(self._http.get("/props").text))
-        self._run, self._last_contact = run, time.time()
+        self._run, self._identity = run, identity or self._identity
 
     def _restart_speeds(self, *, from_zero: bool) -> None:
         for speed in (self._prompt_speed, self._predicted_speed):

@@ -99,7 +99,7 @@ def report(per_tick: dict[str, float], resident: dict[str, float], seconds: int)
     print(f"ratio      {per_tick['collector'] / per_tick['bare loop']:6.2f}   (goal: at most 1.3)")
     a_day = per_tick["collector"] * SECONDS_A_DAY / DEFAULT_INTERVAL_SECONDS
     print(
-        f"at the default interval of {DEFAULT_INTERVAL_SECONDS} s: {a_day:.0f} CPU seconds a day; {seconds} ticks measured"
+        f"at the default interval of {DEFAULT_INTERVAL_SECONDS} s {a_day:.0f} CPU seconds a day ({seconds} ticks)"
     )
 
 

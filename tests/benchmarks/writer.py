@@ -24,7 +24,7 @@ NOW = 1_700_000_000
 
 SAMPLES: dict[Table, list[Row]] = {
     METRICS: [(1.5, 2.5, 3.5, 1, 100.0, 50.0, 1024.0, 8192.0, 0.0, NOW + i) for i in range(ROWS)],
-    LOGS: [("info", f"slot release: id 0 | task {i} | stop processing", "llama-server", NOW + i) for i in range(ROWS)],
+    LOGS: [("info", f"slot release: task {i} | stop processing", "llama-server", NOW + i) for i in range(ROWS)],
 }  # fmt: skip
 
 

@@ -1,13 +1,13 @@
 from collector.database.buffer import Buffer
 from collector.database.documented import LOGS, METADATA, METRICS
-from collector.table import Row
+from collector.table import Row, SqlValue
 
 
 def sample(number: int) -> Row:
     return METRICS.row({"timestamp": number})
 
 
-def samples(buffer: Buffer) -> list[object]:
+def samples(buffer: Buffer) -> list[SqlValue]:
     batches = buffer.take()
     kept = [row[-1] for batch in batches if batch.droppable for row in batch.rows]
     buffer.put_back(batches)

@@ -25,7 +25,7 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> 
     path = tmp_path / "notes.txt"
     path.write_text("dear diary\n" * 100)
     before = path.read_bytes()
-    with pytest.raises(DatabaseError, match="it is no SQLite database. Name another file"):
+    with pytest.raises(DatabaseError, match=r"it is no SQLite database. Name another file"):
         Database(path)
     assert path.read_bytes() == before
 
@@ -35,7 +35,7 @@ def test_a_damaged_database_is_refused_and_untouched(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096 * 20 : 4096 * 30] = os.urandom(4096 * 10)
     path.write_bytes(content)
-    with pytest.raises(DatabaseError, match="damaged.*backup"):
+    with pytest.raises(DatabaseError, match=r"damaged.*backup"):
         Database(path)
     assert path.read_bytes() == bytes(content)
 
@@ -79,7 +79,7 @@ def test_a_read_only_file_is_refused_with_what_to_change(
         os, "access", lambda p, mode: real_access(p, mode) and not (p == path and mode == os.W_OK)
     )
     before = path.read_bytes()
-    with pytest.raises(DatabaseError, match="cannot be written.*Change their owner or mode"):
+    with pytest.raises(DatabaseError, match=r"cannot be written.*Change their owner or mode"):
         Database(path)
     assert path.read_bytes() == before
 

@@ -60,7 +60,7 @@ def test_chapter_10_holds_thirteen_statements() -> None:
 def test_every_statement_of_chapter_10_runs_and_answers(filled: Path, query: str) -> None:
     with closing(sqlite3.connect(filled)) as connection:
         rows = connection.execute(query).fetchall()
-    assert rows or "'error'" in query and "models" in query
+    assert rows or ("'error'" in query and "models" in query)
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_repositories_may_be_called_from_many_threads(database: Database) -> Non
     assert database.query("SELECT count(*) AS n FROM logs") == [{"n": 400}]
 
 
-def test_another_reader_never_sees_half_a_transaction(database: Database, tmp_path: Path) -> None:
+def test_another_reader_never_sees_half_a_transaction(database: Database) -> None:
     reader = sqlite3.connect(database.path)
     with database.transaction():
         database.logs.add("info", "one")

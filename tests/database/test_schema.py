@@ -46,7 +46,7 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[object,
 
 def without(schema: str, *columns: str) -> str:
     for column in columns:
-        schema = re.sub(rf"^  {column} .*\n", "", schema, flags=re.M)
+        schema = re.sub(rf"^  {column} .*\n", "", schema, flags=re.MULTILINE)
     return schema
 
 
@@ -183,7 +183,7 @@ def test_a_table_of_another_purpose_is_refused_before_anything_changes(tmp_path:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE logs (whatever TEXT)")
     before = path.read_bytes()
-    with pytest.raises(DatabaseError, match="logs has no column id.*another program"):
+    with pytest.raises(DatabaseError, match=r"logs has no column id.*another program"):
         Database(path)
     assert path.read_bytes() == before
 

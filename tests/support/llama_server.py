@@ -96,7 +96,7 @@ class LlamaServer:
         """What /metrics says, read independently of the collector's parser."""
         text = httpx.get(f"{self.url}/metrics").text
         text = json.loads(text) if text.startswith('"') else text
-        return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.M)}
+        return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}
 
     def kill(self) -> None:
         """End it at once; nothing where it has ended."""

@@ -1,0 +1,232 @@
+"""llama-server's output: bytes of a log into records, whatever the build and its settings.
+
+A format is found line by line, because a restart with other flags changes it in the middle of a file.
+A line that belongs to the record before it (a chat template, a table) stays with it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+LEVELS = ("debug", "info", "warn", "error", "critical")
+"""From the least to the most important."""
+
+MAX_LINE_BYTES = 64 * 1024
+"""Of a longer line only this much is stored, with `CUT_MARK` behind it; a longer record begins anew."""
+
+CUT_MARK = f" [cut: the line is longer than {MAX_LINE_BYTES} bytes]"
+
+_MASK = "***"
+
+
+@dataclass(slots=True)
+class Record:
+    """One record of a log.
+
+    Args:
+        level: one of `LEVELS`; None where the line gives none.
+        message: without colours, prefix and trailing space; lines of one record stand below each other.
+        stamp: seconds since the start of the process that wrote it; None where it has none.
+        port: of the router's child that wrote it; 0 for the process that owns the log.
+        begins: whether its first line is one that llama-server begins a record with.
+        line: number of its first line among those that were parsed.
+    """
+
+    level: str | None
+    message: str
+    stamp: float | None
+    port: int
+    begins: bool
+    line: int = 0
+
+
+def split_lines(data: bytes) -> list[str]:
+    """Whole lines of a log as text.
+
+    Colours and control characters other than tabs go, invalid UTF-8 becomes U+FFFD, an overlong line is
+    cut and marked.
+
+    Args:
+        data: lines, each ended by a newline.
+    """
+    data = _cut_overlong(data)
+    if b"\x1b" in data:
+        data = _COLOUR.sub(b"", data)
+    return data.translate(None, _CONTROL).decode("utf-8", "replace").split("\n")[:-1]
+
+
+_COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})
+
+
+def _cut_overlong(data: bytes) -> bytes:
+    lines = data.split(b"\n") if len(data) > MAX_LINE_BYTES else []
+    if not lines or max(map(len, lines)) <= MAX_LINE_BYTES:
+        return data
+    return b"\n".join(line if len(line) <= MAX_LINE_BYTES else _cut(line) for line in lines)
+
+
+def _cut(line: bytes) -> bytes:
+    # Decoding and encoding drops the half of a character that the cut may leave.
+    return line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
+
+
+def parse_records(lines: Iterable[str], *, key_follows: bool = False) -> list[Record]:
+    """Records of consecutive lines; empty lines are left out.
+
+    API keys are masked. A router prints a child's arguments one a line, so that a key stands on the line
+    after its flag.
+
+    Args:
+        lines: as `split_lines` gives them.
+        key_follows: whether the line before them ended with such a flag (`ends_with_key_flag`).
+    """
+    records: list[Record] = []
+    last: Record | None = None
+    for number, text in enumerate(lines):
+        if not text or text.isspace():
+            continue
+        record = parse_line(text)
+        if last is not None and _continues(record, last):
+            last.message += "\n" + record.message
+            continue
+        record.line = number
+        records.append(record)
+        last = record
+    _mask_keys(records, key_follows=key_follows)
+    return records
+
+
+def parse_line(text: str) -> Record:
+    """One line as a record of its own, not masked."""
+    port = 0
+    if text[0] == "[" and (match := _PORT(text)):
+        port, text = int(match[1]), text[match.end() :]
+    for read in FORMATS:
+        if record := read(text, port):
+            return record
+    raise AssertionError  # the last format takes every line
+
+
+_PORT = re.compile(r"\[ *(\d{1,5})\] ?").match
+
+
+def _with_prefix(text: str, port: int) -> Record | None:
+    """Today's default: `MINUTES.SS.mmm.uuu L message`."""
+    match = _PREFIX(text)
+    if match is None:
+        return None
+    minutes, seconds, milliseconds, letter = match.groups()
+    stamp = int(minutes) * 60 + int(seconds) + int(milliseconds) / 1000
+    return Record(_LETTERS[letter], text[match.end() :].rstrip(), stamp, port, begins=True)
+
+
+_PREFIX = re.compile(r"(\d{1,9})\.(\d\d)\.(\d{3})\.\d{3} ([IWED]) ?").match
+_LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
+
+
+def _json_line(text: str, port: int) -> Record | None:
+    """`--log-jsonl`; records of other types than `log` are kept as they stand."""
+    if not text.startswith('{"type":'):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
+        return Record(None, text.rstrip(), None, port, begins=True)
+    if not port and (match := _PORT(message)):  # a child's line inside a line of its router
+        return parse_line(" ".join(split_lines(message.encode("utf-8", "replace") + b"\n")))
+    microseconds = value.get("time")
+    stamp = microseconds / 1e6 if isinstance(microseconds, int) and abs(microseconds) < _MAX_STAMP else None
+    level = value.get("level")
+    return Record(level if level in LEVELS else None, _storable(message), stamp, port, begins=True)
+
+
+_MAX_STAMP = 10**16
+
+
+def _storable(message: str) -> str:
+    """What JSON escapes hid: control characters, colours, halves of surrogate pairs."""
+    return "\n".join(split_lines(message.encode("utf-8", "replace") + b"\n")).rstrip()
+
+
+def _plain(text: str, port: int) -> Record:
+    """Older builds, and what other libraries print: neither stamp nor level."""
+    level = None
+    if match := _SAYS_LEVEL(text):
+        level = match.lastgroup
+    return Record(level, text.rstrip(), None, port, begins=level is not None or bool(_COMPONENT(text)))
+
+
+_COMPONENT = re.compile(r"[~A-Za-z_][\w~.()<> -]{0,48}: ").match
+"""`srv  llama_server: …`, `print_info: …`, `~Server: …`."""
+
+_SAYS_LEVEL = re.compile(
+    r"(?P<critical>\bGGML_ASSERT\b|^terminate called|^Segmentation fault|^Aborted\b|\bfatal( error)?:)"
+    r"|(?P<error>\berror( loading| while|:)|\bCUDA error\b|\bfailed to )"
+    r"|(?P<warn>\bwarn(ing)?:)",
+    re.IGNORECASE,
+).search
+
+FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_with_prefix, _json_line, _plain)
+"""Each takes a line and its port; the first that recognizes the line reads it."""
+
+
+def _continues(record: Record, last: Record) -> bool:
+    """Whether a line belongs to the record before it.
+
+    A line of unknown origin does when llama-server had begun a record, or when it is indented. After
+    another line of unknown origin it stands alone.
+    """
+    if record.begins or record.port != last.port:
+        return False
+    if not last.begins and not record.message[0].isspace():
+        return False
+    return len(last.message) + len(record.message) < MAX_LINE_BYTES
+
+
+def _mask_keys(records: list[Record], *, key_follows: bool) -> None:
+    for record in records:
+        message = record.message
+        if key_follows:
+            record.message = _LAST_ARGUMENT.sub(_MASK, message, count=1)
+        elif any(hint in (lowered := message.lower()) for hint in _KEY_HINTS) and lowered:
+            record.message = _KEY.sub(rf"\1{_MASK}", message)
+        key_follows = ends_with_key_flag(message)
+
+
+_KEY_FLAG = r"--(?:api-key|hf-token)|-hft"
+_KEY_HINTS = ("key", "token", "bearer", "authorization", "sk-", "hf_", "-hft")
+_LAST_ARGUMENT = re.compile(r"(?<=\s)\S.*\Z|\A\S+\Z", re.DOTALL)
+_KEY = re.compile(
+    rf"((?<![\w-])(?:{_KEY_FLAG})(?:=|\s+)[\"']?"
+    r"|\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?"
+    r"|\bbearer\s+"
+    r"|\b[\w-]*api[_-]key[\"']?\s*[:=]\s*[\"']?"
+    r"|\bhf_token[\"']?\s*[:=]\s*[\"']?"
+    r"|\b(?=sk-[\w-]{6})|\b(?=hf_[a-z0-9]{12}))"
+    r"[^\s\"',}]+",
+    re.IGNORECASE,
+)
+
+
+def ends_with_key_flag(message: str) -> bool:
+    """Whether the next argument, on the next line, is a key."""
+    return message.endswith(_KEY_FLAGS)
+
+
+_KEY_FLAGS = ("--api-key", "--hf-token", " -hft")
+
+
+def spawned_child(message: str) -> tuple[int, str] | None:
+    """Port and model of a router's child, where a router's line names them."""
+    if " on port " in message and (match := _CHILD(message)):
+        return int(match[2]), match[1]
+    return None
+
+
+_CHILD = re.compile(
+    r"srv .*: (?:spawning server instance with name=|proxying request to model )(.+) on port (\d{1,5})$"
+).match

@@ -1,0 +1,185 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.collector import Collector
+from tests.support.llama_server import LlamaServer
+
+NO_SERVER = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n'
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "collector", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
+    ended = call("--help", cwd=tmp_path)
+    assert ended.returncode == 0
+    for word in ("run", "check", "status", "examples:", "--config FILE"):
+        assert word in ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["status", "--xml"]])
+def test_wrong_use_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+    assert call(*arguments, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["run", "check", "status"])
+def test_wrong_settings_exit_78_with_every_fault_and_touch_nothing(tmp_path: Path, command: str) -> None:
+    (tmp_path / "bad.toml").write_text("[sampling]\ninterval = -1\n[typo]\n")
+    ended = call("--config", "bad.toml", command, cwd=tmp_path)
+    assert ended.returncode == 78
+    assert "bad.toml, line 2: [sampling] interval must be from 1 to 3600" in ended.stderr
+    assert "bad.toml, line 3: unknown table or key [typo]" in ended.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["bad.toml"]
+
+
+def test_a_key_file_that_is_missing_exits_78_before_anything_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[llama_server]\napi_key_file = "missing"\n')
+    ended = call("--config", "c.toml", "run", cwd=tmp_path)
+    assert (ended.returncode, [file.name for file in tmp_path.iterdir()]) == (78, ["c.toml"])
+    assert "[llama_server] api_key_file" in ended.stderr
+
+
+def test_run_on_a_file_that_is_no_database_exits_1_and_leaves_it(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[database]\npath = "notes"\n')
+    (tmp_path / "notes").write_text("not a database, but dear to me\n" * 50)
+    ended = call("--config", "c.toml", "run", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "it is no SQLite database. Name another file in [database] path" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "notes").read_text() == "not a database, but dear to me\n" * 50
+
+
+def test_status_without_a_database_says_what_to_do(tmp_path: Path) -> None:
+    ended = call("status", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "start the collector first" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_tells_readings_while_the_collector_runs_and_afterwards(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    with LlamaServer(tiny_model) as server:
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\n[gpu]\nenabled = false\n'
+        with Collector(tmp_path, settings) as collector:
+            collector.wait_for("SELECT * FROM llama_metrics")
+            server.complete(tokens=50)
+            collector.wait_for("SELECT * FROM llama_metrics WHERE predicted_tokens_per_second IS NOT NULL")
+            running = collector.call("status")
+            data = json.loads(collector.call("status", "--json").stdout)
+            assert collector.process
+            pid = collector.process.pid
+            assert collector.stop() == 0
+            stopped = collector.call("status")
+    assert running.returncode == stopped.returncode == 0
+    assert f"running (process {pid})" in running.stdout
+    assert "not running" in stopped.stdout
+    for text in ("llama-server", "tiny", "tokens/s", "host", "cpu", "memory"):
+        assert text in running.stdout
+        assert text in stopped.stdout
+    assert data["collector"]["process_id"] == pid
+    assert data["metrics"]["active_models"] == 1
+    assert data["llama_metrics"][0]["model"] == "tiny"
+    assert {row["name"] for row in data["health"]} >= {"host", "llama_server", "sample", "flush", "collector"}
+    assert data["database"]["rows"]["metrics"] >= 2
+
+
+def test_status_reads_a_database_that_another_program_made(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "data" / "llama-dashboard.db"
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "database" / "documented_schema.sql").read_text())
+    connection.close()
+    ended = call("status", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "no sample yet" in ended.stdout
+
+
+def test_status_shows_no_control_characters_of_a_log_line(tmp_path: Path) -> None:
+    with Collector(tmp_path, NO_SERVER) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        assert collector.stop() == 0
+    import sqlite3
+
+    connection = sqlite3.connect(collector.database)
+    with connection:
+        connection.execute("INSERT INTO logs (level, message) VALUES ('error', ?)", ("\x1b[2Jgone\x07",))
+    connection.close()
+    assert "\x1b" not in collector.call("status").stdout
+    assert "gone" in collector.call("status").stdout
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What a command prints when its output is a terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(command, stdout=slave, stderr=slave)
+    os.close(slave)
+    text = b""
+    try:
+        while piece := os.read(master, 65536):
+            text += piece
+    except OSError:  # the other end closed
+        pass
+    process.wait()
+    os.close(master)
+    return text.decode()
+
+
+def test_colours_come_only_on_a_terminal(tmp_path: Path) -> None:
+    with Collector(tmp_path, NO_SERVER) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        assert "\x1b[" in on_a_terminal(collector.command("status"))
+        assert "\x1b[" not in collector.call("status").stdout
+
+
+def test_check_finds_no_problem_where_all_is_well(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model) as server:
+        settings = f'[llama_server]\nurl = "{server.url}"\n[models]\ndirectory = "{tiny_model.parent}"\n'
+        ended = Collector(tmp_path, settings).call("check")
+    assert ended.returncode == 0, ended.stdout
+    assert "no problem found" in ended.stdout
+    assert f"{server.url} answers with its metrics" in ended.stdout
+    assert f"on port {server.port}" in ended.stdout
+
+
+def test_check_tells_what_to_change_where_nothing_listens(tmp_path: Path) -> None:
+    ended = Collector(tmp_path, '[llama_server]\nurl = "http://127.0.0.1:1"\n').call("check")
+    assert ended.returncode == 1
+    assert "problem  llama-server" in ended.stdout
+    assert "change [llama_server] url" in ended.stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_check_never_shows_the_key_of_a_command_line(tmp_path: Path, tiny_model: Path) -> None:
+    with LlamaServer(tiny_model, ["--api-key", "s3cr3t"]) as server:
+        (tmp_path / "key").write_text("s3cr3t")
+        settings = f'[llama_server]\nurl = "{server.url}"\napi_key_file = "{tmp_path}/key"\n'
+        ended = Collector(tmp_path, settings).call("check")
+    assert "--metrics" in ended.stdout
+    assert "--api-key '***'" in ended.stdout
+    assert "s3cr3t" not in ended.stdout + ended.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:
+    with Collector(tmp_path, NO_SERVER) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        process = subprocess.Popen(
+            collector.command("status", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        errors = process.stderr.read()
+        process.stderr.close()
+        process.wait()
+    assert "Traceback" not in errors

@@ -1,0 +1,59 @@
+import pytest
+
+from collector.errors import DatabaseBusy, SourceAbsent, SourceFailed
+from collector.health import COLLECTOR_HEALTH, OK, Health, State, observe
+
+
+def failing(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (SourceAbsent("no GPU"), "absent"),
+        (SourceFailed("lost"), "failed"),
+        (DatabaseBusy("locked"), "waiting"),
+        (ZeroDivisionError("oops"), "failed"),
+    ],
+)
+def test_an_error_becomes_a_state_and_no_result(error: Exception, state: str) -> None:
+    health = Health("gpu")
+    assert observe(health, lambda: failing(error)) is None
+    assert health.state.name == state
+    assert str(error) in health.state.message
+
+
+def test_a_state_is_told_once_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    health = Health("gpu")
+    for error in (SourceAbsent("a"), SourceAbsent("b"), SourceAbsent("c")):
+        observe(health, lambda error=error: failing(error))  # type: ignore[misc]
+    observe(health, lambda: 1)
+    observe(health, lambda: 1)
+    told = [line for line in capsys.readouterr().out.splitlines() if "gpu" in line]
+    assert len(told) == 2
+    assert "absent" in told[0]
+    assert "gpu: ok" in told[1]
+    assert health.row()[COLLECTOR_HEALTH.written_columns.index("failures")] == 3
+
+
+def test_success_from_the_start_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    observe(Health("host"), lambda: 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_state_of_a_result_is_its_own() -> None:
+    health = Health("llama_server")
+    assert observe(health, lambda: 5, lambda _: State("loading")) == 5
+    assert health.state.name == "loading"
+
+
+def test_a_programming_error_is_told_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    observe(Health("host"), lambda: failing(KeyError("no such column")))
+    assert "Traceback" in capsys.readouterr().out
+
+
+def test_a_row_fits_its_table() -> None:
+    health = Health("host")
+    observe(health, lambda: 1, lambda _: OK)
+    assert len(health.row()) == len(COLLECTOR_HEALTH.written_columns)
