@@ -1,0 +1,158 @@
+"""README is true: its lists are those of the code, its commands work.
+
+`python -m tests.test_readme` writes the lists anew.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from collector.cli import _parser
+from collector.config import Settings
+from collector.database.documented import DOCUMENTED_TABLES
+from collector.health import COLLECTOR_HEALTH
+from collector.sources.registry import SOURCE_TABLES
+from tests.support.collector import Collector
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TABLES = (*DOCUMENTED_TABLES, *SOURCE_TABLES, COLLECTOR_HEALTH)
+
+
+def settings_list() -> str:
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for section in fields(Settings):
+        for setting in fields(section.default_factory):  # type: ignore[arg-type]
+            default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+            shown = str(default).lower() if isinstance(default, bool) else repr(default).replace("'", '"')
+            lines.append(f"| `[{section.name}] {setting.name}` | `{shown}` | {setting.metadata['meaning']} |")
+    return "\n".join(lines)
+
+
+def tables_list() -> str:
+    lines = []
+    for table in TABLES:
+        lines += [
+            f"### `{table.name}`",
+            "",
+            table.meaning,
+            "",
+            "| column | type | meaning |",
+            "|---|---|---|",
+        ]
+        lines += [f"| `{c.name}` | {c.declaration.split()[0]} | {c.meaning} |" for c in table.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+LISTS = {"settings": settings_list, "tables": tables_list}
+
+
+def written(text: str) -> str:
+    for name, make in LISTS.items():
+        opening = f"<!-- {name}: python -m tests.test_readme -->\n"
+        text = re.sub(
+            f"{re.escape(opening)}.*?<!-- end -->",
+            lambda _, opening=opening, make=make: f"{opening}{make()}\n<!-- end -->",  # type: ignore[misc]
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_lists_of_settings_and_tables_are_those_of_the_code() -> None:
+    assert README.read_text() == written(README.read_text()), "run python -m tests.test_readme"
+
+
+def test_every_command_stands_in_the_readme_and_no_other() -> None:
+    choices = next(
+        action.choices for action in _parser()._actions if action.dest == "command" or action.choices
+    )
+    assert choices
+    documented = set(re.findall(r"^\| `llama-collector (\w+)", README.read_text(), re.MULTILINE))
+    assert documented == set(choices)
+
+
+def test_every_state_of_llama_server_is_explained() -> None:
+    source = (ROOT / "collector" / "sources" / "llama_server.py").read_text()
+    told = set(re.findall(r'(?:_away|_seen)\(\s*"([a-z ]+)"', source))
+    told |= set(re.findall(r'^    \w+: \(\s*"([a-z ]+)"', source, re.MULTILINE)) | {"up"}
+    assert len(told) >= 9
+    explained = set(re.findall(r"^\| `([a-z ]+)` \|", README.read_text(), re.MULTILINE))
+    assert told <= explained
+
+
+def test_the_test_command_is_the_one_that_ci_runs() -> None:
+    (command,) = [block for block in code_blocks("sh") if "pytest" in block]
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+    assert "requirements.txt" in command
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("readme")
+    with Collector(directory, '[llama_server]\nurl = ""\n') as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        assert collector.stop() == 0
+    return directory
+
+
+@pytest.mark.parametrize("block", code_blocks("python"))
+def test_every_python_example_runs(filled: Path, block: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", block], cwd=filled, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_shell_query_runs(filled: Path) -> None:
+    import sqlite3
+
+    (block,) = [block for block in code_blocks("sh") if block.startswith("sqlite3 ")]
+    query = shlex.split(block)[-1]
+    connection = sqlite3.connect(filled / "data" / "llama-dashboard.db")
+    assert connection.execute(query).fetchall() == []
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:collector|config|tests)/[\w/.]+\.\w+)`", README.read_text())))
+)
+def test_every_file_that_the_readme_names_is_there(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_sets_up_and_runs_the_collector(tmp_path: Path) -> None:
+    """In a fresh clone, as a newcomer would."""
+    import signal
+    import time
+
+    subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "clone"], check=True)
+    command = next(block for block in code_blocks("sh") if "llama-collector run" in block)
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec 2>&1; {command.strip()}"], cwd=tmp_path / "clone", stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    database = tmp_path / "clone" / "data" / "llama-dashboard.db"
+    deadline = time.monotonic() + 100
+    while not database.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    time.sleep(2)
+    subprocess.run(["pkill", "-TERM", "-s", str(process.pid), "-f", "llama-collector run"], check=False)
+    output, _ = process.communicate(timeout=20)
+    assert "collector: stopped" in output, (signal.SIGTERM, output)
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
