@@ -7,6 +7,7 @@ import pytest
 
 from collector.database import Database
 from tests.support.gguf_files import write_tiny_llama
+from tests.support.nvml_stub import NvmlStub
 
 
 @pytest.fixture
@@ -21,3 +22,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     write_tiny_llama(path)
     return path
+
+
+@pytest.fixture
+def nvml_stub(tmp_path: Path) -> NvmlStub:
+    """NVIDIA's library without a GPU."""
+    directory = tmp_path / "nvml"
+    directory.mkdir()
+    return NvmlStub(directory)

@@ -1,5 +1,6 @@
 """The whole collector as a process, beside real llama-servers."""
 
+import os
 import signal
 import socket
 import sqlite3
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.collector import Collector
 from tests.support.llama_server import LlamaServer, free_port
+from tests.support.nvml_stub import NvmlStub
 
 FAST = "[sampling]\ninterval = 1\n"
 NO_SERVER = '[llama_server]\nurl = ""\n'
@@ -258,3 +260,71 @@ def test_a_missing_key_is_told_with_the_setting_to_change(tmp_path: Path, tiny_m
             (row,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: needs key%'")
             assert "[llama_server] api_key_file" in row["message"]
             assert collector.wait_for("SELECT * FROM metrics")[0]["active_models"] is None
+
+
+@pytest.mark.slow
+def test_beside_a_server_that_hangs_a_minute_has_a_row_a_second(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Collector(tmp_path, settings_for(url)) as collector:
+            (first,) = collector.wait_for("SELECT min(timestamp) AS second FROM metrics HAVING count(*)")
+            end = first["second"] + 60
+            collector.wait_for(f"SELECT * FROM metrics WHERE timestamp > {end}", seconds=80)
+            rows = collector.query(f"SELECT timestamp FROM metrics WHERE timestamp < {end}")
+    assert abs(len(rows) - 60) <= 1
+    assert len({row["timestamp"] for row in rows}) == len(rows)
+
+
+class TestGpu:
+    """The real pynvml over a stub of NVIDIA's library."""
+
+    SETTINGS = FAST + NO_SERVER
+
+    def test_two_gpus_give_two_rows_a_sample_and_their_sums(
+        self, tmp_path: Path, nvml_stub: NvmlStub
+    ) -> None:
+        nvml_stub.set_count(2)
+        with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
+            (row,) = collector.wait_for("SELECT * FROM metrics WHERE gpu_memory_total > 0 LIMIT 1")
+            gpus = collector.query(f"SELECT * FROM gpu_metrics WHERE timestamp = {row['timestamp']}")
+        assert [gpu["gpu_index"] for gpu in gpus] == [0, 1]
+        assert row["gpu_memory_total"] == sum(gpu["memory_total_mb"] for gpu in gpus) == 2 * 24 * 1024
+        assert row["gpu_usage"] == 37
+
+    def test_a_driver_that_goes_away_leaves_zeros_one_line_and_no_rows(
+        self, tmp_path: Path, nvml_stub: NvmlStub
+    ) -> None:
+        with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
+            collector.wait_for("SELECT * FROM gpu_metrics")
+            nvml_stub.fail("*", 9)
+            collector.wait_for("SELECT * FROM metrics WHERE gpu_memory_total = 0 AND id > 2")
+            before = len(collector.query("SELECT * FROM gpu_metrics"))
+            collector.wait_for("SELECT * FROM metrics WHERE gpu_memory_total = 0 LIMIT -1 OFFSET 2")
+            assert len(collector.query("SELECT * FROM gpu_metrics")) == before
+            told = collector.query("SELECT * FROM logs WHERE message LIKE 'gpu:%'")
+        assert len(told) == 1
+
+    def test_a_call_that_hangs_costs_only_the_gpu_and_comes_back_by_itself(
+        self, tmp_path: Path, nvml_stub: NvmlStub
+    ) -> None:
+        with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
+            collector.wait_for("SELECT * FROM gpu_metrics")
+            with nvml_stub.hanging("nvmlDeviceGetTemperature") as wait_until_it_hangs:
+                wait_until_it_hangs()
+                collector.wait_for("SELECT * FROM logs WHERE message LIKE 'gpu: stuck%'")
+                rows = collector.query("SELECT * FROM metrics WHERE gpu_memory_total = 0 ORDER BY id")
+                seconds = [row["timestamp"] for row in rows]
+                assert seconds == list(range(seconds[0], seconds[0] + len(seconds)))
+                assert len(seconds) >= 5
+            last = rows[-1]["id"]
+            collector.wait_for(f"SELECT * FROM metrics WHERE gpu_memory_total > 0 AND id > {last}")
+            assert collector.stop() == 0
+
+    def test_a_hanging_call_does_not_hold_up_the_end(self, tmp_path: Path, nvml_stub: NvmlStub) -> None:
+        with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
+            collector.wait_for("SELECT * FROM gpu_metrics")
+            with nvml_stub.hanging("nvmlDeviceGetTemperature") as wait_until_it_hangs:
+                wait_until_it_hangs()
+                started = time.monotonic()
+                assert collector.stop() == 0
+                assert time.monotonic() - started < 2
