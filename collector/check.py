@@ -142,16 +142,18 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
 
 
 def _answer(settings: Settings, processes: tuple[LlamaProcess, ...]) -> Finding:
-    from collector.sources.llama_http import LlamaHttp
-    from collector.sources.llama_server import LlamaServerSource, process_at
+    from collector.sources.llama_http import Address
+    from collector.sources.llama_server import LlamaServerSource
+    from collector.sources.llama_single import process_at
 
     server = settings.llama_server
-    http = LlamaHttp(server.url, read_api_key(server), server.timeout)
-    source = LlamaServerSource(
-        http, server.url, LlamaProcessSource(server.process_name), None, lambda _name, _path: None
-    )
+    address = Address(server.url, read_api_key(server), server.timeout)
+    known = LlamaProcessSource(server.process_name)
+    source = LlamaServerSource(address, processes=known, gpu=None, query=lambda *_: [])
+    tick = Tick(int(time.time()))
+    tick.take(known)
     try:
-        state = source.read(Tick(int(time.time()))).state
+        state = tick.take(source).state
     finally:
         source.close()
     if state.name == "up":

@@ -22,7 +22,7 @@ from collector.database.writer import Writer
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
 from collector.jobs.base import Job
 from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
-from collector.sources.registry import SOURCE_TABLES, build_sources, model_finder
+from collector.sources.registry import SOURCE_TABLES, build_sources
 from collector.table import Row
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -49,7 +49,7 @@ class Daemon:
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
         self._database = Database(settings.database_path, (*SOURCE_TABLES, COLLECTOR_HEALTH))
-        sources = build_sources(settings, api_key, model_finder(self._database))
+        sources = build_sources(settings, api_key, self._database.query)
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
         self._writer = Writer(self._database, self._buffer, self._health_rows)
         self._own_health = Health("collector")

@@ -97,6 +97,8 @@ class _Worker:
             reading = observe(self.health, partial(self._source.read, tick), _state_of)
             if reading is not None:
                 self._buffer.add_samples(reading.rows)
+                for statement in reading.lasting:
+                    self._buffer.add_lasting(statement.sql, statement.values)
             self._busy_since = None
             tick.readings[self._source.name].set_result(reading)
         self._source.close()

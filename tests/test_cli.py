@@ -70,9 +70,10 @@ def test_status_tells_readings_while_the_collector_runs_and_afterwards(
     with LlamaServer(tiny_model) as server:
         settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\n[gpu]\nenabled = false\n'
         with Collector(tmp_path, settings) as collector:
-            collector.wait_for("SELECT * FROM llama_metrics")
-            server.complete(tokens=50)
-            collector.wait_for("SELECT * FROM llama_metrics WHERE predicted_tokens_per_second IS NOT NULL")
+            collector.wait_for("SELECT * FROM metrics WHERE active_models = 1")
+            for tokens in (240, 480):
+                server.complete(tokens=240)
+                collector.wait_for(f"SELECT * FROM llama_metrics WHERE tokens_predicted_total = {tokens}")
             running = collector.call("status")
             data = json.loads(collector.call("status", "--json").stdout)
             assert collector.process
@@ -160,13 +161,15 @@ def test_check_tells_what_to_change_where_nothing_listens(tmp_path: Path) -> Non
     assert not (tmp_path / "data").exists()
 
 
-def test_check_never_shows_the_key_of_a_command_line(tmp_path: Path, tiny_model: Path) -> None:
-    with LlamaServer(tiny_model, ["--api-key", "s3cr3t"]) as server:
+def test_check_names_the_very_command_line_to_change_without_its_key(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    with LlamaServer(tiny_model, ["--api-key", "s3cr3t"], api_key="s3cr3t") as server:
         (tmp_path / "key").write_text("s3cr3t")
         settings = f'[llama_server]\nurl = "{server.url}"\napi_key_file = "{tmp_path}/key"\n'
         ended = Collector(tmp_path, settings).call("check")
-    assert "--metrics" in ended.stdout
-    assert "--api-key '***'" in ended.stdout
+    assert ended.returncode == 1
+    assert f"--port {server.port} --api-key '***' --metrics" in ended.stdout
     assert "s3cr3t" not in ended.stdout + ended.stderr
 
 

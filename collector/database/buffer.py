@@ -13,6 +13,9 @@ SAMPLE_CAPACITY_ROWS = 10_000
 LINE_CAPACITY_ROWS = 20_000
 """Log lines that may wait; readers of logs stop reading until there is room."""
 
+LINE_CAPACITY_BYTES = 4 * 2**20
+"""Bytes of log that may wait: as many long lines take as much memory as short ones."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -21,6 +24,7 @@ class Batch:
     statement: str
     rows: list[Row]
     droppable: bool
+    size_bytes: int = 0
 
 
 class Buffer:
@@ -40,6 +44,7 @@ class Buffer:
         self._batches: deque[Batch] = deque()
         self._samples = 0
         self._lines = 0
+        self._line_bytes = 0
         self.dropped_samples = 0
 
     def add_samples(self, rows: Iterable[tuple[Table, Row]]) -> None:
@@ -53,21 +58,38 @@ class Buffer:
                 self._samples += len(together)
             self._drop_oldest_samples()
 
-    def add_lines(self, table: Table, rows: list[Row], position: tuple[Table, Row] | None = None) -> None:
+    def add_lines(
+        self, table: Table, rows: list[Row], position: tuple[Table, Row] | None = None, size_bytes: int = 0
+    ) -> None:
         """Add log rows, and the position up to which they were read, for one and the same commit.
 
         They are never dropped: ask `room_for_lines` before reading more.
+
+        Args:
+            table: where the rows go.
+            rows: complete, in the order of the table's written columns.
+            position: the table of positions and its row.
+            size_bytes: of the log that the rows were made of.
         """
         with self._lock:
-            self._batches.append(Batch(table.insert_statement, rows, droppable=False))
+            self._batches.append(Batch(table.insert_statement, rows, droppable=False, size_bytes=size_bytes))
             self._lines += len(rows)
+            self._line_bytes += size_bytes
             if position:
                 self._batches.append(Batch(position[0].replace_statement, [position[1]], droppable=False))
                 self._lines += 1
 
+    def add_lasting(self, statement: str, row: Row) -> None:
+        """Add one write that is never dropped."""
+        with self._lock:
+            self._batches.append(Batch(statement, [row], droppable=False))
+            self._lines += 1
+
     @property
     def room_for_lines(self) -> int:
         """How many log rows may be added now."""
+        if self._line_bytes >= LINE_CAPACITY_BYTES:
+            return 0
         return max(0, self._line_capacity - self._lines)
 
     @property
@@ -80,7 +102,7 @@ class Buffer:
         with self._lock:
             batches = list(self._batches)
             self._batches.clear()
-            self._samples = self._lines = 0
+            self._samples = self._lines = self._line_bytes = 0
             return batches
 
     def put_back(self, batches: list[Batch]) -> None:
@@ -89,6 +111,7 @@ class Buffer:
             self._batches.extendleft(reversed(batches))
             self._samples = sum(len(b.rows) for b in self._batches if b.droppable)
             self._lines = sum(len(b.rows) for b in self._batches if not b.droppable)
+            self._line_bytes = sum(b.size_bytes for b in self._batches)
             self._drop_oldest_samples()
 
     def _drop_oldest_samples(self) -> None:

@@ -1,7 +1,7 @@
 """What a source is: something that is read once a tick and gives rows."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +17,14 @@ NEIGHBOUR_PATIENCE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """One write that must not be lost: an SQL statement and its values."""
+
+    sql: str
+    values: Row
+
+
+@dataclass(frozen=True, slots=True)
 class Reading(Generic[Detail_co]):
     """What one source saw in one tick.
 
@@ -25,12 +33,14 @@ class Reading(Generic[Detail_co]):
         rows: rows for the source's tables, complete but for nothing.
         snapshot: the columns of `metrics` that this source knows.
         state: how the source fares.
+        lasting: writes beside the rows that are never dropped, however long the database is locked.
     """
 
     detail: Detail_co
     rows: tuple[tuple[Table, Row], ...] = ()
     snapshot: Mapping[str, SqlValue] = field(default_factory=dict)
     state: State = OK
+    lasting: Sequence[Statement] = ()
 
 
 class Source(Protocol[Detail_co]):
@@ -76,6 +86,17 @@ class Tick:
         self.timestamp = timestamp
         self.started = time.monotonic()
         self.readings: dict[str, Future[Reading[Any] | None]] = {}
+
+    def take(self, source: Source[Any]) -> Reading[Any]:
+        """Read a source here and now, and keep its reading for others.
+
+        Raises:
+            SourceAbsent, SourceFailed: see `Source.read`.
+        """
+        reading = source.read(self)
+        self.readings[source.name] = Future()
+        self.readings[source.name].set_result(reading)
+        return reading
 
     def wait(self, seconds: float) -> None:
         """Wait until every reading that was started has ended, at most this long."""

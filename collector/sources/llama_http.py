@@ -4,13 +4,16 @@ import os
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
 
 MAX_BODY_BYTES = 4 * 2**20
 """A router's list of 200 models takes about 0.3 MB, /metrics 3 KB."""
+
+
+_OK = 200
 
 
 class ServerDown(Exception):  # noqa: N818 - it says what is the case
@@ -25,17 +28,29 @@ class AnswerRefused(Exception):  # noqa: N818
     """What came back is no answer of a llama-server: endless, not HTTP, or an untrusted certificate."""
 
 
+class StatusRefused(Exception):  # noqa: N818
+    """It answered with another status than 200.
+
+    Args:
+        status: the HTTP status.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(f"it answers {status}")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that came in whole."""
+    """An answer of status 200 that came in whole."""
 
-    status: int
     text: str
     headers: Mapping[str, str]
 
 
-class LlamaHttp:
-    """HTTP towards one llama-server.
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a llama-server is and how to ask it.
 
     Args:
         url: http://, https:// or unix:///PATH.sock, with the prefix of all its paths.
@@ -43,13 +58,25 @@ class LlamaHttp:
         timeout: seconds to connect, and to answer.
     """
 
-    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
-        parts = urlsplit(url)
-        self._timeout = timeout
-        self._base = "http://localhost" if parts.scheme == "unix" else url.rstrip("/")
+    url: str
+    api_key: str | None = field(repr=False)
+    timeout: float
+
+
+class LlamaHttp:
+    """HTTP towards one llama-server.
+
+    Args:
+        address: where it is.
+    """
+
+    def __init__(self, address: Address) -> None:
+        parts = urlsplit(address.url)
+        self._timeout = address.timeout
+        self._base = "http://localhost" if parts.scheme == "unix" else address.url.rstrip("/")
         self._headers = {"Accept-Encoding": "identity"}  # a compressed answer could unpack without bound
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if address.api_key:
+            self._headers["Authorization"] = f"Bearer {address.api_key}"
         self._requests: dict[str, httpx.Request] = {}
         # The transport alone: a client's cookies, redirects and proxies have no business here.
         self._transport = httpx.HTTPTransport(
@@ -68,6 +95,7 @@ class LlamaHttp:
             ServerDown: nothing listens there.
             ServerBusy: no whole answer in time.
             AnswerRefused: not HTTP, too long, or the certificate is not trusted.
+            StatusRefused: any status but 200.
         """
         try:
             return self._ask(path)
@@ -107,7 +135,9 @@ class LlamaHttp:
                     raise ServerBusy
         finally:
             response.close()
-        return Answer(response.status_code, body.decode("utf-8", "replace"), response.headers)
+        if response.status_code != _OK:
+            raise StatusRefused(response.status_code)
+        return Answer(body.decode("utf-8", "replace"), response.headers)
 
 
 def _explained(error: httpx.HTTPError) -> Exception:

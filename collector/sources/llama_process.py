@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import psutil
 
+from collector.parsers.server_answers import option
 from collector.sources.base import Reading, Tick
 from collector.table import SqlValue, Table
+
+SLEEP_OPTION, SLEEP_VARIABLE = "--sleep-idle-seconds", "LLAMA_ARG_SLEEP_IDLE_SECONDS"
 
 FULL_SEARCH_SECONDS = 60
 """How often all processes are looked at; between, only new ones. Catches a wrapper that execs late."""
@@ -25,6 +28,7 @@ class LlamaProcess:
         cpu_seconds: processor time since its start.
         resident_bytes: memory held, shared pages included.
         arguments: its command line; empty where it may not be read.
+        may_sleep: whether it was told to let its model sleep when idle; also where that may not be looked at.
     """
 
     pid: int
@@ -33,21 +37,17 @@ class LlamaProcess:
     cpu_seconds: float
     resident_bytes: int
     arguments: tuple[str, ...]
+    may_sleep: bool = True
 
-    def argument(self, *names: str) -> str | None:
-        """The value of a command line option, in either form: `--port 8080` or `--port=8080`."""
-        for position, argument in enumerate(self.arguments):
-            if argument in names:
-                return next(iter(self.arguments[position + 1 :]), None)
-            name, separator, value = argument.partition("=")
-            if separator and name in names:
-                return value
-        return None
+    @property
+    def identity(self) -> tuple[int, float]:
+        """Process id and start: together they never come again."""
+        return self.pid, self.started_at
 
     @property
     def port(self) -> int:
         """The TCP port that it was told to listen on; llama-server's default where it was told none."""
-        value = self.argument("--port") or ""
+        value = option(self.arguments, "--port") or ""
         return int(value) if value.isdecimal() else 8080
 
 
@@ -138,7 +138,8 @@ class LlamaProcessSource:
             measured.usage(cpu_seconds, elapsed, self._cores),
             cpu_seconds,
             resident,
-            measured.arguments(),
+            measured.arguments,
+            measured.may_sleep,
         )
 
 
@@ -148,7 +149,8 @@ class _Measured:
     def __init__(self, process: psutil.Process, cpu_seconds: float | None) -> None:
         self.process = process
         self._cpu_seconds = cpu_seconds
-        self._arguments: tuple[str, ...] | None = None
+        self.arguments = _arguments(process)
+        self.may_sleep = _may_sleep(process, self.arguments)
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
@@ -156,10 +158,19 @@ class _Measured:
             return None
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
 
-    def arguments(self) -> tuple[str, ...]:
-        if self._arguments is None:
-            try:
-                self._arguments = tuple(self.process.cmdline())
-            except psutil.Error:
-                self._arguments = ()
-        return self._arguments
+
+def _arguments(process: psutil.Process) -> tuple[str, ...]:
+    try:
+        return tuple(process.cmdline())
+    except psutil.Error:
+        return ()
+
+
+def _may_sleep(process: psutil.Process, arguments: tuple[str, ...]) -> bool:
+    """Only who sees command line and environment can be sure that a model never sleeps."""
+    if not arguments or option(arguments, SLEEP_OPTION):
+        return True
+    try:
+        return SLEEP_VARIABLE in process.environ()
+    except psutil.Error:
+        return True

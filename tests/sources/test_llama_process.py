@@ -8,7 +8,7 @@ import pytest
 
 from collector.sources.base import Tick
 from collector.sources.llama_process import LlamaProcess, LlamaProcessSource
-from collector.sources.llama_server import process_at
+from collector.sources.llama_single import process_at
 
 NAME = "fake-llama"
 CHILD = f"""

@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,21 @@ import pytest
 import trustme
 
 from collector.sources.base import Reading, Tick
-from collector.sources.llama_http import MAX_BODY_BYTES, LlamaHttp
+from collector.sources.llama_http import MAX_BODY_BYTES, Address
 from collector.sources.llama_process import LlamaProcessSource
-from collector.sources.llama_server import LLAMA_METRICS, LlamaServerSource
+from collector.sources.llama_server import LlamaServerSource
+from collector.sources.model_metrics import LLAMA_METRICS
 from tests.support.odd_server import OddServer, Script, answer
 
 HTTP = Path(__file__).parents[1] / "recordings" / "http"
-PROPS = (HTTP / "single-props.json").read_text()
+PROPS = (HTTP / "single-props.json").read_text().replace("b0-unknown", "b11434-abcdef0")
 METRICS = (HTTP / "single-metrics-busy.prom").read_text()
+
+
+def known_models(statement: str, _parameters: Sequence[object]) -> list[dict[str, Any]]:
+    """A database that knows one model."""
+    known = {"id": "model_1_x", "name": "gemma", "status": "idle", "model_path": None}
+    return [known] if "FROM models" in statement else []
 
 
 SourceAt = Callable[..., LlamaServerSource]
@@ -35,8 +42,8 @@ def source_at() -> Iterator[SourceAt]:
 
     def make(url: str, timeout: float = 0.3) -> LlamaServerSource:
         processes = LlamaProcessSource("no-such-process")
-        http = LlamaHttp(url, None, timeout)
-        made.append(LlamaServerSource(http, url, processes, None, lambda _name, _path: "model_1_x"))
+        address = Address(url, None, timeout)
+        made.append(LlamaServerSource(address, processes=processes, gpu=None, query=known_models))
         return made[-1]
 
     yield make
@@ -63,6 +70,7 @@ def read(source: LlamaServerSource) -> Reading[None]:
 
 
 def row(reading: Reading[None]) -> dict[str, Any]:
+    assert len(reading.rows) == 1, reading.state
     ((_, values),) = reading.rows
     return dict(zip(LLAMA_METRICS.written_columns, values, strict=True))
 
@@ -106,7 +114,7 @@ def test_what_an_older_build_does_not_give_is_null(source_at: SourceAt) -> None:
         (served(answer(200, PROPS), answer(404, "{}")), "metrics off", 1),
         (served(answer(200, PROPS), recorded("loading-metrics.json", 503)), "loading", 0),
         (served(answer(200, PROPS), recorded("apikey-missing-metrics.json", 401)), "needs key", None),
-        (served(recorded("router-props.json", 200)), "router", None),
+        (served(recorded("router-props.json", 200), recorded("apikey-missing-models.json", 401)), "needs key", None),
         (served(answer(500, "oops")), "wrong answer", None),
         (served(answer(301, "", "Location: http://127.0.0.1:1/")), "wrong answer", None),
         (served(answer(200, "<html>hello</html>")), "wrong answer", None),
@@ -134,11 +142,15 @@ def test_every_answer_has_its_state_and_no_invented_row(
 
 
 def test_a_router_is_never_asked_for_metrics(source_at: SourceAt) -> None:
-    with OddServer(lambda _path: iter([recorded("router-props.json", 200)])) as server:
+    def router(path: str) -> Iterator[bytes]:
+        yield recorded("router-props.json" if path == "/props" else "router-models-loaded.json", 200)
+
+    with OddServer(router) as server:
         source = source_at(server.url)
-        for _ in range(3):
-            read(source)
-        assert set(server.paths) == {"/props"}
+        readings = [read(source) for _ in range(3)]
+        assert server.paths == ["/props", "/models", "/models", "/models"]
+    assert [reading.snapshot for reading in readings] == [{"active_models": 1}] * 3
+    assert [reading.state.name for reading in readings] == ["up"] * 3
 
 
 def test_nothing_that_listens_is_down(source_at: SourceAt) -> None:
@@ -201,7 +213,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_once_more(sourc
 
     with OddServer(closing_first) as server:
         assert read(source_at(server.url)).state.name == "up"
-        assert server.paths == ["/props", "/props", "/metrics"]
+        assert server.paths[:2] == ["/props", "/props"]
 
 
 def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,37 +29,46 @@ class LlamaServer:
         model: path of a GGUF file.
         options: further llama-server options.
         port: where to listen; a free one by default.
-        log: file for what it prints.
         prefix: of all its paths, as --api-prefix gives it.
         unix_socket: where it listens instead of the port.
+        api_key: what it wants.
+        program: a llama-server built from source; by default the one in the wheel `xllamacpp`.
+        environment: of the process; None for the test's.
     """
 
     def __init__(
         self,
         model: Path,
         options: Sequence[str] = ("--metrics",),
+        *,
         port: int | None = None,
-        log: Path | None = None,
         prefix: str = "",
         unix_socket: Path | None = None,
+        api_key: str | None = None,
+        program: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}{prefix}"
         self._unix_socket = unix_socket
-        self._arguments = ["--model", str(model), "--port", str(self.port), *options]
-        self._log = log
+        served = [str(program)] if program else [sys.executable, "-m", "tests.support.serve"]
+        self._command = [*served, "--model", str(model), "--port", str(self.port), *options]
+        self._environment = environment
+        self._client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(unix_socket) if unix_socket else None),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            timeout=60,
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        output = self._log.open("ab") if self._log else subprocess.DEVNULL
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.serve", *self._arguments],
+            self._command,
             stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
         )
-        if not isinstance(output, int):
-            output.close()
         try:
             self._await()
         except BaseException:
@@ -80,26 +89,25 @@ class LlamaServer:
     def _is_healthy(self) -> bool:
         if self._unix_socket and not self._unix_socket.exists():
             return False
-        uds = str(self._unix_socket) if self._unix_socket else None
-        with httpx.Client(transport=httpx.HTTPTransport(uds=uds), timeout=5) as client:
-            try:
-                return client.get(f"{self.url}/health").status_code in (200, 401)
-            except httpx.TransportError:
-                return False
+        try:
+            return self._client.get(f"{self.url}/health").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     def complete(self, tokens: int = 16, prompt: str = "a b c") -> None:
         """Let it generate. Some builds answer 500 because random bytes are no text: counted all the same."""
         body = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True}
-        assert httpx.post(f"{self.url}/completion", json=body, timeout=60).status_code in (200, 500)
+        assert self._client.post(f"{self.url}/completion", json=body).status_code in (200, 500)
 
     def counters(self) -> dict[str, float]:
         """What /metrics says, read independently of the collector's parser."""
-        text = httpx.get(f"{self.url}/metrics").text
+        text = self._client.get(f"{self.url}/metrics").text
         text = json.loads(text) if text.startswith('"') else text
         return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}
 
     def kill(self) -> None:
         """End it at once; nothing where it has ended."""
+        self._client.close()
         if self.process:
             self.process.kill()
             self.process.communicate()

@@ -1,0 +1,173 @@
+"""llama-server's JSON: what /props says of the server, and /models of a router's models."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+from collector.errors import ParseError
+
+ModelState = Literal["unloaded", "loading", "loaded", "sleeping", "failed"]
+
+MAX_NAME_CHARACTERS = 500
+"""Longer names of models are cut: they come from outside."""
+
+MAX_MODELS = 5000
+
+_STATES: dict[str, ModelState] = {
+    "unloaded": "unloaded",
+    "loading": "loading",
+    "downloading": "loading",
+    "downloaded": "unloaded",
+    "loaded": "loaded",
+    "sleeping": "sleeping",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model as the server knows it.
+
+    Args:
+        name: the alias, else the file's name without extension.
+        path: the file, as the server was told; None where it did not say.
+        state: what the server does with it.
+        arguments: command line of its own process, in router mode.
+        exit_code: of its process, after a failure.
+        context_size: in tokens, while it is loaded.
+    """
+
+    name: str
+    path: str | None
+    state: ModelState
+    arguments: tuple[str, ...] = ()
+    exit_code: int | None = None
+    context_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Props:
+    """What /props says.
+
+    Args:
+        is_router: whether the server routes over many models.
+        build: the build number; None where the server does not know its own.
+        can_sleep: whether this build knows sleeping models at all.
+        has_metrics: whether it runs with --metrics; None where this build does not say.
+        max_instances: how many models a router keeps loaded; 0 = no bound; None = not told.
+        model: the model of a single server; None of a router.
+    """
+
+    is_router: bool
+    build: int | None
+    can_sleep: bool
+    has_metrics: bool | None
+    max_instances: int | None
+    model: ServedModel | None
+
+
+def parse_props(text: str) -> Props:
+    """Read the answer of /props.
+
+    Raises:
+        ParseError: it is no JSON object.
+    """
+    props = _json_object(text, "/props")
+    is_router = props.get("role") == "router"
+    return Props(
+        is_router=is_router,
+        build=_build_number(props.get("build_info")),
+        can_sleep="is_sleeping" in props,
+        has_metrics=props.get("endpoint_metrics")
+        if isinstance(props.get("endpoint_metrics"), bool)
+        else None,
+        max_instances=_whole(props.get("max_instances")),
+        model=None if is_router else _single_model(props),
+    )
+
+
+def parse_models(text: str) -> tuple[ServedModel, ...]:
+    """Read a router's answer of /models.
+
+    Raises:
+        ParseError: it is no list of models.
+    """
+    entries = _json_object(text, "/models").get("data")
+    if not isinstance(entries, list) or len(entries) > MAX_MODELS:
+        raise ParseError("/models holds no list of models, or one that is too long")
+    return tuple(
+        _router_model(entry) for entry in entries if isinstance(entry, dict) and _text(entry.get("id"))
+    )
+
+
+def option(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of a command line option, in either form: `--port 8080` or `--port=8080`."""
+    for position, argument in enumerate(arguments):
+        if argument in names:
+            return next(iter(arguments[position + 1 :]), None)
+        name, separator, value = argument.partition("=")
+        if separator and name in names:
+            return value
+    return None
+
+
+def _single_model(props: dict[str, Any]) -> ServedModel:
+    """Without an alias, builds give the path or the file's name in its place."""
+    path = _text(props.get("model_path"))
+    file = PurePath(path or "unknown")
+    alias = _text(props.get("model_alias"))
+    name = alias if alias and alias not in (path, file.name) else file.stem
+    settings = props.get("default_generation_settings")
+    return ServedModel(
+        name=name[:MAX_NAME_CHARACTERS],
+        path=path,
+        state="sleeping" if props.get("is_sleeping") is True else "loaded",
+        context_size=_whole(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+    )
+
+
+def _router_model(entry: dict[str, Any]) -> ServedModel:
+    status = entry.get("status")
+    status = status if isinstance(status, dict) else {}
+    given = status.get("args")
+    arguments = (
+        tuple(argument for argument in given if isinstance(argument, str)) if isinstance(given, list) else ()
+    )
+    failed = status.get("failed") is True
+    meta = entry.get("meta")
+    return ServedModel(
+        name=str(entry["id"])[:MAX_NAME_CHARACTERS],
+        path=option(arguments, "--model", "-m"),
+        state="failed" if failed else _STATES.get(str(status.get("value")), "unloaded"),
+        arguments=arguments,
+        exit_code=_whole(status.get("exit_code")) if failed else None,
+        context_size=_whole(meta.get("n_ctx")) if isinstance(meta, dict) else None,
+    )
+
+
+def _build_number(build_info: object) -> int | None:
+    """`b11434-1a2b3c4` is build 11434; `b0-unknown` was built without knowing."""
+    found = re.match(r"b(\d{1,9})\b", build_info) if isinstance(build_info, str) else None
+    return int(found[1]) or None if found else None
+
+
+def _json_object(text: str, path: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ParseError(f"{path} is no JSON object")
+    return value
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        return None
+    return value

@@ -1,0 +1,148 @@
+"""A llama-server that routes over many models, each in a process of its own."""
+
+from urllib.parse import urlsplit
+
+import psutil
+
+from collector.errors import ParseError
+from collector.health import State
+from collector.parsers.server_answers import Props, ServedModel, option, parse_models, parse_props
+from collector.sources.base import Tick
+from collector.sources.idle_guard import IdleGuard
+from collector.sources.llama_http import (
+    Address,
+    AnswerRefused,
+    LlamaHttp,
+    ServerBusy,
+    ServerDown,
+    StatusRefused,
+)
+from collector.sources.llama_process import LlamaProcess
+from collector.sources.llama_single import METRICS_ARE_OFF, METRICS_OFF, UP, Seen
+from collector.sources.model_metrics import NOT_STARTED, ModelMetrics
+from collector.sources.neighbours import Neighbours
+from collector.table import Row
+
+ELSEWHERE = State(
+    "up", "a router on another machine: its models' own metrics cannot be reached, only their states"
+)
+
+
+class Router:
+    """Follows a router's models: their states by its list, their metrics on their own ports.
+
+    Nothing is ever asked of a model through the router: that would load it, and write a line to its log.
+
+    Args:
+        address: where the router is; its key and time-out serve for its models too.
+        http: the way to it.
+        neighbours: what others know.
+    """
+
+    def __init__(self, address: Address, http: LlamaHttp, neighbours: Neighbours) -> None:
+        self._is_here = is_local(address.url)
+        self._address = address
+        self._http = http
+        self._neighbours = neighbours
+        self._children: dict[tuple[str, int], _Child] = {}
+        self._has_looked = False
+
+    def look(self, tick: Tick, _props: Props) -> Seen:
+        """Read the list, and every loaded model whose reading keeps it not awake.
+
+        Raises:
+            ServerDown, ServerBusy, AnswerRefused, StatusRefused, ParseError: see `LlamaHttp.get`.
+        """
+        models = parse_models(self._http.get("/models").text)
+        if not self._is_here:
+            return Seen(models, (), ELSEWHERE)
+        processes = {process.port: process for process in self._neighbours.processes_of(tick)}
+        self._meet(models)
+        rows, state = [], UP
+        for model in models:
+            child = self._children.get((model.name, _port(model)))
+            if child is None or model.state != "loaded":
+                continue
+            try:
+                row = self._read(tick, model, child, _own(processes.get(_port(model)), model))
+            except StatusRefused as error:
+                state = METRICS_ARE_OFF if error.status == METRICS_OFF else state
+            except (ServerDown, ServerBusy, AnswerRefused, ParseError):
+                continue  # it ends just now, or is busy: the list will tell, its counters wait
+            else:
+                rows += [row] if row else []
+        return Seen(models, tuple(rows), state)
+
+    def close(self) -> None:
+        """Close the connections to the models."""
+        for child in self._children.values():
+            child.http.close()
+        self._children.clear()
+        self._has_looked = False
+
+    def _meet(self, models: tuple[ServedModel, ...]) -> None:
+        """Keep what is remembered of each running model; a port that is used again is another child."""
+        running = {(m.name, _port(m)): m for m in models if m.state in ("loaded", "sleeping") and _port(m)}
+        for key in self._children.keys() - running.keys():
+            self._children.pop(key).http.close()
+        for key in running.keys() - self._children.keys():
+            self._children[key] = _Child(running[key], self._address, is_new=self._has_looked)
+        self._has_looked = True
+
+    def _read(
+        self, tick: Tick, model: ServedModel, child: "_Child", process: LlamaProcess | None
+    ) -> Row | None:
+        if not child.may_read(model, process):
+            return None
+        return child.metrics.row(tick, model, child.http.get("/metrics"), process, self._neighbours)
+
+
+class _Child:
+    """One model's own process, as long as it runs on its port.
+
+    Args:
+        model: with its command line.
+        router: its key is sent along, though only a child that got one from the environment wants it.
+        is_new: whether it was not there at an earlier look: then its counters started at 0.
+    """
+
+    def __init__(self, model: ServedModel, router: Address, *, is_new: bool) -> None:
+        prefix = option(model.arguments, "--api-prefix") or ""
+        url = f"http://127.0.0.1:{_port(model)}{prefix}"
+        self.http = LlamaHttp(Address(url, router.api_key, router.timeout))
+        self.metrics = ModelMetrics(NOT_STARTED if is_new else None)
+        self._is_new = is_new
+        self._guard: IdleGuard | None = None
+
+    def may_read(self, model: ServedModel, process: LlamaProcess | None) -> bool:
+        """Whether reading keeps it not awake. Asks once who it is: the port may lead elsewhere."""
+        if self._guard is None:
+            props = parse_props(self.http.get("/props").text)
+            if props.model is None or props.model.path != model.path:
+                raise AnswerRefused("another server listens on this port")
+            self._guard = IdleGuard(props, is_new=self._is_new)
+        return self._guard.may_read(process)
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return True
+    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    return parts.hostname in own | {"localhost", "127.0.0.1", "::1"} or (parts.hostname or "").startswith(
+        "127."
+    )
+
+
+def _port(model: ServedModel) -> int:
+    """The port of its process; 0 while it has none."""
+    value = option(model.arguments, "--port") or ""
+    return int(value) if value.isdecimal() else 0
+
+
+def _own(process: LlamaProcess | None, model: ServedModel) -> LlamaProcess | None:
+    """The process on a model's port, if it serves that model."""
+    if process is None or option(process.arguments, "--model", "-m") != model.path:
+        return None
+    return process

@@ -1,0 +1,265 @@
+"""The collector beside a real router over several models: it tells each one's story, and none notices it.
+
+Slow: the first run builds two versions of llama-server from source.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.collector import Collector
+from tests.support.llama_build import CURRENT, OLD, llama_server_program
+from tests.support.llama_router import LlamaRouter
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SLEEP_SECONDS = 4
+
+
+@pytest.fixture(scope="module", params=[CURRENT, OLD], ids=["current", "before b10499"])
+def program(request: pytest.FixtureRequest) -> Path:
+    return llama_server_program(request.param)
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_model: Path) -> Path:
+    directory = tmp_path / "models"
+    directory.mkdir()
+    for name in ("alpha", "beta", "gamma"):
+        shutil.copy(tiny_model, directory / f"{name}.gguf")
+    (directory / "broken.gguf").write_text("this is no model")
+    return directory
+
+
+@contextmanager
+def both(
+    program: Path, models: Path, tmp_path: Path, *options: str, more: str = ""
+) -> Iterator[tuple[LlamaRouter, Collector]]:
+    """A router and a collector that watches it, once a second."""
+    with LlamaRouter(program, models, tmp_path / "router.log", options) as router:
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n{more}'
+        with Collector(tmp_path, settings) as collector:
+            collector.wait_for("SELECT * FROM models WHERE name = 'gamma'")
+            yield router, collector
+            assert collector.stop() == 0
+
+
+def events(collector: Collector, model: str) -> list[str]:
+    rows = collector.query("SELECT model, event FROM model_events ORDER BY id")
+    return [row["event"] for row in rows if row["model"] == model]
+
+
+def status(collector: Collector, name: str) -> str:
+    rows: dict[str, Any] = {row["name"]: row["status"] for row in collector.query("SELECT * FROM models")}
+    return str(rows[name])
+
+
+def wait_for_status(collector: Collector, name: str, wanted: str) -> None:
+    collector.wait_for(f"SELECT * FROM models WHERE name = '{name}' AND status = '{wanted}'")
+
+
+def wait_for_ticks(collector: Collector, ticks: int) -> None:
+    rows = collector.query("SELECT count(*) AS n FROM metrics")[0]["n"]
+    collector.wait_for(f"SELECT count(*) FROM metrics HAVING count(*) > {rows} + {ticks}")
+
+
+def work(router: LlamaRouter, model: str) -> None:
+    """Enough requests to show in the processor time of so small a model."""
+    for _ in range(12):
+        router.complete(model, tokens=240)
+
+
+def test_counters_of_each_model_equal_what_its_own_process_says(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with both(program, models, tmp_path) as (router, collector):
+        for name in ("alpha", "beta"):
+            work(router, name)
+        for name in ("alpha", "beta"):
+            truth = router.child_counters(name)
+            assert truth["tokens_predicted_total"] == 12 * 240
+            (row,) = collector.wait_for(
+                f"SELECT * FROM llama_metrics WHERE model = '{name}' AND tokens_predicted_total = 2880 LIMIT 1"
+            )
+            for counter in ("prompt_tokens_total", "n_decode_total", "tokens_predicted_seconds_total"):
+                assert row[counter] == truth[counter]
+            assert row["memory_used_mb"] > 5
+            assert row["cpu_usage"] is not None
+            (model,) = collector.query(f"SELECT * FROM models WHERE id = '{row['model_id']}'")
+            assert model["model_path"] == str(models / f"{name}.gguf")
+        assert collector.wait_for("SELECT * FROM metrics WHERE active_models = 2")
+        speeds = collector.query("SELECT predicted_tokens_per_second AS s FROM llama_metrics")
+        assert all(row["s"] is None or row["s"] > 0 for row in speeds)
+
+
+def test_an_idle_model_falls_asleep_on_time_and_stays_asleep(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    options = ("--sleep-idle-seconds", str(SLEEP_SECONDS))
+    with both(program, models, tmp_path, *options) as (router, collector):
+        work(router, "alpha")
+        took = router.wait_for_state("alpha", "sleeping", seconds=SLEEP_SECONDS + 10)
+        # One reading after it fell still is allowed on old builds: a tick, and the time a tick takes.
+        assert took < SLEEP_SECONDS + 3
+        wait_for_status(collector, "alpha", "idle")
+        wait_for_ticks(collector, 8)
+        assert router.states()["alpha"] == "sleeping"
+        assert events(collector, "alpha")[-1] == "sleeping"
+        assert (
+            collector.query("SELECT active_models FROM metrics ORDER BY id DESC LIMIT 1")[0]["active_models"]
+            == 0
+        )
+        work(router, "alpha")
+        collector.wait_for("SELECT * FROM model_events WHERE event = 'woke'")
+        wait_for_status(collector, "alpha", "loaded")
+
+
+def test_looking_loads_nothing_and_adds_no_line_to_the_router_s_log(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with both(program, models, tmp_path) as (router, collector):
+        work(router, "alpha")
+        collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'loaded'")
+        wait_for_ticks(
+            collector, 4
+        )  # old builds print that all slots are idle at a reading, the last one too
+        before = router.log.read_bytes()
+        wait_for_ticks(collector, 5)
+        assert router.log.read_bytes() == before
+        assert router.states() == {
+            "alpha": "loaded",
+            "beta": "unloaded",
+            "broken": "unloaded",
+            "gamma": "unloaded",
+        }
+
+
+def test_the_order_of_eviction_is_that_of_the_requests(program: Path, models: Path, tmp_path: Path) -> None:
+    with both(program, models, tmp_path, "--models-max", "2") as (router, collector):
+        for name in ("alpha", "beta"):
+            work(router, name)
+            collector.wait_for(f"SELECT * FROM model_events WHERE model = '{name}' AND event = 'loaded'")
+        wait_for_ticks(collector, 3)  # it looks at both
+        router.complete("gamma")
+        collector.wait_for("SELECT * FROM model_events WHERE model = 'gamma' AND event = 'loaded'")
+        assert router.states() == {
+            "alpha": "unloaded",
+            "beta": "loaded",
+            "broken": "unloaded",
+            "gamma": "loaded",
+        }
+        collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'evicted'")
+        wait_for_status(collector, "alpha", "unloaded")
+
+
+def test_a_load_that_fails_and_a_process_that_is_killed_are_told_apart(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with both(program, models, tmp_path) as (router, collector):
+        router.complete("broken")
+        collector.wait_for(
+            "SELECT * FROM model_events WHERE model = 'broken' AND event = 'failed' AND exit_code = 1"
+        )
+        wait_for_status(collector, "broken", "error")
+        work(router, "alpha")
+        collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'loaded'")
+        subprocess.run(["pkill", "-KILL", "-f", "--", f"--port {router.child_port('alpha')}"], check=True)
+        collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'crashed'")
+        wait_for_status(collector, "alpha", "error")
+
+
+def test_a_model_that_is_loaded_again_starts_a_new_series(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with both(program, models, tmp_path, "--models-max", "1") as (router, collector):
+        work(router, "alpha")
+        collector.wait_for(
+            "SELECT * FROM llama_metrics WHERE model = 'alpha' AND tokens_predicted_total = 2880"
+        )
+        work(router, "beta")
+        collector.wait_for(
+            "SELECT * FROM llama_metrics WHERE model = 'beta' AND tokens_predicted_total = 2880"
+        )
+        for _ in range(6):
+            router.complete("alpha", tokens=240)
+        (row,) = collector.wait_for(
+            "SELECT * FROM llama_metrics WHERE model = 'alpha' AND tokens_predicted_total = 1440 LIMIT 1"
+        )
+        speeds = collector.query(
+            f"SELECT predicted_tokens_per_second AS s FROM llama_metrics WHERE id >= {row['id']} AND model = 'alpha'"
+        )
+        assert any(
+            speed["s"]
+            for speed in collector.query("SELECT predicted_tokens_per_second AS s FROM llama_metrics")
+        )
+        assert all(speed["s"] is None or speed["s"] > 0 for speed in speeds)
+
+
+def test_the_end_of_the_router_unloads_all_and_its_return_goes_on(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with LlamaRouter(program, models, tmp_path / "router.log") as router:
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n'
+        collector = Collector(tmp_path, settings).start()
+        work(router, "alpha")
+        wait_for_status(collector, "alpha", "loaded")
+    wait_for_status(collector, "alpha", "unloaded")
+    assert events(collector, "alpha")[-1] == "unloaded"
+    assert collector.stop() == 0
+
+
+def test_what_changed_while_the_collector_was_away_is_caught_up(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    with LlamaRouter(program, models, tmp_path / "router.log", ("--models-max", "1")) as router:
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n'
+        with Collector(tmp_path, settings) as collector:
+            work(router, "alpha")
+            wait_for_status(collector, "alpha", "loaded")
+            assert collector.stop() == 0
+        router.complete("beta")
+        with Collector(tmp_path, settings) as collector:
+            wait_for_status(collector, "alpha", "unloaded")
+            wait_for_status(collector, "beta", "loaded")
+            assert (
+                events(collector, "alpha") == ["loaded", "evicted"]
+                or events(collector, "alpha")[-1] == "unloaded"
+            )
+            assert collector.stop() == 0
+        assert len(collector.query("SELECT * FROM models")) == 4
+
+
+def test_an_api_key_serves_router_and_models(program: Path, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cr3t")
+    with LlamaRouter(program, models, tmp_path / "router.log", ("--api-key", "s3cr3t")) as router:
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\napi_key_file = "{tmp_path}/key"\n'
+        with Collector(tmp_path, settings) as collector:
+            collector.wait_for("SELECT * FROM models WHERE name = 'gamma'")
+            assert collector.query("SELECT state FROM collector_health WHERE name = 'llama_server'") == [
+                {"state": "up"}
+            ]
+            assert collector.stop() == 0
+
+
+def test_names_with_spaces_quotes_and_other_scripts_stay_apart(
+    program: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    directory = tmp_path / "models"
+    directory.mkdir()
+    names = ["two words", "quote'\"s", "日本語"]
+    for name in names:
+        shutil.copy(tiny_model, directory / f"{name}.gguf")
+    shutil.copy(tiny_model, directory / "gamma.gguf")
+    with both(program, directory, tmp_path) as (router, collector):
+        for name in names:
+            work(router, name)
+            quoted = name.replace("'", "''")
+            (row,) = collector.wait_for(
+                f"SELECT m.name FROM llama_metrics l JOIN models m ON m.id = l.model_id WHERE l.model = '{quoted}' LIMIT 1"
+            )
+            assert row["name"] == name
