@@ -33,11 +33,14 @@ parameters.endpoint_metrics = options.metrics
 parameters.n_ctx = options.ctx_size
 parameters.n_parallel = 2
 parameters.warmup = False
-parameters.hostnames = [options.host]
+if hasattr(parameters, "hostnames"):
+    parameters.hostnames = [options.host]
+else:  # until September 2026
+    parameters.hostname = options.host
 parameters.port = options.port
 parameters.api_prefix = options.api_prefix
 if options.alias:
-    parameters.model_alias = {options.alias}
+    parameters.model_alias = {options.alias} if isinstance(parameters.model_alias, set) else options.alias
 if options.api_key:
     parameters.api_keys = [options.api_key]
 if options.ssl_cert_file:
