@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from tests.support.gguf_files import write_tiny_llama
+from tests.support.llama_build import CURRENT, llama_server_program
 from tests.support.llama_server import LlamaServer
 
 WARM_UP_SECONDS = 10
@@ -63,7 +64,7 @@ def measure(directory: Path, seconds: int) -> None:
     model = directory / "tiny.gguf"
     write_tiny_llama(model)
     settings = directory / "collector.toml"
-    with LlamaServer(model) as server:
+    with LlamaServer(model, program=llama_server_program(CURRENT)) as server:
         settings.write_text(
             f'[database]\npath = "{directory}/collector.db"\n[sampling]\ninterval = 1\n'
             f'[llama_server]\nurl = "{server.url}"\n[models]\ndirectory = "{directory}"\n'

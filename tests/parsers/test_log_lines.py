@@ -1,0 +1,241 @@
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.parsers.log_lines import (
+    CUT_MARK,
+    LEVELS,
+    MAX_LINE_BYTES,
+    Record,
+    parse_line,
+    parse_records,
+    spawned_child,
+    split_lines,
+)
+
+FOLDER = Path(__file__).parents[1] / "recordings" / "logs"
+RECORDINGS = sorted(path for path in FOLDER.iterdir() if path.suffix != ".json")
+
+
+def records(text: str | bytes) -> list[Record]:
+    return parse_records(split_lines(text.encode() if isinstance(text, str) else text))
+
+
+def messages(text: str | bytes) -> list[str]:
+    return [record.message for record in records(text)]
+
+
+def summary(parsed: list[Record]) -> dict[str, object]:
+    """What an expectation beside a recording holds."""
+    return {
+        "records": len(parsed),
+        "levels": dict(sorted(Counter(str(record.level) for record in parsed).items())),
+        "ports": dict(sorted(Counter(str(record.port) for record in parsed).items())),
+        "last_stamp": next((record.stamp for record in reversed(parsed) if record.stamp is not None), None),
+        "first": parsed[0].message,
+        "last": parsed[-1].message,
+        "of_several_lines": [record.message.split("\n") for record in parsed if "\n" in record.message],
+    }
+
+
+def test_there_are_recordings() -> None:
+    assert len(RECORDINGS) >= 8
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_every_recorded_log_gives_what_stands_beside_it(recording: Path) -> None:
+    expected = json.loads(recording.with_name(f"{recording.name}.json").read_text())
+    assert summary(records(recording.read_bytes())) == expected
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_no_text_of_a_recorded_log_is_lost(recording: Path) -> None:
+    written = re.sub(rb"\x1b\[[0-9;]*m", b"", recording.read_bytes()).decode()
+    if recording.suffix == ".jsonl":
+        values = [json.loads(line) for line in written.splitlines()]
+        written = "\n".join(value.get("msg", "").strip("\n") for value in values if value["type"] == "log")
+    prefix = re.compile(r"^(\[ *\d+\] )?(\d+\.\d\d\.\d{3}\.\d{3} [IWED] )?")
+    lines = [prefix.sub("", line).rstrip() for line in written.split("\n")]
+    stored = Counter(line for message in messages(recording.read_bytes()) for line in message.split("\n"))
+    assert Counter(line for line in lines if line) - stored == Counter()
+
+
+@pytest.mark.parametrize(
+    ("line", "level", "message", "stamp", "port"),
+    [
+        ("0.00.001.132 I srv  init: hello", "info", "srv  init: hello", 0.001, 0),
+        ("125.59.999.001 W low memory  ", "warn", "low memory", 7559.999, 0),
+        ("0.00.001.000 E bad", "error", "bad", 0.001, 0),
+        ("0.00.001.000 D detail", "debug", "detail", 0.001, 0),
+        ("[40463] 0.00.002.000 W child", "warn", "child", 0.002, 40463),
+        ("[ 8081] 0.00.002.000 I child", "info", "child", 0.002, 8081),
+        ("[40463] without prefix", None, "without prefix", None, 40463),
+        ('{"type":"log","time":3537,"level":"warn","msg":"a\\nb\\n"}', "warn", "a\nb", 0.003537, 0),
+        ('{"type":"log","time":1,"level":"odd","msg":"x"}', None, "x", 1e-06, 0),
+        ('{"type":"log","time":1e400,"level":"info","msg":"x"}', "info", "x", None, 0),
+        ('{"type":"fit","data":{"a":1}}', None, '{"type":"fit","data":{"a":1}}', None, 0),
+        ('{"type":"log","msg":"torn', None, '{"type":"log","msg":"torn', None, 0),
+        ('[40463] {"type":"log","time":5,"level":"error","msg":"x"}', "error", "x", 5e-06, 40463),
+        ("srv  init: hello", None, "srv  init: hello", None, 0),
+        ("0.00.001 I no such stamp", None, "0.00.001 I no such stamp", None, 0),
+        (
+            "llama_model_load: error loading model: x",
+            "error",
+            "llama_model_load: error loading model: x",
+            None,
+            0,
+        ),
+        ("CUDA error: out of memory", "error", "CUDA error: out of memory", None, 0),
+        ("warning: no usable GPU found", "warn", "warning: no usable GPU found", None, 0),
+        ("ggml.c:12: GGML_ASSERT(x) failed", "critical", "ggml.c:12: GGML_ASSERT(x) failed", None, 0),
+        ("terminate called after throwing", "critical", "terminate called after throwing", None, 0),
+        ("0 errors were found", None, "0 errors were found", None, 0),
+    ],
+)
+def test_a_line_gives_level_message_stamp_and_port(
+    line: str, level: str | None, message: str, stamp: float | None, port: int
+) -> None:
+    (record,) = records(line + "\n")
+    assert (record.level, record.message, record.port) == (level, message, port)
+    assert record.stamp == (None if stamp is None else pytest.approx(stamp))
+
+
+def test_a_change_of_format_in_the_middle_is_normal() -> None:
+    text = (
+        "0.00.001.000 I srv  a: one\n"
+        '{"type":"log","time":1,"level":"info","msg":"srv  a: two\\n"}\n'
+        "srv  a: three\n"
+        "\x1b[34m0.00.001.000\x1b[0m \x1b[32mI \x1b[0msrv  a: four\n"
+        "[40463] 0.00.001.000 I srv  a: five\n"
+    )
+    assert messages(text) == [f"srv  a: {n}" for n in ("one", "two", "three", "four", "five")]
+
+
+def test_lines_of_unknown_origin_stand_alone_unless_a_record_was_begun() -> None:
+    assert messages("line 1\nline 2\n  indented\nline 3\n") == ["line 1", "line 2\n  indented", "line 3"]
+    assert messages("0.00.001.000 I a: b\nmore\n\n more\n") == ["a: b\nmore\n more"]
+
+
+def test_a_line_that_says_error_is_never_hidden_in_the_record_before() -> None:
+    text = "0.00.001.000 I srv  a: b\nerror: device lost\n"
+    assert [(r.level, r.message) for r in records(text)] == [
+        ("info", "srv  a: b"),
+        ("error", "error: device lost"),
+    ]
+
+
+def test_lines_of_another_process_do_not_continue_a_record() -> None:
+    assert messages("[1] 0.00.001.000 I a: b\n[2] more\n") == ["a: b", "more"]
+
+
+def test_a_record_that_grows_beyond_the_bound_goes_on_in_another_and_loses_nothing() -> None:
+    text = "0.00.001.000 I a: b\n" + "".join(f"  {n:06}\n" for n in range(20_000))
+    parsed = messages(text)
+    assert len(parsed) > 1
+    assert max(map(len, parsed)) <= MAX_LINE_BYTES
+    assert "\n".join(parsed).count("\n") == 20_000
+
+
+@pytest.mark.parametrize("length", [MAX_LINE_BYTES + 1, 5 * MAX_LINE_BYTES])
+def test_an_overlong_line_is_cut_and_marked_and_its_neighbours_are_whole(length: int) -> None:
+    before, cut, after = messages(b"srv  a: b\nx: " + b"y" * length + b"\nsrv  c: d\n")
+    assert (before, after) == ("srv  a: b", "srv  c: d")
+    assert cut.startswith("x: yyy")
+    assert cut.endswith(CUT_MARK)
+    assert len(cut) == MAX_LINE_BYTES + len(CUT_MARK)
+
+
+def test_a_cut_leaves_no_half_character() -> None:
+    (cut,) = messages("é".encode() * MAX_LINE_BYTES + b"\n")
+    assert "\ufffd" not in cut
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"a\x00b\x07c\td\r", "abc\td"),
+        (b"caf\xe9", "caf\ufffd"),
+        (b"\x1b[1;31mred\x1b[0m \x1b[2Kline", "red line"),
+        (b'{"type":"log","level":"info","msg":"a\\u0000b\\u001b[31mc\\ud800d"}', "abc?d"),
+        ("日本語 🦙".encode(), "日本語 🦙"),
+        ("a\u2028b\x85c".encode(), "a\u2028b\x85c"),
+    ],
+)
+def test_whatever_bytes_a_line_holds_it_becomes_storable_text(line: bytes, expected: str) -> None:
+    assert messages(line + b"\n") == [expected]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "llama-server --api-key SECRET --port 1",
+        "llama-server --api-key=SECRET",
+        "llama-server --api-key SECRET,SECRET",
+        "llama-server --hf-token SECRET",
+        "llama-server -hft SECRET",
+        "Authorization: Bearer SECRET",
+        '{"Authorization": "Bearer SECRET"}',
+        "header bearer SECRET",
+        "X-Api-Key: SECRET",
+        "LLAMA_API_KEY=SECRET",
+        '"api_key":"SECRET"',
+        "used sk-SECRETSECRET here",
+        "used hf_SECRETSECRETSECRET here",
+        "0.00.001.000 I srv  a: --api-key SECRET",
+        '{"type":"log","level":"info","msg":"--api-key SECRET"}',
+        "[40463] 0.00.001.000 I srv  a: --api-key SECRET",
+        "0.00.001.000 I a: b\n  --api-key SECRET",
+        "0.00.001.000 I srv          load:   --api-key\n0.00.001.000 I srv          load:   SECRET",
+    ],
+)
+def test_an_api_key_is_masked(line: str) -> None:
+    text = "\n".join(messages(line + "\n"))
+    assert "SECRET" not in text
+    assert "***" in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "srv  a: --api-key-file /etc/key --port 8080",
+        "srv  a: no API key is set",
+        "slot a: task-12345678 desk-1234567",
+        "print_info: EOS token        = 2 '</s>'",
+        "srv  a: hf_repo = ggml-org/models",
+    ],
+)
+def test_what_is_no_key_stays_readable(line: str) -> None:
+    assert messages(line + "\n") == [line]
+
+
+def test_the_key_after_a_flag_in_the_lines_before_is_masked() -> None:
+    (record,) = parse_records(["0.00.001.000 I srv          load:   SECRET"], key_follows=True)
+    assert record.message == "srv          load:   ***"
+
+
+def test_the_router_tells_which_model_has_which_port() -> None:
+    assert spawned_child("srv          load: spawning server instance with name=a b on port 40463") == (
+        40463,
+        "a b",
+    )
+    assert spawned_child("srv  proxy_reques: proxying request to model gemma on port 1") == (1, "gemma")
+    assert spawned_child("user said: spawning server instance with name=x on port 1") is None
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_give_records_that_sqlite_can_store(data: bytes) -> None:
+    for record in records(data + b"\n"):
+        assert record.message.strip()
+        record.message.encode()
+        assert "\0" not in record.message
+        assert record.level is None or record.level in LEVELS
+
+
+@given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() != ""))
+def test_any_line_is_read_by_some_format(text: str) -> None:
+    assert parse_line(text).message == parse_line(text).message.rstrip()
