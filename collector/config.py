@@ -44,6 +44,10 @@ def _not_empty(value: str) -> str | None:
     return None if value.strip() else "must not be empty"
 
 
+def _all_not_empty(values: list[str]) -> str | None:
+    return None if all(value.strip() for value in values) else "must not hold an empty text"
+
+
 def _llama_server_url(value: str) -> str | None:
     if not value:
         return None
@@ -105,6 +109,21 @@ class ModelsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogsSettings:
+    """Which output of llama-server is kept."""
+
+    files: list[str] = _setting([], "its log files; * and ? stand for any characters", _all_not_empty)
+    journal_units: list[str] = _setting(
+        [], "its systemd units, read from the journal by members of the group systemd-journal", _all_not_empty
+    )
+    minimum_level: str = _setting(
+        "debug",
+        "debug, info, warn, error, critical; lines below it are not kept",
+        _one_of("debug", "info", "warn", "error", "critical"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LoggingSettings:
     """How the collector tells its own events."""
 
@@ -123,6 +142,7 @@ class Settings:
     llama_server: LlamaServerSettings = field(default_factory=LlamaServerSettings)
     gpu: GpuSettings = field(default_factory=GpuSettings)
     models: ModelsSettings = field(default_factory=ModelsSettings)
+    logs: LogsSettings = field(default_factory=LogsSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property

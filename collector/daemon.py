@@ -21,7 +21,9 @@ from collector.database.documented import LOGS
 from collector.database.writer import Writer
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
 from collector.jobs.base import Job
+from collector.log_poller import LogPoller
 from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
+from collector.sources.log_reader import LOG_POSITIONS
 from collector.sources.registry import SOURCE_TABLES, build_sources
 from collector.table import Row
 
@@ -29,6 +31,11 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0
+_LAST_POLL_SECONDS = 0.5
+
+
+OWN_TABLES = (*SOURCE_TABLES, LOG_POSITIONS, COLLECTOR_HEALTH)
+"""All tables beside the documented ones."""
 
 
 class Daemon:
@@ -48,7 +55,7 @@ class Daemon:
         events.configure(settings.logging.level, settings.logging.format, self._store_event)
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
-        self._database = Database(settings.database_path, (*SOURCE_TABLES, COLLECTOR_HEALTH))
+        self._database = Database(settings.database_path, OWN_TABLES)
         sources = build_sources(settings, api_key, self._database.query)
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
         self._writer = Writer(self._database, self._buffer, self._health_rows)
@@ -59,6 +66,7 @@ class Daemon:
                 "flush", self._writer.flush, settings.database.flush_interval, _FLUSH_OFFSET_SECONDS, "writer"
             ),
         )
+        self._logs = LogPoller(settings.logs, self._database, self._buffer, self._flush_now)
         self._job_health = {job.name: Health(job.name) for job in self._jobs}
         self._scheduler = _scheduler()
 
@@ -74,6 +82,7 @@ class Daemon:
             self._run(job)
         self._schedule(started)
         self._scheduler.start()
+        self._logs.start()
         service.notify(READY=1)
 
     def run(self) -> None:
@@ -96,14 +105,17 @@ class Daemon:
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         self._sampler.close()
+        self._logs.close(_LAST_POLL_SECONDS)
         self._own_health.report(State("stopped"))
         self._last_flush()
         self._database.close()
 
+    def _flush_now(self) -> bool:
+        return observe(self._job_health["flush"], self._writer.flush) is not None
+
     def _last_flush(self) -> None:
         deadline = time.monotonic() + _LAST_FLUSH_SECONDS
-        health = self._job_health["flush"]
-        while observe(health, self._writer.flush) is None and time.monotonic() < deadline:
+        while not self._flush_now() and time.monotonic() < deadline:
             time.sleep(0.05)  # another program holds a lock: it may let go in time
         if waiting := self._buffer.waiting:
             self._log.error("the last rows could not be written and are lost", rows=waiting)
@@ -132,7 +144,7 @@ class Daemon:
         )
 
     def _health_rows(self) -> tuple[str, list[Row]]:
-        everything = (self._own_health, *self._sampler.health, *self._job_health.values())
+        everything = (self._own_health, *self._sampler.health, *self._logs.health, *self._job_health.values())
         return COLLECTOR_HEALTH.replace_statement, [health.row() for health in everything]
 
     def _store_event(self, level: str, text: str) -> None:

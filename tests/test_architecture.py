@@ -12,7 +12,7 @@ LAYERS: list[set[str]] = [
     {"config", "parsers", "database", "events", "service"},
     {"health"},
     {"sources", "jobs"},
-    {"sampler", "check", "status"},
+    {"sampler", "log_poller", "check", "status"},
     {"daemon"},
     {"cli"},
     {"__main__"},

@@ -14,14 +14,13 @@ import pytest
 
 from collector.cli import _parser
 from collector.config import Settings
+from collector.daemon import OWN_TABLES
 from collector.database.documented import DOCUMENTED_TABLES
-from collector.health import COLLECTOR_HEALTH
-from collector.sources.registry import SOURCE_TABLES
 from tests.support.collector import Collector
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-TABLES = (*DOCUMENTED_TABLES, *SOURCE_TABLES, COLLECTOR_HEALTH)
+TABLES = (*DOCUMENTED_TABLES, *OWN_TABLES)
 
 
 def settings_list() -> str:

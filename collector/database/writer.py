@@ -1,6 +1,7 @@
 """Commits what waits in the buffer: everything in one transaction, or nothing."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -38,6 +39,7 @@ class Writer:
         self._buffer = buffer
         self._closing_rows = closing_rows
         self._told_dropped = 0
+        self._lock = threading.Lock()
 
     def flush(self) -> int:
         """Commit all that waits; how many rows there were.
@@ -46,6 +48,10 @@ class Writer:
             DatabaseBusy: another program holds a lock; the rows wait on.
             DatabaseError: disk full, read-only, damaged; the rows wait on.
         """
+        with self._lock:  # a position must not be committed after a later one
+            return self._flush()
+
+    def _flush(self) -> int:
         batches = self._buffer.take()
         if not batches:
             return 0

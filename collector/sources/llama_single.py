@@ -18,8 +18,8 @@ NO_SUCH_PATH, METRICS_OFF = 404, 501
 UP = State("up")
 UNSEEN = State(
     "up",
-    "reading /metrics of this build could keep its model awake, and its process cannot be seen here: only its "
-    "state is read. Builds from b10531 on that know their number can be read at any time",
+    "reading /metrics of this build could keep its model awake, and its process cannot be seen here: only "
+    "its state is read. Builds from b10531 on that know their number can be read at any time",
 )
 METRICS_ARE_OFF = State("metrics off", "start llama-server with --metrics", level="warning", success=False)
 
@@ -62,8 +62,8 @@ class SingleServer:
 
         Args:
             tick: the sample.
-            props: what /props said at the last contact; it is asked again where its answer may have changed: it
-                tells of a sleeping model and wakes nothing.
+            props: what /props said at the last contact; asked again where that may have changed: it tells of
+                a sleeping model and wakes nothing.
 
         Raises:
             ServerDown, ServerBusy, AnswerRefused, StatusRefused, ParseError: see `LlamaHttp.get`.

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from collector.daemon import OWN_TABLES
 from collector.database import Database
 from collector.database.connection import transaction
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.schema import migrate
 from collector.errors import DatabaseError
-from collector.health import COLLECTOR_HEALTH
-from collector.sources.registry import SOURCE_TABLES
 
 DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
 DOCUMENTED_INDEXES = {
@@ -36,7 +35,7 @@ ADDED_IN_1_1 = (
     "favorite",
 )
 ADDED_IN_1_2 = ("gpu_usage", "gpu_memory_used", "gpu_memory_total", "swap_usage")
-OUR_TABLES = (*DOCUMENTED_TABLES, *SOURCE_TABLES, COLLECTOR_HEALTH)
+OUR_TABLES = (*DOCUMENTED_TABLES, *OWN_TABLES)
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
@@ -111,7 +110,7 @@ def test_the_database_uses_the_documented_page_size_encoding_and_journal(databas
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_documented_version_is_migrated_and_loses_nothing(tmp_path: Path, version: str) -> None:
     old_database(tmp_path / "old.db", VERSIONS[version])
-    with Database(tmp_path / "old.db", SOURCE_TABLES) as database:
+    with Database(tmp_path / "old.db", OWN_TABLES) as database:
         model = database.models.get_by_id("model_1_aaaaaaaaa")
         assert model is not None
         assert (model["name"], model["created_at"], model["their_note"]) == ("old", 5, "mine")
@@ -122,9 +121,8 @@ def test_every_documented_version_is_migrated_and_loses_nothing(tmp_path: Path, 
         assert database.meta.get("k") == [1]
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
         for table in OUR_TABLES:
-            if table.name != "collector_health":
-                names = {column[0] for column in columns_of(connection, table.name)}
-                assert names >= {column.name for column in table.columns}
+            names = {column[0] for column in columns_of(connection, table.name)}
+            assert names >= {column.name for column in table.columns}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

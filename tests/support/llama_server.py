@@ -32,6 +32,7 @@ class LlamaServer:
         prefix: of all its paths, as --api-prefix gives it.
         unix_socket: where it listens instead of the port.
         api_key: what it wants.
+        log: file for what it prints.
         program: a llama-server built from source; by default the one in the wheel `xllamacpp`.
         environment: of the process; None for the test's.
     """
@@ -45,6 +46,7 @@ class LlamaServer:
         prefix: str = "",
         unix_socket: Path | None = None,
         api_key: str | None = None,
+        log: Path | None = None,
         program: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class LlamaServer:
         served = [str(program)] if program else [sys.executable, "-m", "tests.support.serve"]
         self._command = [*served, "--model", str(model), "--port", str(self.port), *options]
         self._environment = environment
+        self._log = log or Path("/dev/null")
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(unix_socket) if unix_socket else None),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
@@ -62,13 +65,10 @@ class LlamaServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=self._environment,
-        )
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=self._environment
+            )
         try:
             self._await()
         except BaseException:

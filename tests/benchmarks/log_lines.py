@@ -1,0 +1,95 @@
+"""Lines a second from a log file to committed rows, beside a bare `executemany` of already parsed lines.
+
+Usage: python -m tests.benchmarks.log_lines [--rounds 5]
+
+Both commit 20,000 rows at a time, as much as the buffer holds, with the same journal and synchronous
+settings; the two take turns. Then: what a look at a file costs that has nothing new.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from collector.database.buffer import LINE_CAPACITY_ROWS
+from collector.database.connection import connect_for_writing
+from collector.database.documented import LOGS
+from collector.database.schema import migrate
+from collector.table import Row
+from tests.support.log_reading import file_collector
+
+RECORDINGS = Path(__file__).parents[1] / "recordings" / "logs"
+LINES = 100_000
+LOOKS = 20_000
+
+
+def long_run(recorded: bytes, times: int) -> bytes:
+    """A log of one process that has been up for days: the recording, its stamps counted on."""
+    lines = b"\n" + recorded.rstrip()
+    return b"".join(lines.replace(b"\n0.", b"\n%d." % minute) for minute in range(1, times + 1))[1:] + b"\n"
+
+
+def through_reader(directory: Path, log: Path) -> tuple[float, list[Row]]:
+    with file_collector(directory / "reader.db", log) as collector:
+        started = time.perf_counter()
+        while collector.reader.poll() and (collector.reader.behind or collector.buffer.waiting):
+            if collector.buffer.room_for_lines == 0 or not collector.reader.behind:
+                collector.writer.flush()
+        elapsed = time.perf_counter() - started
+        return elapsed, [tuple(row.values()) for row in collector.rows()]
+
+
+def bare(directory: Path, rows: list[Row]) -> float:
+    connection = connect_for_writing(directory / "bare.db")
+    list(migrate(connection, (LOGS,)))
+    started = time.perf_counter()
+    for start in range(0, len(rows), LINE_CAPACITY_ROWS):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(LOGS.insert_statement, rows[start : start + LINE_CAPACITY_ROWS])
+        connection.execute("COMMIT")
+    elapsed = time.perf_counter() - started
+    connection.close()
+    return elapsed
+
+
+def microseconds_a_look(directory: Path, log: Path) -> float:
+    with file_collector(directory / "looks.db", log) as collector:
+        collector.poll()
+        started = time.perf_counter()
+        for _ in range(LOOKS):
+            collector.reader.poll()
+        return (time.perf_counter() - started) / LOOKS * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    for name in ("single.log", "single.jsonl", "xllamacpp-2026.4.8672.log"):
+        recorded = (RECORDINGS / name).read_bytes()
+        data = long_run(recorded, LINES // recorded.count(b"\n"))
+        seconds: dict[str, list[float]] = {"reader": [], "bare": []}
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as scratch:
+                log = Path(scratch) / "llama.log"
+                log.write_bytes(data)
+                time.sleep(1)  # older than a record waits for its other lines
+                elapsed, rows = through_reader(Path(scratch), log)
+                seconds["reader"].append(elapsed)
+                seconds["bare"].append(bare(Path(scratch), rows))
+        reader, plain = (len(rows) / statistics.median(seconds[which]) for which in ("reader", "bare"))
+        print(
+            f"{name:<26} reader {reader:9,.0f} rows/s   executemany {plain:9,.0f} rows/s   "
+            f"ratio {reader / plain:.2f}   (goal: at least 0.6)"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "llama.log"
+        log.write_bytes((RECORDINGS / "single.log").read_bytes())
+        print(
+            f"a look at a file with nothing new: {microseconds_a_look(Path(scratch), log):.1f} µs   (goal: below 50)"
+        )
+
+
+if __name__ == "__main__":
+    main()
