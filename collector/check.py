@@ -1,14 +1,16 @@
 """`check`: looks at the settings and at everything they point at, and says what to change."""
 
+import glob
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.config import Settings, find_settings_file, load_settings, read_api_key
+from collector.config import Settings, absolute, find_settings_file, load_settings, read_api_key
 from collector.database.connection import connect_read_only
 from collector.database.lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
@@ -100,15 +102,47 @@ def _check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
-    directory = settings.models_directory
-    if not directory.is_dir():
-        yield note(
-            f"{directory} is no directory: name yours in [models] directory; the disk above it is measured"
+    for directory in settings.models_directories:
+        if not directory.is_dir():
+            yield note(f"{directory} is no directory: name yours in [models] directory")
+        elif not os.access(directory, os.R_OK | os.X_OK):
+            yield problem(
+                f"{directory} cannot be read by this user: chmod o+rx {shlex.quote(str(directory))}"
+            )
+        else:
+            yield good(str(directory))
+
+
+def _check_logs(settings: Settings) -> Iterator[Finding]:
+    for pattern in settings.logs.files:
+        files = [Path(name) for name in glob.glob(str(absolute(pattern)))]  # noqa: PTH207 - an absolute pattern
+        if not files:
+            yield note(
+                f"{pattern}: no such file yet; start llama-server with --log-file, or mend [logs] files"
+            )
+        for file in files:
+            if os.access(file, os.R_OK):
+                yield good(str(file))
+            else:
+                yield problem(f"{file} cannot be read by this user: chmod o+r {shlex.quote(str(file))}")
+    for unit in settings.logs.journal_units:
+        yield _journal(unit)
+
+
+def _journal(unit: str) -> Finding:
+    command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return problem(f"journalctl cannot be run ({error}): take {unit} out of [logs] journal_units")
+    if ended.stdout.strip():
+        return good(f"the journal holds lines of {unit}")
+    if ended.returncode or ended.stderr.strip():
+        return problem(
+            f"the journal cannot be read ({ended.stderr.strip():.200}): "
+            "add this user to its group (usermod --append --groups systemd-journal USER)"
         )
-    elif not os.access(directory, os.R_OK | os.X_OK):
-        yield problem(f"{directory} cannot be read by this user: chmod o+rx {shlex.quote(str(directory))}")
-    else:
-        yield good(str(directory))
+    return note(f"the journal holds no line of {unit} that this user may read")
 
 
 def _check_gpu(settings: Settings) -> Iterator[Finding]:
@@ -182,6 +216,7 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("database", _check_database),
     ("disk", _check_disk),
     ("models", _check_models),
+    ("logs", _check_logs),
     ("gpu", _check_gpu),
     ("llama-server", _check_llama_server),
 )

@@ -17,6 +17,7 @@ examples:
   llama-collector run                          collect until Ctrl-C
   llama-collector --config my.toml check       look at the settings and what they point at
   llama-collector status                       the newest readings
+  llama-collector scan                         read the models directories now (not while it runs)
   llama-collector status --json | jq .metrics  the same for programs
 """
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="check the settings and what they point at").set_defaults(
         command=_check
     )
+    commands.add_parser("scan", help="scan the models directories now").set_defaults(command=_scan)
     status = commands.add_parser("status", help="the newest readings, the jobs' health, sizes")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     status.set_defaults(command=_status)
@@ -89,6 +91,13 @@ def _check(options: argparse.Namespace) -> int:
     from collector.check import run_checks
 
     return EXIT_DONE if run_checks(options.config) else EXIT_FAILED
+
+
+def _scan(options: argparse.Namespace) -> int:
+    from collector.scan import scan_now
+
+    scan_now(_settings(options))
+    return EXIT_DONE
 
 
 def _status(options: argparse.Namespace) -> int:

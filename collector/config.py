@@ -18,15 +18,16 @@ Check = Callable[[Any], str | None]
 """Takes a value of the right type; says what is wrong with it, or None."""
 
 
-def _setting(default: Any, meaning: str, check: Check = lambda _: None) -> Any:
+def _setting(default: Any, meaning: str, check: Check = lambda _: None, *, or_list: bool = False) -> Any:
     """One key of the file.
 
     Args:
         default: its value where the file does not name it; its type is the type wanted.
         meaning: one line for the README, with unit and range.
         check: what the type does not say.
+        or_list: whether a list of such values is taken as well.
     """
-    metadata = {"meaning": meaning, "check": check}
+    metadata = {"meaning": meaning, "check": check, "or_list": or_list}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -34,6 +35,15 @@ def _setting(default: Any, meaning: str, check: Check = lambda _: None) -> Any:
 
 def _between(low: float, high: float) -> Check:
     return lambda value: None if low <= value <= high else f"must be from {low} to {high}"
+
+
+def _zero_or_between(low: float, high: float) -> Check:
+    return lambda value: None if value == 0 else _between(low, high)(value)
+
+
+def _text_or_texts(value: str | list[str]) -> str | None:
+    texts = [value] if isinstance(value, str) else value
+    return _all_not_empty(texts) if texts else "must not be empty"
 
 
 def _one_of(*choices: str) -> Check:
@@ -105,7 +115,15 @@ class GpuSettings:
 class ModelsSettings:
     """Where the models lie."""
 
-    directory: str = _setting("~/models", "the models directory; disk_usage is of its partition", _not_empty)
+    directory: str | list[str] = _setting(
+        "~/models",
+        "the models directory, or a list of several; disk_usage is of the first one's partition",
+        _text_or_texts,
+        or_list=True,
+    )
+    rescan_interval: int = _setting(
+        300, "seconds between two scans of it, 10 to 86400; 0 = never", _zero_or_between(10, 86_400)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +169,10 @@ class Settings:
         return absolute(self.database.path)
 
     @property
-    def models_directory(self) -> Path:
-        """The models directory, absolute."""
-        return absolute(self.models.directory)
+    def models_directories(self) -> tuple[Path, ...]:
+        """The models directories, absolute; at least one."""
+        named = self.models.directory
+        return tuple(absolute(path) for path in ([named] if isinstance(named, str) else named))
 
 
 def absolute(path: str) -> Path:
@@ -267,7 +286,8 @@ def _section(
 
 def _fault(setting: Field[Any], value: object) -> str | None:
     default = setting.default if setting.default_factory is MISSING else setting.default_factory()
-    if not _same_type(value, default):
+    listed = setting.metadata["or_list"] and isinstance(value, list)
+    if not (_same_type(value, [default]) if listed else _same_type(value, default)):
         return f"must be {_TYPE_NAMES[type(default)]}, not {value!r:.60}"
     fault: str | None = setting.metadata["check"](value)
     return f"{fault}, not {value!r:.60}" if fault else None

@@ -1,10 +1,13 @@
 """The running collector: start, run, stop. The only importer of APScheduler."""
 
+import gc
 import math
 import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from apscheduler.executors.debug import DebugExecutor
@@ -21,10 +24,11 @@ from collector.database.documented import LOGS
 from collector.database.writer import Writer
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
 from collector.jobs.base import Job
+from collector.jobs.scan_models import ModelScan
 from collector.log_poller import LogPoller
+from collector.own_tables import OWN_TABLES
 from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
-from collector.sources.log_reader import LOG_POSITIONS
-from collector.sources.registry import SOURCE_TABLES, build_sources
+from collector.sources.registry import build_sources
 from collector.table import Row
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,10 +36,7 @@ CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0
 _LAST_POLL_SECONDS = 0.5
-
-
-OWN_TABLES = (*SOURCE_TABLES, LOG_POSITIONS, COLLECTOR_HEALTH)
-"""All tables beside the documented ones."""
+_LAST_JOB_SECONDS = 0.5
 
 
 class Daemon:
@@ -60,15 +61,25 @@ class Daemon:
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
         self._writer = Writer(self._database, self._buffer, self._health_rows)
         self._own_health = Health("collector")
-        self._jobs = (
-            Job("sample", self._sampler.tick, settings.sampling.interval, 0, "sampling"),
-            Job(
-                "flush", self._writer.flush, settings.database.flush_interval, _FLUSH_OFFSET_SECONDS, "writer"
-            ),
-        )
+        self._stopping = threading.Event()
+        self._maintenance = threading.Lock()
+        self._jobs = self._build_jobs()
         self._logs = LogPoller(settings.logs, self._database, self._buffer, self._flush_now)
         self._job_health = {job.name: Health(job.name) for job in self._jobs}
         self._scheduler = _scheduler()
+
+    def _build_jobs(self) -> list[Job]:
+        """All jobs, in the order of their first run."""
+        interval, flush_interval = self._settings.sampling.interval, self._settings.database.flush_interval
+        jobs = [
+            Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
+            Job("flush", self._writer.flush, flush_interval, _FLUSH_OFFSET_SECONDS, "writer", is_vital=True),
+        ]
+        if rescan_interval := self._settings.models.rescan_interval:
+            scan = ModelScan(self._database, self._settings.models_directories)
+            action = partial(scan.run, stop=self._stopping)
+            jobs.append(Job("scan", action, rescan_interval, _FLUSH_OFFSET_SECONDS, "maintenance"))
+        return jobs
 
     def start(self) -> None:
         """Take the first sample, commit it, and set the timers."""
@@ -79,10 +90,12 @@ class Daemon:
             self._log.info(f"database: {', '.join(self._database.changes)}")
         started = time.time()
         for job in self._jobs:
-            self._run(job)
-        self._schedule(started)
+            if job.is_vital:
+                self._run(job)
+        self._schedule(started, first=True)
         self._scheduler.start()
         self._logs.start()
+        gc.freeze()  # what is here now stays: no collection needs to look at it again
         service.notify(READY=1)
 
     def run(self) -> None:
@@ -92,9 +105,7 @@ class Daemon:
         while signal.sigtimedwait(ENDING_SIGNALS, pause) is None:
             if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
                 offset = _wall_clock_offset()
-                self._schedule(
-                    time.time()
-                )  # interval triggers live on wall time and would wait for it to come back
+                self._schedule(time.time())  # interval triggers would wait for the old time to come back
                 self._log.warning("the clock was set, or the machine slept: the timers start anew")
             if self._alive():
                 service.notify(WATCHDOG=1)
@@ -102,10 +113,12 @@ class Daemon:
     def stop(self) -> None:
         """End the timers, commit what waits, close the database."""
         service.notify(STOPPING=1)
+        self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         self._sampler.close()
         self._logs.close(_LAST_POLL_SECONDS)
+        self._maintenance.acquire(timeout=_LAST_JOB_SECONDS)
         self._own_health.report(State("stopped"))
         self._last_flush()
         self._database.close()
@@ -121,11 +134,18 @@ class Daemon:
             self._log.error("the last rows could not be written and are lost", rows=waiting)
 
     def _run(self, job: Job) -> None:
-        observe(self._job_health[job.name], job.action)
+        health = self._job_health[job.name]
+        if job.thread != "maintenance":
+            observe(health, job.action)
+            return
+        with self._maintenance:  # the end waits a little for it
+            if not self._stopping.is_set():
+                observe(health, job.action)
 
-    def _schedule(self, last_run: float) -> None:
+    def _schedule(self, last_run: float, *, first: bool = False) -> None:
         for job in self._jobs:
-            next_run = _next_run(job, last_run)
+            at_once = first and not job.is_vital
+            next_run = datetime.now(UTC) if at_once else _next_run(job, last_run)
             self._scheduler.add_job(
                 self._run,
                 IntervalTrigger(seconds=job.interval_seconds, start_date=next_run, timezone=UTC),
@@ -141,6 +161,7 @@ class Daemon:
         return all(
             now - (self._job_health[job.name].last_run or now) < max(30, 3 * job.interval_seconds)
             for job in self._jobs
+            if job.is_vital
         )
 
     def _health_rows(self) -> tuple[str, list[Row]]:

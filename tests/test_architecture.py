@@ -12,8 +12,8 @@ LAYERS: list[set[str]] = [
     {"config", "parsers", "database", "events", "service"},
     {"health"},
     {"sources", "jobs"},
-    {"sampler", "log_poller", "check", "status"},
-    {"daemon"},
+    {"sampler", "log_poller", "own_tables", "check", "status"},
+    {"daemon", "scan"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,8 +14,8 @@ import pytest
 
 from collector.cli import _parser
 from collector.config import Settings
-from collector.daemon import OWN_TABLES
 from collector.database.documented import DOCUMENTED_TABLES
+from collector.own_tables import OWN_TABLES
 from tests.support.collector import Collector
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ class Job:
         interval_seconds: between two starts; a run that is still under way is not started again.
         offset_seconds: how long after the full second it starts.
         thread: jobs of one thread wait for each other: `sampling`, `writer` or `maintenance`.
+        is_vital: the start waits for its first run, and the watchdog for every one.
     """
 
     name: str
@@ -21,3 +22,4 @@ class Job:
     interval_seconds: float
     offset_seconds: float
     thread: str
+    is_vital: bool = False

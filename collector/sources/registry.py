@@ -20,7 +20,7 @@ SOURCE_TABLES: tuple[Table, ...] = (HOST_METRICS, GPU_METRICS, LLAMA_METRICS, MO
 
 def build_sources(settings: Settings, api_key: str | None, query: Query) -> list[Source[Any]]:
     """Every source that the settings ask for."""
-    disk = DiskSource(settings.models_directory)
+    disk = DiskSource(settings.models_directories[0])
     processes = LlamaProcessSource(settings.llama_server.process_name)
     gpu = GpuSource() if settings.gpu.enabled else None
     sources: list[Source[Any]] = [disk, HostSource(disk), processes]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.daemon import OWN_TABLES
 from collector.database import Database
 from collector.database.connection import transaction
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.schema import migrate
 from collector.errors import DatabaseError
+from collector.own_tables import OWN_TABLES
 
 DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
 DOCUMENTED_INDEXES = {
