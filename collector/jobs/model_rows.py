@@ -1,8 +1,10 @@
 """Which row of `models` belongs to which model on the disk, and what must change in it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from collector.database.models import new_model_id
@@ -40,8 +42,8 @@ def match_rows(
 ) -> RowChanges:
     """Give every model its row, and note its id in the inventory.
 
-    A model has the row of its last scan, else the row that another program made for its file, else the row
-    of a file that is gone and was the same: it moved. Else it gets a new one.
+    A model has the row of its last scan, also at another path; else the row that another program made for
+    its file; else the row of a file that is gone and was the same. Else it gets a new one.
 
     Args:
         inventory: what lies there.
@@ -64,63 +66,81 @@ class _Matching:
         self._inventory = inventory
         self._answers = answers
         self._known = known
-        self._movable = [r for r in gone.values() if r.model_id in known.models and describes_model(r)]
+        self._gone = gone
         self._changes = RowChanges()
 
     def take(self, now: int) -> RowChanges:
-        strangers = []
-        for model in self._inventory.models:
-            if row := self._row(model.record):
-                self._use(model, row, self._known.records.get(model.record.path))
-            else:
-                strangers.append(model)
-        by_path = self._unused_rows_by_path() if strangers else {}
-        for model in strangers:
-            if row := by_path.pop(model.record.path, None):
-                self._use(model, row, None)
-            elif (before := self._moved(model)) and (row := self._row(before)):
-                self._use(model, row, before)
-            else:
-                self._insert(model, now)
+        """Each kind of claim is heard for all models before the next weaker one."""
+        claims = [self._same_file, self._moved_file, self._same_path, self._row_of_others, self._copied_file]
+        models = self._inventory.models
+        for claim in claims:
+            models = [model for model in models if not claim(model)]
+        for model in models:
+            self._insert(model, now)
         return self._changes
 
-    def _row(self, record: FileRecord) -> ModelRow | None:
-        return self._known.models.get(record.model_id) if record.model_id else None
+    def _same_file(self, model: Model) -> bool:
+        """The file is as it was."""
+        before = self._known.records.get(model.record.path)
+        return before is not None and is_unchanged(model.record, before) and self._use(model, before)
 
-    def _unused_rows_by_path(self) -> dict[str, ModelRow]:
-        """Of several rows of one file the oldest."""
+    def _moved_file(self, model: Model) -> bool:
+        """The very file, at another path: even where that path now holds another file."""
+        return any(self._use(model, before) for before in self._vacated.get(_identity(model.record), ()))
+
+    def _same_path(self, model: Model) -> bool:
+        """Another file at the same path."""
+        before = self._known.records.get(model.record.path)
+        return before is not None and self._use(model, before)
+
+    def _row_of_others(self, model: Model) -> bool:
+        row = self._unused_rows.pop(model.record.path, None)
+        return row is not None and self._use_row(model, row, None)
+
+    def _copied_file(self, model: Model) -> bool:
+        """A file that is gone and was of equal size and time: moved between disks; at best of one name."""
+        candidates = [r for r in self._gone.values() if describes_model(r) and is_unchanged(model.record, r)]
+        candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
+        return any(self._use(model, before) for before in candidates)
+
+    @cached_property
+    def _vacated(self) -> dict[tuple[int, int, int], list[FileRecord]]:
+        """Records of files that are not where they were."""
+        vacated = defaultdict(list)
+        for path, record in self._known.records.items():
+            if describes_model(record) and not is_unchanged(record, self._inventory.records.get(path)):
+                vacated[_identity(record)].append(record)
+        return vacated
+
+    @cached_property
+    def _unused_rows(self) -> dict[str, ModelRow]:
+        """Rows of files that no scan has seen, by path; of several rows of one file the oldest."""
         rows = [row for row in self._known.models.values() if row.id not in self._changes.in_use]
-        return {
-            os.path.realpath(row.model_path): row
-            for row in reversed(rows)
-            if row.model_path and row.model_path.startswith("/") and "\0" not in row.model_path
-        }
+        return {path: row for row in reversed(rows) if (path := _resolved(row.model_path))}
 
-    def _moved(self, model: Model) -> FileRecord | None:
-        """The record of the same file at its former place: of equal size and time, at best inode and name."""
-        candidates = [r for r in self._movable if is_unchanged(model.record, r)]
-        if not candidates:
-            return None
-        best = max(
-            candidates, key=lambda r: (r.inode == model.record.inode, model_name(r.found_at) == model.name)
-        )
-        self._movable.remove(best)
-        return best
+    def _use(self, model: Model, before: FileRecord) -> bool:
+        row = self._known.models.get(before.model_id) if before.model_id else None
+        return row is not None and row.id not in self._changes.in_use and self._use_row(model, row, before)
 
-    def _use(self, model: Model, row: ModelRow, before: FileRecord | None) -> None:
+    def _use_row(self, model: Model, row: ModelRow, before: FileRecord | None) -> bool:
         self._changes.in_use.add(row.id)
         if model.record.model_id != row.id:
             model.record = model.record._replace(model_id=row.id)
             self._inventory.records[model.record.path] = model.record
         if columns := self._changed_columns(model, row, before):
             self._changes.updated[row.id] = columns
+        return True
 
     def _changed_columns(self, model: Model, row: ModelRow, before: FileRecord | None) -> dict[str, Any]:
         """What the file says. Name and path stay what others made of them while the path is right."""
         columns = self._told_columns(model)
         if row.file_size != model.file_size:
             columns["file_size"] = model.file_size
-        if before and before.found_at != model.record.found_at and not os.path.exists(row.model_path or ""):  # noqa: PTH110
+        if (
+            before
+            and before.found_at != model.record.found_at
+            and _resolved(row.model_path) != model.record.path
+        ):
             columns["model_path"] = model.record.found_at
             if row.name == model_name(before.found_at):
                 columns["name"] = model.name
@@ -138,3 +158,12 @@ class _Matching:
         answer = self._answers.get(model.record.path)
         columns = answer.columns.items() if answer else ()
         return {name: value for name, value in columns if value is not None or name in _MAY_BECOME_NULL}
+
+
+def _identity(record: FileRecord) -> tuple[int, int, int]:
+    return record.inode, record.size_bytes, record.modified_ns
+
+
+def _resolved(path: str | None) -> str | None:
+    """An absolute path with its symbolic links resolved; None where it is no such path."""
+    return os.path.realpath(path) if path and path.startswith("/") and "\0" not in path else None

@@ -103,8 +103,8 @@ class ModelHistory:
         evicting = _is_full(known, places) and any(_takes_a_place(known, model) for model in models)
         changes: list[Statement] = []
         for model in (*gone, *models):
+            changes += self._status(timestamp, model)  # first: an event names the row
             changes += self._change(timestamp, model, build, evicting=evicting)
-            changes += self._status(timestamp, model)
         return changes + self._forgotten(timestamp, present | set(known))
 
     def server_ended(self, timestamp: int) -> list[Statement]:

@@ -293,19 +293,39 @@ def test_a_file_that_moved_to_another_disk_keeps_its_row(
     assert (only(database)["id"], only(database)["name"]) == (row["id"], "copy")
 
 
-def test_files_that_swap_their_names_keep_their_rows(
+def test_files_that_swap_their_names_take_their_rows_along(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     small = model(directory / "small.gguf", numbers=NUMBERS | {"llama.context_length": 1})
     large = model(directory / "large.gguf", tensors={"t": np.zeros(4096, np.float32)})
     scan.run()
+    before = {row["name"]: row for row in database.models.get_all()}
     small.rename(directory / "kept")
     large.rename(small)
     (directory / "kept").rename(large)
     scan.run()
+    after = {row["name"]: row for row in database.models.get_all()}
+    for old, new in (("small", "large"), ("large", "small")):
+        assert after[new]["model_path"] == str(directory / f"{new}.gguf")
+        for column in ("id", "ctx_size", "file_size"):
+            assert after[new][column] == before[old][column]
+
+
+def test_a_new_file_in_the_place_of_one_that_moved_does_not_take_its_row(
+    database: Database, directory: Path, scan: ModelScan
+) -> None:
+    path = model(directory / "m.gguf")
+    scan.run()
+    row = only(database)
+    path.rename(directory / "old.gguf")
+    path.write_bytes(b"GGUF")  # the new one is still being copied
+    scan.run()
+    assert (only(database)["id"], only(database)["name"]) == (row["id"], "old")
+    model(path, numbers={"llama.context_length": 1})
+    scan.run()
     rows = {row["name"]: row for row in database.models.get_all()}
-    assert rows["large"]["ctx_size"] == 1
-    assert rows["small"]["file_size"] == small.stat().st_size
+    assert rows.keys() == {"m", "old"}
+    assert (rows["old"]["id"], rows["m"]["ctx_size"]) == (row["id"], 1)
 
 
 # Parts

@@ -19,6 +19,9 @@ from tests.support.log_reading import LogCollector
 Open = Callable[..., LogCollector]
 
 
+pytestmark = pytest.mark.slow  # it takes systemd's own programs, which a machine with only Python lacks
+
+
 @pytest.fixture
 def journals(tmp_path: Path) -> Path:
     directory = tmp_path / "journal"

@@ -81,6 +81,7 @@ def test_how_long_the_previous_state_lasted_is_known_from_the_second_change_on(s
         "SELECT previous_state, seconds_since_last AS s FROM model_events ORDER BY id"
     )
     assert [row["previous_state"] for row in rows] == ["unloaded", "loading"]
+    assert story.database.query("SELECT * FROM model_events WHERE model_id IS NULL") == []
     assert rows[0]["s"] is None
     assert 0 <= rows[1]["s"] < 5
 
