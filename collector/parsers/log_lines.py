@@ -6,7 +6,7 @@ A line that belongs to the record before it (a chat template, a table) stays wit
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
@@ -86,14 +86,31 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
         lines: as `split_lines` gives them.
         key_follows: whether the line before them ended with such a flag (`ends_with_key_flag`).
     """
+    text = "\n".join(lines)  # one look at all of them costs least
+    prefixed = _ALL_PREFIXED(text)
+    is_default = len(prefixed) == len(lines)  # nearly all lines are of today's default
+    records = _records_with_prefix(prefixed) if is_default else _records_of_any_format(lines)
+    if key_follows or _hints_at_key(text):
+        _mask_keys(records, key_follows=key_follows)
+    return records
+
+
+def _records_with_prefix(prefixed: Iterable[tuple[str, str, str, str]]) -> list[Record]:
+    return [
+        # Positional, here alone: keywords cost a tenth of the whole line.
+        Record(_LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, True, number)  # noqa: FBT003
+        for number, (minutes, seconds, letter, message) in enumerate(prefixed)
+        if (stripped := message.rstrip())
+    ]
+
+
+def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
     records: list[Record] = []
     last: Record | None = None
     for number, text in enumerate(lines):
-        record = FORMATS[0](text, 0)  # nearly all lines are of today's default
-        if record is None:
-            if not text or text.isspace():
-                continue
-            record = parse_line(text)
+        if not text or text.isspace():
+            continue
+        record = parse_line(text)
         if not record.message:
             continue
         if not record.begins and last is not None and _continues(record, last):
@@ -102,8 +119,6 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
         record.line = number
         records.append(record)
         last = record
-    if key_follows or _hints_at_key("\n".join(lines)):  # one look at all of them costs least
-        _mask_keys(records, key_follows=key_follows)
     return records
 
 
@@ -128,11 +143,12 @@ def _with_prefix(text: str, port: int) -> Record | None:
         return None
     minutes, seconds, letter = match.groups()
     stamp = int(minutes) * 60 + float(seconds)
-    # Positional, here alone: keywords cost a tenth of the whole line.
-    return Record(_LETTERS[letter], text[match.end() :].rstrip(), stamp, port, True)  # noqa: FBT003
+    return Record(_LETTERS[letter], text[match.end() :].rstrip(), stamp, port, begins=True)
 
 
-_PREFIX = re.compile(r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} ([IWED]) ?").match
+_PREFIX_PATTERN = r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} ([IWED]) ?"
+_PREFIX = re.compile(_PREFIX_PATTERN).match
+_ALL_PREFIXED = re.compile(rf"^{_PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
 _LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from collector.daemon import tune_garbage_collection
 from collector.database.buffer import LINE_CAPACITY_ROWS
 from collector.database.connection import connect_for_writing
 from collector.database.documented import LOGS
@@ -66,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
+    tune_garbage_collection()  # as the collector does after its start
     for name in ("single.log", "single.jsonl", "xllamacpp-2026.4.8672.log"):
         recorded = (RECORDINGS / name).read_bytes()
         data = long_run(recorded, LINES // recorded.count(b"\n"))
