@@ -196,8 +196,7 @@ def _read_one(reader: HeaderReader, found: FoundFile) -> Answer:
 
 def _faults(walk: Walk) -> list[str]:
     return [
-        f"{shown_path(path)} cannot be read ({reason}): what is known of the files there is kept. "
-        "Is its disk mounted? [models] directory names it"
+        f"{shown_path(path)} cannot be read ({reason}): what is known of the files there is kept"
         for path, reason in walk.faults.items()
     ]
 
