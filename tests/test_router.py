@@ -3,6 +3,7 @@
 Slow: the first run builds two versions of llama-server from source.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -234,16 +235,32 @@ def test_what_changed_while_the_collector_was_away_is_caught_up(
         assert len(collector.query("SELECT * FROM models")) == 4
 
 
-def test_an_api_key_serves_router_and_models(program: Path, models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_an_api_key_serves_router_and_models(program: Path, models: Path, tmp_path: Path, way: str) -> None:
+    """From the environment, the models' own processes inherit it and want it as well."""
     (tmp_path / "key").write_text("s3cr3t")
-    with LlamaRouter(program, models, tmp_path / "router.log", ("--api-key", "s3cr3t")) as router:
+    options = ("--api-key", "s3cr3t") if way == "option" else ()
+    environment = os.environ | ({"LLAMA_API_KEY": "s3cr3t"} if way == "environment" else {})
+    log = tmp_path / "router.log"
+    with LlamaRouter(program, models, log, options, api_key="s3cr3t", environment=environment) as router:
         settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\napi_key_file = "{tmp_path}/key"\n'
         with Collector(tmp_path, settings) as collector:
             collector.wait_for("SELECT * FROM models WHERE name = 'gamma'")
-            assert collector.query("SELECT state FROM collector_health WHERE name = 'llama_server'") == [
-                {"state": "up"}
-            ]
+            work(router, "alpha")
+            collector.wait_for("SELECT * FROM llama_metrics WHERE tokens_predicted_total = 2880")
             assert collector.stop() == 0
+    assert "s3cr3t" not in collector.output + collector.database.read_bytes().decode("latin-1")
+
+
+def test_a_model_of_a_preset_is_tied_to_its_file(program: Path, models: Path, tmp_path: Path) -> None:
+    presets = tmp_path / "presets.ini"
+    presets.write_text(f"[the boss]\nmodel = {models / 'alpha.gguf'}\nctx-size = 256\n")
+    with both(program, models, tmp_path, "--models-preset", str(presets)) as (router, collector):
+        work(router, "the boss")
+        (row,) = collector.wait_for("SELECT * FROM llama_metrics WHERE tokens_predicted_total = 2880")
+        assert row["model"] == "the boss"
+        (model,) = collector.query(f"SELECT * FROM models WHERE id = '{row['model_id']}'")
+        assert model["model_path"] == str(models / "alpha.gguf")
 
 
 def test_names_with_spaces_quotes_and_other_scripts_stay_apart(

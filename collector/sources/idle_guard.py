@@ -27,20 +27,31 @@ class IdleGuard:
         self.is_harmless = known_harmless or not props.can_sleep
         """Whether a reading neither wakes a model nor keeps it awake."""
         self._cpu_seconds: float | None = 0.0 if is_new else None
-        self._worked = is_new  # to load its model
+        self._wanted_reads = 1 if is_new else 0  # it worked to load its model
 
     def may_read(self, process: LlamaProcess | None) -> bool:
-        """Look once.
+        """Look once; tell `has_read` when the reading succeeded, or it is tried again.
 
         Args:
-            process: the model's; None where it cannot be seen.
+            process: the model's; None where it cannot be seen just now.
         """
         if self.is_harmless:
             return True
-        before, self._cpu_seconds = self._cpu_seconds, process.cpu_seconds if process else None
-        if before is None or self._cpu_seconds is None:
+        if process is None:
             return False
-        is_another = self._cpu_seconds < before  # another process
-        works = is_another or self._cpu_seconds - before >= ACTIVE_CPU_SECONDS
-        may, self._worked = works or self._worked, works
-        return may
+        before, self._cpu_seconds = self._cpu_seconds, process.cpu_seconds
+        if before is not None and _works(before, process.cpu_seconds):
+            self._wanted_reads = _NOW_AND_ONCE_MORE
+        return self._wanted_reads > 0
+
+    def has_read(self) -> None:
+        """A reading succeeded."""
+        self._wanted_reads = max(0, self._wanted_reads - 1)
+
+
+_NOW_AND_ONCE_MORE = 2
+
+
+def _works(before: float, cpu_seconds: float) -> bool:
+    """Whether a process worked between two looks; less than before is another process, which did."""
+    return cpu_seconds < before or cpu_seconds - before >= ACTIVE_CPU_SECONDS

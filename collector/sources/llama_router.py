@@ -11,6 +11,7 @@ from collector.sources.base import Tick
 from collector.sources.idle_guard import IdleGuard
 from collector.sources.llama_http import (
     Address,
+    Answer,
     AnswerRefused,
     LlamaHttp,
     ServerBusy,
@@ -94,7 +95,8 @@ class Router:
     ) -> Row | None:
         if not child.may_read(model, process):
             return None
-        return child.metrics.row(tick, model, child.http.get("/metrics"), process, self._neighbours)
+        answer = child.read()
+        return child.metrics.row(tick, model, answer, process, self._neighbours)
 
 
 class _Child:
@@ -122,6 +124,13 @@ class _Child:
                 raise AnswerRefused("another server listens on this port")
             self._guard = IdleGuard(props, is_new=self._is_new)
         return self._guard.may_read(process)
+
+    def read(self) -> Answer:
+        """Its /metrics."""
+        answer = self.http.get("/metrics")
+        if self._guard:
+            self._guard.has_read()
+        return answer
 
 
 def is_local(url: str) -> bool:

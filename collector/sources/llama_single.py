@@ -85,6 +85,7 @@ class SingleServer:
             if error.status in (NO_SUCH_PATH, METRICS_OFF):  # 404: a build of early 2024; /props was there
                 return Seen((model,), (), METRICS_ARE_OFF)
             raise
+        self._guard.has_read()
         return self._seen(tick, model, answer, process)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:

@@ -14,7 +14,13 @@ def process(cpu_seconds: float) -> LlamaProcess:
 
 
 def looks(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
-    return [guard.may_read(None if spent is None else process(spent)) for spent in cpu_seconds]
+    """Whether each look read; every reading succeeds."""
+    answers = []
+    for spent in cpu_seconds:
+        answers.append(guard.may_read(None if spent is None else process(spent)))
+        if answers[-1]:
+            guard.has_read()
+    return answers
 
 
 def test_a_build_that_reads_without_waking_is_always_read() -> None:
@@ -53,4 +59,15 @@ def test_another_process_in_its_place_has_worked() -> None:
 
 
 def test_a_process_that_cannot_be_seen_is_not_read() -> None:
-    assert looks(IdleGuard(props(None), is_new=False), None, None, 1.0, 2.0) == [False, False, False, True]
+    assert looks(IdleGuard(props(None), is_new=False), None, None) == [False, False]
+
+
+def test_work_that_was_done_while_the_process_could_not_be_seen_is_read_afterwards() -> None:
+    guard = IdleGuard(props(None), is_new=False)
+    assert looks(guard, 1.0, None, 2.0, 2.0, 2.0) == [False, False, True, True, False]
+
+
+def test_a_reading_that_failed_is_tried_again() -> None:
+    guard = IdleGuard(props(None), is_new=False)
+    assert [guard.may_read(process(spent)) for spent in (1.0, 2.0, 2.0, 2.0)] == [False, True, True, True]
+    assert looks(guard, 2.0, 2.0, 2.0) == [True, True, False]

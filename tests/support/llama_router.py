@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,9 +21,20 @@ class LlamaRouter:
         models: directory of GGUF files.
         log: where its output goes.
         options: further llama-server options.
+        api_key: what it wants.
+        environment: of the process; None for the test's.
     """
 
-    def __init__(self, binary: Path, models: Path, log: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        models: Path,
+        log: Path,
+        options: Sequence[str] = (),
+        *,
+        api_key: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -31,12 +42,18 @@ class LlamaRouter:
             str(binary), "--models-dir", str(models), "--host", "127.0.0.1", "--port", str(self.port),
             "--metrics", "--ctx-size", "512", "--threads", "1", *options,
         ]  # fmt: skip
+        self._environment = environment
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                self._command, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                self._command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -58,12 +75,15 @@ class LlamaRouter:
     def complete(self, model: str, tokens: int = 16) -> None:
         """Let a model generate; the router loads it where it is not loaded. Nothing where that fails."""
         body = {"model": model, "prompt": "a b c", "n_predict": tokens, "ignore_eos": True}
-        answer = httpx.post(f"{self.url}/completion", json=body, timeout=60)
+        answer = httpx.post(f"{self.url}/completion", json=body, headers=self._headers, timeout=60)
         assert answer.status_code in (200, 500), answer.text
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Each model's status, as the router lists it."""
-        return {entry["id"]: entry["status"] for entry in httpx.get(f"{self.url}/models").json()["data"]}
+        return {
+            entry["id"]: entry["status"]
+            for entry in httpx.get(f"{self.url}/models", headers=self._headers).json()["data"]
+        }
 
     def states(self) -> dict[str, str]:
         return {name: status["value"] for name, status in self.models().items()}
@@ -82,5 +102,5 @@ class LlamaRouter:
 
     def child_counters(self, model: str) -> dict[str, float]:
         """What the model's own process says, asked once."""
-        text = httpx.get(f"http://127.0.0.1:{self.child_port(model)}/metrics").text
+        text = httpx.get(f"http://127.0.0.1:{self.child_port(model)}/metrics", headers=self._headers).text
         return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}
