@@ -31,7 +31,7 @@ from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
 from collector.sources.registry import build_sources
 from collector.table import Row
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last when its terminal is closed
 CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0

@@ -30,7 +30,7 @@ def test_the_first_row_is_committed_within_seconds_even_at_the_longest_interval(
         assert collector.query("SELECT count(*) AS n FROM host_metrics") == [{"n": 1}]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_commits_what_waits_and_exits_0_within_two_seconds(
     tmp_path: Path, ending: signal.Signals
 ) -> None:

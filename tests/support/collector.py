@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 40
 
 
 class Collector:
