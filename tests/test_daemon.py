@@ -363,3 +363,21 @@ class TestGpu:
                 started = time.monotonic()
                 assert collector.stop() == 0
                 assert time.monotonic() - started < 2
+
+    def test_gpu_memory_of_a_model_is_that_of_its_own_process(
+        self, tmp_path: Path, tiny_model: Path, nvml_stub: NvmlStub
+    ) -> None:
+        environment = os.environ | nvml_stub.environment
+        with (
+            LlamaServer(tiny_model) as server,
+            Collector(tmp_path, settings_for(server.url), environment) as collector,
+        ):
+            assert server.process
+            used = f"{server.process.pid}:{3 * 2**30} 1:{2**30}"
+            nvml_stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", used)
+            collector.wait_for(READY)
+            work(server)
+            (row,) = collector.wait_for(
+                "SELECT * FROM llama_metrics WHERE gpu_memory_used_mb IS NOT NULL LIMIT 1"
+            )
+            assert row["gpu_memory_used_mb"] == 3 * 1024
