@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.collector import Collector
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, process_name
 
 NO_SERVER = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n'
 
@@ -68,7 +68,7 @@ def test_status_tells_readings_while_the_collector_runs_and_afterwards(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with LlamaServer(tiny_model) as server:
-        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\n[gpu]\nenabled = false\n'
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\n[gpu]\nenabled = false\n'
         with Collector(tmp_path, settings) as collector:
             collector.wait_for("SELECT * FROM metrics WHERE active_models = 1")
             for tokens in (240, 480):
@@ -145,7 +145,7 @@ def test_colours_come_only_on_a_terminal(tmp_path: Path) -> None:
 
 def test_check_finds_no_problem_where_all_is_well(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model) as server:
-        settings = f'[llama_server]\nurl = "{server.url}"\n[models]\ndirectory = "{tiny_model.parent}"\n'
+        settings = f'[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\n[models]\ndirectory = "{tiny_model.parent}"\n'
         ended = Collector(tmp_path, settings).call("check")
     assert ended.returncode == 0, ended.stdout
     assert "no problem found" in ended.stdout
@@ -166,7 +166,7 @@ def test_check_names_the_very_command_line_to_change_without_its_key(
 ) -> None:
     with LlamaServer(tiny_model, ["--api-key", "s3cr3t"], api_key="s3cr3t") as server:
         (tmp_path / "key").write_text("s3cr3t")
-        settings = f'[llama_server]\nurl = "{server.url}"\napi_key_file = "{tmp_path}/key"\n'
+        settings = f'[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\napi_key_file = "{tmp_path}/key"\n'
         ended = Collector(tmp_path, settings).call("check")
     assert ended.returncode == 1
     assert f"--port {server.port} --api-key '***' --metrics" in ended.stdout

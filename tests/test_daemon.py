@@ -7,19 +7,21 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.collector import Collector
-from tests.support.llama_server import LlamaServer, free_port
+from tests.support.llama_server import LlamaServer, free_port, process_name
 from tests.support.nvml_stub import NvmlStub
 
 FAST = "[sampling]\ninterval = 1\n"
 NO_SERVER = '[llama_server]\nurl = ""\n'
 
 
-def settings_for(url: str, more: str = "") -> str:
-    return f'{FAST}[llama_server]\nurl = "{url}"\n{more}'
+def settings_for(url: str, more: str = "", port: int | None = None) -> str:
+    name = process_name(port or urlsplit(url).port or 0)
+    return f'{FAST}[llama_server]\nurl = "{url}"\nprocess_name = "{name}"\n{more}'
 
 
 def test_the_first_row_is_committed_within_seconds_even_at_the_longest_interval(tmp_path: Path) -> None:
@@ -235,7 +237,9 @@ def test_a_process_of_that_name_is_measured_also_where_the_url_leads_elsewhere(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with LlamaServer(tiny_model) as server:
-        with Collector(tmp_path, settings_for(f"http://127.0.0.1:{free_port()}")) as collector:
+        with Collector(
+            tmp_path, settings_for(f"http://127.0.0.1:{free_port()}", port=server.port)
+        ) as collector:
             collector.wait_for("SELECT * FROM metrics")
             work(server)
             (row,) = collector.wait_for("SELECT * FROM metrics WHERE cpu_usage > 0 LIMIT 1")
@@ -274,7 +278,7 @@ def test_a_unix_socket_is_read(tmp_path: Path, tiny_model: Path) -> None:
     options = ["--metrics", "--host", str(path)]
     with (
         LlamaServer(tiny_model, options, unix_socket=path) as server,
-        Collector(tmp_path, settings_for(f"unix://{path}")) as collector,
+        Collector(tmp_path, settings_for(f"unix://{path}", port=server.port)) as collector,
     ):
         collector.wait_for(READY)
         work(server)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.collector import Collector
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, process_name
 
 NO_SERVER = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n'
 
@@ -42,7 +42,7 @@ def test_a_scanned_model_and_the_served_one_are_one_row(tmp_path: Path, tiny_mod
     models.mkdir()
     shutil.copy2(tiny_model, models / "tiny.gguf")
     with LlamaServer(models / "tiny.gguf") as server:
-        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\n[models]\ndirectory = "{models}"\n'
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\n[models]\ndirectory = "{models}"\n'
         with Collector(tmp_path, settings) as collector:
             collector.wait_for("SELECT * FROM models WHERE status = 'loaded' AND embedding_size = 64")
             assert len(collector.query("SELECT * FROM models")) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.collector import Collector
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, process_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,7 +34,7 @@ def test_counters_speed_and_state_of_this_version_end_up_in_the_rows(
     tmp_path: Path, tiny_model: Path, environment: dict[str, str]
 ) -> None:
     with LlamaServer(tiny_model, environment=environment) as server:
-        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\n'
+        settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\n'
         with Collector(tmp_path, settings) as collector:
             collector.wait_for("SELECT * FROM metrics WHERE active_models = 1")
             for requests in (1, 2):

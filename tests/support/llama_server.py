@@ -22,6 +22,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def process_name(port: int) -> str:
+    """What the process of the server on a port is called, so that others on the machine disturb no test."""
+    return f"llama-{port}"
+
+
 class LlamaServer:
     """Serves one model until the end of the `with` block.
 
@@ -53,7 +58,8 @@ class LlamaServer:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}{prefix}"
         self._unix_socket = unix_socket
-        served = [str(program)] if program else [sys.executable, "-m", "tests.support.serve"]
+        wheel = [sys.executable, "-m", "tests.support.serve", "--process-name", process_name(self.port)]
+        served = [str(program)] if program else wheel
         self._command = [*served, "--model", str(model), "--port", str(self.port), *options]
         self._environment = environment
         self._log = log or Path("/dev/null")
