@@ -108,8 +108,13 @@ class ModelHistory:
         return changes + self._forgotten(timestamp, present | set(known))
 
     def server_ended(self, timestamp: int) -> list[Statement]:
-        """The server is down: nothing is loaded any more."""
-        return self.follow(timestamp, (), None, None)
+        """The server is down: nothing is loaded any more, and what was loading has failed to."""
+        failed = tuple(
+            ServedModel(name, known.model.path, "failed")
+            for name, known in self._remembered().items()
+            if known.model.state == "loading"
+        )
+        return self.follow(timestamp, failed, None, None)
 
     def _remembered(self) -> dict[str, _Known]:
         if self._known is None:

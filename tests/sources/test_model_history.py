@@ -106,6 +106,14 @@ def test_the_end_of_the_server_unloads_all(story: Story) -> None:
     assert [story.status(name) for name in "abc"] == ["unloaded", "error", "unloaded"]
 
 
+def test_a_server_that_ends_while_it_loads_has_failed_to(story: Story) -> None:
+    story.see(1, model("a", "loading"))
+    story.end(2)
+    story.end(3)
+    assert story.events == [("a", "loading"), ("a", "failed")]
+    assert story.status("a") == "error"
+
+
 def test_a_restart_of_the_collector_goes_on_where_it_was(story: Story) -> None:
     story.see(1, model("a", "loaded"), model("b", "loaded"))
     story.restart()
