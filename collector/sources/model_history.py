@@ -97,7 +97,10 @@ class ModelHistory:
         Returns:
             what must be written.
         """
-        known = self._remembered()
+        try:
+            known = self._remembered()
+        except DatabaseBusy:
+            return []  # the next look compares again
         present = {model.name for model in models}
         gone = [_ended(k.model) for name, k in known.items() if name not in present]
         evicting = _is_full(known, places) and any(_takes_a_place(known, model) for model in models)
@@ -109,38 +112,31 @@ class ModelHistory:
 
     def server_ended(self, timestamp: int) -> list[Statement]:
         """The server is down: nothing is loaded any more, and what was loading has failed to."""
-        failed = tuple(
-            ServedModel(name, known.model.path, "failed")
-            for name, known in self._remembered().items()
-            if known.model.state == "loading"
-        )
+        known = self._known or {}
+        loading = [one.model for one in known.values() if one.model.state == "loading"]
+        failed = [ServedModel(model.name, model.path, "failed") for model in loading]
         return self.follow(timestamp, failed, None, None)
 
     def _remembered(self) -> dict[str, _Known]:
         if self._known is None:
-            try:
-                rows = self._query(_LAST_EVENTS, ())
-            except DatabaseBusy:
-                return {}
             self._known = {
                 row["model"]: _Known(
                     ServedModel(row["model"], row["model_path"], row["state"]), row["timestamp"]
                 )
-                for row in rows
+                for row in self._query(_LAST_EVENTS, ())
             }
         return self._known
 
     def _change(
         self, timestamp: int, model: ServedModel, build: int | None, *, evicting: bool
     ) -> list[Statement]:
-        known = self._known if self._known is not None else {}
+        known = self._remembered()
         before = known.get(model.name)
         if before and before.model.state == model.state:
             return []
         now = time.time()
-        known[model.name] = _Known(
-            model, now if before else None
-        )  # how long it had its first state is not known
+        # How long it has had its first state is not known.
+        known[model.name] = _Known(model, now if before else None)
         event = _event(before.model.state if before else None, model.state, evicting=evicting)
         if event is None:
             return []

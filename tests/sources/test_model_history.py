@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from collector.database import Database
+from collector.errors import DatabaseBusy
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.sources.base import Statement
 from collector.sources.model_history import MODEL_EVENTS, ModelHistory
@@ -112,6 +113,15 @@ def test_a_server_that_ends_while_it_loads_has_failed_to(story: Story) -> None:
     story.end(3)
     assert story.events == [("a", "loading"), ("a", "failed")]
     assert story.status("a") == "error"
+
+
+def test_a_locked_database_delays_the_comparison_and_invents_nothing(story: Story) -> None:
+    def locked(_statement: str, _parameters: object) -> list[dict[str, object]]:
+        raise DatabaseBusy("locked")
+
+    story.history = ModelHistory(locked, story.index)
+    assert story.history.follow(1, (model("a", "loaded"),), None, None) == []
+    assert story.history.server_ended(2) == []
 
 
 def test_a_restart_of_the_collector_goes_on_where_it_was(story: Story) -> None:
