@@ -15,9 +15,10 @@ from collector.database.connection import connect_read_only
 from collector.database.lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
 from collector.sources.base import Tick
-from collector.sources.disk import BYTES_PER_MB, DiskSource
+from collector.sources.disk import DiskSource
 from collector.sources.gpu import GpuSource
 from collector.sources.llama_process import LlamaProcess, LlamaProcessSource
+from collector.units import BYTES_PER_MB
 
 _LOW_DISK_MB = 1024
 _SECRET_OPTIONS = ("--api-key", "--api-key-file", "--hf-token", "-hft")
@@ -163,7 +164,8 @@ def _check_gpu(settings: Settings) -> Iterator[Finding]:
 
 def _check_llama_server(settings: Settings) -> Iterator[Finding]:
     server = settings.llama_server
-    processes = LlamaProcessSource(server.process_name).read(Tick(0)).detail
+    source, tick = LlamaProcessSource(server.process_name), Tick(int(time.time()))
+    processes = tick.take(source).detail
     if processes:
         listed = ", ".join(f"process {process.pid} on port {process.port}" for process in processes)
         yield good(f"{server.process_name}: {listed}")
@@ -172,20 +174,17 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
             f"no process is called {server.process_name!r}: start it, or change [llama_server] process_name"
         )
     if server.url:
-        yield _answer(settings, processes)
+        yield _answer(settings, source, tick)
 
 
-def _answer(settings: Settings, processes: tuple[LlamaProcess, ...]) -> Finding:
+def _answer(settings: Settings, processes: LlamaProcessSource, tick: Tick) -> Finding:
     from collector.sources.llama_http import Address
     from collector.sources.llama_server import LlamaServerSource
     from collector.sources.llama_single import process_at
 
     server = settings.llama_server
     address = Address(server.url, read_api_key(server), server.timeout)
-    known = LlamaProcessSource(server.process_name)
-    source = LlamaServerSource(address, processes=known, gpu=None, query=lambda *_: [])
-    tick = Tick(int(time.time()))
-    tick.take(known)
+    source = LlamaServerSource(address, processes=processes, gpu=None, query=lambda *_: [])
     try:
         state = tick.take(source).state
     finally:
@@ -193,7 +192,8 @@ def _answer(settings: Settings, processes: tuple[LlamaProcess, ...]) -> Finding:
     if state.name == "up":
         return good(f"{server.url} answers with its metrics")
     message = f"{server.url}: {state.name}: {state.message}"
-    process = process_at(server.url, processes)
+    reading = tick.reading_of(processes)
+    process = process_at(server.url, reading.detail) if reading else None
     if state.name == "metrics off" and process and process.arguments:
         message += f", that is:\n    {_command_line(process)} --metrics"
     return note(message) if state.success else problem(message)

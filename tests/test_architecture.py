@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "collector"
 
 LAYERS: list[set[str]] = [
-    {"errors", "table"},
+    {"errors", "table", "units"},
     {"config", "parsers", "database", "events", "service"},
     {"health"},
     {"sources", "jobs"},

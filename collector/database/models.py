@@ -1,5 +1,6 @@
 """The models repository."""
 
+import ast
 import json
 import secrets
 import string
@@ -13,19 +14,9 @@ from collector.database.repository import Record, Repository
 
 _RANDOM_LETTERS = string.ascii_lowercase + string.digits
 _DEFAULTS: Record = {
-    "type": "llama",
-    "status": "idle",
-    "parameters": "{}",
-    "ctx_size": 4096,
-    "embedding_size": 0,
-    "block_count": 0,
-    "head_count": 0,
-    "head_count_kv": 0,
-    "ffn_dim": 0,
-    "file_type": 0,
-    "batch_size": 512,
-    "threads": 4,
-    "favorite": 0,
+    column.name: ast.literal_eval(default)  # numbers and quoted texts are written alike in SQL and Python
+    for column in MODELS.columns
+    if (default := column.declaration.partition("DEFAULT ")[2])
 }
 _COLUMNS = tuple(column.name for column in MODELS.columns)
 _UPDATABLE = frozenset(_COLUMNS) - {"id", "created_at", "updated_at"}

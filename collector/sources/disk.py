@@ -9,8 +9,7 @@ import psutil
 from collector.errors import SourceFailed
 from collector.sources.base import Reading, Tick
 from collector.table import SqlValue, Table
-
-BYTES_PER_MB = 2**20
+from collector.units import BYTES_PER_MB
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collector.errors import CollectorError, SourceAbsent, SourceFailed
 from collector.health import OK, State
 from collector.sources.base import Reading, Tick
 from collector.table import AUTOMATIC_ID, Column, Index, Row, SqlValue, Table
+from collector.units import BYTES_PER_MB
 
 GPU_METRICS = Table(
     "gpu_metrics",
@@ -54,8 +55,6 @@ GPU_METRICS = Table(
     ),
     (Index("idx_gpu_metrics_timestamp", "timestamp DESC"),),
 )
-
-BYTES_PER_MB = 2**20
 
 RETRY_SECONDS = 60
 """How often a new NVML session is tried while there is none, or while one of its GPUs is missing."""

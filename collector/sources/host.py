@@ -7,8 +7,9 @@ from typing import Any
 import psutil
 
 from collector.sources.base import Reading, Tick
-from collector.sources.disk import BYTES_PER_MB, DiskSource
+from collector.sources.disk import DiskSource
 from collector.table import AUTOMATIC_ID, Column, Index, SqlValue, Table
+from collector.units import BYTES_PER_MB
 
 HOST_METRICS = Table(
     "host_metrics",

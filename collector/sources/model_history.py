@@ -104,11 +104,12 @@ class ModelHistory:
         present = {model.name for model in models}
         gone = [_ended(k.model) for name, k in known.items() if name not in present]
         evicting = _is_full(known, places) and any(_takes_a_place(known, model) for model in models)
+        everything = (*gone, *models)
         changes: list[Statement] = []
-        for model in (*gone, *models):
+        for model in everything:
             changes += self._status(timestamp, model)  # first: an event names the row
             changes += self._change(timestamp, model, build, evicting=evicting)
-        return changes + self._forgotten(timestamp, present | set(known))
+        return changes + self._forgotten(timestamp, everything)
 
     def server_ended(self, timestamp: int) -> list[Statement]:
         """The server is down: nothing is loaded any more, and what was loading has failed to."""
@@ -170,19 +171,15 @@ class ModelHistory:
         row.status = status
         return [Statement(_UPDATE_STATUS, (status, timestamp, row.id))]
 
-    def _forgotten(self, timestamp: int, names: set[str]) -> list[Statement]:
+    def _forgotten(self, timestamp: int, models: Sequence[ServedModel]) -> list[Statement]:
         """Rows that still say loaded, from a server that this one does not know of."""
-        told = {row.id for name in names if (row := self._index.find(self._model(name)))}
+        told = {row.id for model in models if (row := self._index.find(model))}
         changes = []
         for row in self._index.rows:
             if row.status in ("loaded", "loading") and row.id not in told:
                 row.status = "unloaded"
                 changes.append(Statement(_UPDATE_STATUS, ("unloaded", timestamp, row.id)))
         return changes
-
-    def _model(self, name: str) -> ServedModel:
-        known = (self._known or {}).get(name)
-        return known.model if known else ServedModel(name, None, "unloaded")
 
 
 def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> str | None:

@@ -5,12 +5,12 @@ import json
 from collector.parsers.exposition import parse_exposition
 from collector.parsers.server_answers import ServedModel
 from collector.sources.base import Tick
-from collector.sources.disk import BYTES_PER_MB
 from collector.sources.llama_http import Answer
 from collector.sources.llama_process import LlamaProcess
 from collector.sources.neighbours import Neighbours
 from collector.sources.token_speed import TokenSpeed
 from collector.table import AUTOMATIC_ID, Column, Index, Row, SqlValue, Table
+from collector.units import BYTES_PER_MB
 
 _COUNTERS = (
     Column("prompt_tokens_total", "REAL", "prompt tokens processed, without the cached ones"),

@@ -5,17 +5,16 @@ from typing import Any
 from collector.config import LlamaServerSettings, Settings
 from collector.sources.base import Source
 from collector.sources.disk import DiskSource
-from collector.sources.gpu import GPU_METRICS, GpuSource
-from collector.sources.host import HOST_METRICS, HostSource
+from collector.sources.gpu import GpuSource
+from collector.sources.host import HostSource
 from collector.sources.llama_http import Address
 from collector.sources.llama_process import LlamaProcessSource
 from collector.sources.llama_server import LlamaServerSource
-from collector.sources.model_history import MODEL_EVENTS
 from collector.sources.model_index import Query
-from collector.sources.model_metrics import LLAMA_METRICS
 from collector.table import Table
 
-SOURCE_TABLES: tuple[Table, ...] = (HOST_METRICS, GPU_METRICS, LLAMA_METRICS, MODEL_EVENTS)
+SOURCE_TYPES = (DiskSource, HostSource, LlamaProcessSource, GpuSource, LlamaServerSource)
+SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for table in source.tables)
 
 
 def build_sources(settings: Settings, api_key: str | None, query: Query) -> list[Source[Any]]:
