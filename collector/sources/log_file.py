@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +32,9 @@ LOOKS_A_SEARCH = 10
 
 MAX_TAILS = 5
 """Renamed files that are still looked at, for llama-server writes on into a renamed file."""
+
+MAX_OPENED = 64
+"""Files that were rotated away unseen and are opened at once; the others follow."""
 
 DELETED_SECONDS = 300
 """A deleted file is held open this long after its last line; until then its space is not free."""
@@ -191,13 +194,23 @@ class _Follower:
         if self.follows(identity):
             self._tails.sort(key=lambda tail: tail.mark.identity == identity)  # it was renamed back
         elif not self._is_followed(identity):
-            self._take_over()
+            self._take_over(identity)
 
-    def _take_over(self) -> None:
-        """Another file is at the path."""
-        tail = Tail.open(self._path, self._looked_at)
-        tail.is_fresh = tail.mark.identity not in self._old
-        self._tails.append(tail)
+    def _take_over(self, identity: Identity) -> None:
+        """Another file is at the path: it comes after those that were rotated away unseen."""
+        files = self._files()
+        before = self._tails[-1].mark if self._tails else self._lost
+        is_fresh = identity not in self._old  # else it was truncated, and its first piece tells its copies
+        missed = self._newer_than(before, files)[:MAX_OPENED] if before and is_fresh else []
+        whole = len(missed) < MAX_OPENED
+        with ExitStack() as opened:
+            tails = [opened.enter_context(closing(Tail.open(path))) for path in missed]
+            if whole:
+                tails.append(opened.enter_context(closing(Tail.open(self._path, self._looked_at))))
+            if not self._unchanged(files):
+                return  # the next poll looks again
+            opened.pop_all()
+        self._tails += tails
         self._store([])
 
     def _resume(self) -> None:
@@ -253,18 +266,19 @@ class _Follower:
             OSError: one of them cannot be opened.
             _Unsettled: a rotation is under way.
         """
-        if piece is None and (tail.was_seen_empty or tail.status.st_size):
+        modified_ns = tail.status.st_mtime_ns
+        if piece is None and (tail.empty_since_ns == modified_ns or tail.status.st_size):
             return []
         files = self._files()
-        missed: list[Tail] = []
-        for path in self._candidates(tail, files):
-            missed.append(Tail.open(path))
-            if piece and not tail.is_fresh and missed[-1].is_copy_of(piece):
-                missed.pop().close()  # copytruncate is about to truncate, and then the copy is found
-        if not self._unchanged(files) or (piece is None and tail.status.st_size):
-            _close(missed)
-            raise _Unsettled
-        tail.was_seen_empty = piece is None
+        with ExitStack() as opened:
+            candidates = self._candidates(tail, files)[:MAX_OPENED]
+            missed = [opened.enter_context(closing(Tail.open(path))) for path in candidates]
+            if piece and missed and missed[-1].is_copy_of(piece):
+                missed.pop()  # copytruncate is about to truncate, or has just: then the copy is found
+            if not self._unchanged(files) or (piece is None and tail.status.st_size):
+                raise _Unsettled
+            opened.pop_all()
+        tail.empty_since_ns = None if piece or missed else modified_ns
         return missed
 
     def _candidates(self, tail: Tail, files: Files) -> list[Path]:
@@ -325,7 +339,7 @@ class _Follower:
             except Rewritten:
                 self._begin_anew(tail)
             except _Unsettled:
-                continue  # the next poll looks again
+                break  # the next poll looks again, and the later files come after this one
         if len(self._tails) > 1:
             self._drop_finished()
 
@@ -336,6 +350,7 @@ class _Follower:
             if tail.mark.offset == 0 and (missed := self._missed_before(tail, piece)):
                 place = self._tails.index(tail)
                 self._tails[place:place] = missed  # they come first
+                tail.forget_held()  # it may stand in one of them
                 break
             if piece is None:
                 return
@@ -368,15 +383,16 @@ class _Follower:
         self._sink.put(rows, str(self._path), position, size_bytes)
 
     def _drop_finished(self) -> None:
-        """Renamed files that have been read: beyond a number, and deleted ones after a while."""
-        finished = []
-        for tail in self._tails[:-1]:
+        """Renamed files that have been read: beyond a number, and deleted ones after a while.
+
+        Not before the next one was begun, for what came between the two is told by both.
+        """
+        for tail, following in tuple(pairwise(self._tails)):
             status = tail.status
-            if status.st_size == tail.mark.offset:
-                finished.append((status.st_nlink > 0, status.st_mtime, tail))
-        finished.sort(key=lambda entry: entry[:2])
-        for linked, modified, tail in finished:
-            if len(self._tails) > MAX_TAILS or (not linked and time.time() - modified > DELETED_SECONDS):
+            if status.st_size != tail.mark.offset or following.mark.offset == 0:
+                continue
+            is_deleted = status.st_nlink == 0 and time.time() - status.st_mtime > DELETED_SECONDS
+            if is_deleted or len(self._tails) > MAX_TAILS:
                 self._tails.remove(tail)
                 tail.close()
 

@@ -30,6 +30,9 @@ ANCHOR_BYTES = 1024
 UNFINISHED_SECONDS = 5.0
 """A line without an end is stored after this time as it is; what comes after it is a line of its own."""
 
+SUSPECT_SECONDS = 0.9
+"""A file of the same size and a newer time was written anew if it stays so for this long."""
+
 LIVE_SECONDS = 2.5
 """What was written since a look not longer ago than this is read live."""
 
@@ -130,9 +133,9 @@ class Tail:
         self._unfinished_since: float | None = None
         self._seen_modified_ns = self.status.st_mtime_ns
         self._suspected_ns: int | None = None
+        self._suspected_since = 0.0
         self._caught_up_at = seen_at
-        self.was_seen_empty = False  # and what came before it was looked for
-        self.is_fresh = False  # whether nothing was ever read of this file, under any name
+        self.empty_since_ns: int | None = None  # its time when it was empty and what came before was sought
 
     @classmethod
     def open(cls, path: Path, seen_at: float | None = None) -> Self:
@@ -143,9 +146,7 @@ class Tail:
             SourceFailed: it is no regular file.
         """
         descriptor = _open(path)
-        tail = cls(descriptor, _fresh_mark(descriptor), seen_at=seen_at)
-        tail.is_fresh = True
-        return tail
+        return cls(descriptor, _fresh_mark(descriptor), seen_at=seen_at)
 
     @classmethod
     def resume(cls, path: Path, mark: Mark) -> Self | None:
@@ -171,17 +172,18 @@ class Tail:
 
     def restart(self) -> None:
         """Begin anew: the file was truncated or written anew."""
-        self.mark = _fresh_mark(self._descriptor)
+        # Whatever else was written since the last reading may have been copied away.
+        self.mark = replace(_fresh_mark(self._descriptor), modified_ns=self.mark.modified_ns)
         self._head = self._anchor = b""
         self._clock = StampClock()
         self._hold(b"")
         self._suspected_ns = None
-        self.was_seen_empty = self.is_fresh = False
+        self.empty_since_ns = None
 
     def is_copy_of(self, piece: Piece) -> bool:
         """Whether this file begins like that beginning of another one, as far as both go."""
         data = os.pread(self._descriptor, len(piece.data), 0)
-        return piece.data.startswith(data)
+        return bool(data) and piece.data.startswith(data)
 
     def close(self) -> None:
         """Close the file."""
@@ -236,6 +238,10 @@ class Tail:
         self._hold(piece.held)
         self._unfinished_since = None
 
+    def forget_held(self) -> None:
+        """What was seen and waits is to be read again."""
+        self._hold(b"")
+
     def last_words(self) -> tuple[list[Record], list[int]]:
         """Records of what was seen of a rewritten file and had waited, with their Unix seconds."""
         records = self._parse(self._held.rstrip(b"\n") + b"\n")
@@ -244,16 +250,19 @@ class Tail:
     def _look_at_unchanged(self, status: os.stat_result) -> None:
         """Of a file of our size, a newer time alone tells that it was written anew.
 
-        Twice, for a write that is under way has set the time and not yet the size; and only when both
-        times of the file agree, for a program that sets the one does not write.
+        For a while, for a write that is under way has set the time and not yet the size; and only when
+        both times of the file agree, for a program that sets the one does not write.
         """
+        now = self._caught_up_at = time.monotonic()
+        modified_ns = status.st_mtime_ns
         if status.st_size < self.mark.offset + len(self._held):
             raise Rewritten
-        if status.st_mtime_ns not in (self._seen_modified_ns, self._suspected_ns):
-            self._suspected_ns = status.st_mtime_ns
-        elif status.st_mtime_ns == self._suspected_ns and status.st_mtime_ns == status.st_ctime_ns:
+        if modified_ns == self._seen_modified_ns:
+            return
+        if modified_ns != self._suspected_ns:
+            self._suspected_ns, self._suspected_since = modified_ns, now
+        elif now - self._suspected_since >= SUSPECT_SECONDS and modified_ns == status.st_ctime_ns:
             raise Rewritten
-        self._caught_up_at = time.monotonic()
 
     def _read_lines(self, data: bytes, room: int, status: os.stat_result, *, at_end: bool) -> Piece | None:
         lines = split_lines(data[: data.rfind(b"\n") + 1])
@@ -276,13 +285,13 @@ class Tail:
     def _read_unfinished(
         self, data: bytes, _room: int, status: os.stat_result, *, at_end: bool
     ) -> Piece | None:
-        if len(data) > MAX_LINE_BYTES or not at_end:
+        if len(data) > MAX_LINE_BYTES:
             records = self._parse(data[: MAX_LINE_BYTES + 1] + b"\n")
             times = self._times(records, status)
             return Piece(records, times, data, len(data), status.st_mtime_ns, skipping=True)
         if self._unfinished_since is None:
             self._unfinished_since = time.monotonic()
-        if time.monotonic() - self._unfinished_since < UNFINISHED_SECONDS:
+        if not at_end or time.monotonic() - self._unfinished_since < UNFINISHED_SECONDS:
             self._hold(data)
             return None
         size = _whole_characters(data)

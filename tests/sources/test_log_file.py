@@ -283,9 +283,7 @@ def test_a_restart_that_leaves_the_very_same_bytes_is_seen_while_running(
         collector.poll()
         time.sleep(0.02)  # a file system counts time in steps of some milliseconds
         restart_server(log, lines(1, 3))
-        for _ in range(4):
-            collector.poll()
-        assert collector.messages() == numbered(1, 3) * 2
+        collector.poll_until(lambda: collector.messages() == numbered(1, 3) * 2)
 
 
 def test_a_changed_time_alone_is_no_new_line(log: Path, open_collector: Open) -> None:
