@@ -9,6 +9,7 @@ from collector.database import Database
 from collector.errors import DatabaseInUse
 from collector.jobs.scan_models import ModelScan
 from collector.own_tables import OWN_TABLES
+from collector.views import VIEWS
 
 _PROGRESS_AFTER_SECONDS = 1.0
 
@@ -21,7 +22,7 @@ def scan_now(settings: Settings) -> None:
         DatabaseError: the database cannot be used.
     """
     try:
-        database = Database(settings.database_path, OWN_TABLES)
+        database = Database(settings.database_path, OWN_TABLES, VIEWS)
     except DatabaseInUse as error:
         interval = settings.models.rescan_interval
         hint = (

@@ -1,8 +1,9 @@
-"""Tables as data: one declaration creates a table, migrates it, fills it and documents it."""
+"""Tables and views as data: one declaration creates a table, migrates it, fills it and documents it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from textwrap import dedent
 
 SqlValue = None | int | float | str | bytes
 Row = tuple[SqlValue, ...]
@@ -27,10 +28,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One index: its name and the columns as they stand in CREATE INDEX."""
+    """One index.
+
+    Args:
+        name: its name.
+        columns: as they stand in CREATE INDEX.
+        condition: which rows it holds; all of them if empty.
+    """
 
     name: str
     columns: str
+    condition: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ class Table:
         """CREATE TABLE, one column a line, as in the documentation."""
         columns = ",\n".join(f"  {column.name} {column.declaration}" for column in self.columns)
         return f"CREATE TABLE {self.name} (\n{columns}\n)"
+
+    def create_index_statement(self, index: Index) -> str:
+        """CREATE INDEX of one of its indexes, unless it is there."""
+        condition = f" WHERE {index.condition}" if index.condition else ""
+        return f"CREATE INDEX IF NOT EXISTS {index.name} ON {self.name}({index.columns}){condition}"
 
     @cached_property
     def written_columns(self) -> tuple[str, ...]:
@@ -74,3 +87,49 @@ class Table:
         if unknown := values.keys() - set(self.written_columns):
             raise KeyError(f"{self.name} has no column {', '.join(sorted(unknown))}")
         return tuple(map(values.get, self.written_columns))
+
+
+VIEW_MARK = "-- a view of llama-collector"
+"""Stands in the SQL of each of our views: a view without it belongs to somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewColumn:
+    """One column of a view.
+
+    Args:
+        name: its name, with the unit in it.
+        expression: SQL that gives it.
+        meaning: what a value says, with unit and range; shown in the README.
+    """
+
+    name: str
+    expression: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: a question to the database that has a name.
+
+    Args:
+        name: its name.
+        meaning: the question that it answers, and what a row is.
+        columns: what it gives.
+        source: the rest of its SELECT, from FROM on.
+        common: WITH clause before it.
+    """
+
+    name: str
+    meaning: str
+    columns: tuple[ViewColumn, ...]
+    source: str
+    common: str = ""
+
+    @cached_property
+    def create_statement(self) -> str:
+        """CREATE VIEW, with its meaning in it for whoever reads the schema."""
+        columns = ",\n".join(f"  {column.expression} AS {column.name}" for column in self.columns)
+        parts = (self.common, f"SELECT\n{columns}", self.source)
+        select = "\n".join(dedent(part).strip("\n") for part in parts if part)
+        return f"CREATE VIEW {self.name} AS {VIEW_MARK}: {self.meaning}\n{select}"

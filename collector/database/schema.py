@@ -1,11 +1,11 @@
-"""Creates and migrates tables: whatever is missing is added, nothing that is there is touched."""
+"""Creates and migrates tables and views: whatever is missing is added, nobody else's work is touched."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
 
 from collector.database.connection import transaction
 from collector.errors import DatabaseError
-from collector.table import Column, Table
+from collector.table import VIEW_MARK, Column, Table, View
 
 
 def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator[str]:
@@ -27,6 +27,33 @@ def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator
         yield from _migrate_table(connection, table)
 
 
+def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iterator[str]:
+    """Create the views that are missing, and create anew those of ours that read otherwise now.
+
+    All of it is one transaction: no reader meets a database in which a view is missing. What somebody else
+    made under the name of a view stays as it is, and the view is left out.
+
+    Yields:
+        one sentence for each change made, and for each view that was left out.
+    """
+    written = connection.execute("SELECT lower(name), sql FROM sqlite_master WHERE sql IS NOT NULL")
+    present = dict(written.fetchall())
+    changed = []
+    for view in views:
+        sql = present.get(view.name)
+        if sql is not None and VIEW_MARK not in sql:
+            yield f"left out view {view.name}: another program has made something of that name"
+        elif sql != view.create_statement:
+            changed.append(view)
+    if not changed:
+        return
+    with transaction(connection):
+        for view in changed:
+            connection.execute(f"DROP VIEW IF EXISTS {view.name}")
+            connection.execute(view.create_statement)
+    yield f"wrote view {', '.join(view.name for view in changed)}"
+
+
 def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
     present = _column_names(connection, table)
     missing = _missing_columns(connection, table)
@@ -39,7 +66,7 @@ def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str
         for column in missing:
             connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.declaration}")
         for index in table.indexes:
-            connection.execute(f"CREATE INDEX IF NOT EXISTS {index.name} ON {table.name}({index.columns})")
+            connection.execute(table.create_index_statement(index))
     if not present:
         yield f"created table {table.name}"
     for column in missing:

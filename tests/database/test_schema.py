@@ -9,9 +9,11 @@ import pytest
 from collector.database import Database
 from collector.database.connection import transaction
 from collector.database.documented import DOCUMENTED_TABLES
-from collector.database.schema import migrate
+from collector.database.schema import migrate, refresh_views
 from collector.errors import DatabaseError
 from collector.own_tables import OWN_TABLES
+from collector.table import View, ViewColumn
+from collector.views import VIEWS
 
 DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
 DOCUMENTED_INDEXES = {
@@ -205,3 +207,61 @@ def test_our_database_can_be_used_by_a_program_written_from_the_document(tmp_pat
         (timestamp,) = theirs.execute("SELECT timestamp FROM metrics").fetchone()
         assert isinstance(timestamp, int)
         assert theirs.execute("SELECT ctx_size, threads FROM models").fetchone() == (4096, 4)
+
+
+def view(expression: str, name: str = "answer") -> View:
+    return View(name, "What is the answer?", (ViewColumn("it", expression, "the answer"),), "FROM metadata")
+
+
+def views_of(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+
+
+def test_a_view_that_reads_otherwise_now_is_written_anew(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db", views=[view("41")]).close()
+    with Database(tmp_path / "ours.db", views=[view("42")]) as database:
+        assert database.changes == ["wrote view answer"]
+    assert views_of(tmp_path / "ours.db") == {"answer": view("42").create_statement}
+
+
+def test_views_that_are_as_they_should_be_are_left_alone(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db", OWN_TABLES, VIEWS).close()
+    before = (tmp_path / "ours.db").read_bytes()
+    with Database(tmp_path / "ours.db", OWN_TABLES, VIEWS) as database:
+        assert database.changes == []
+    assert (tmp_path / "ours.db").read_bytes() == before
+
+
+def test_views_of_others_stay(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE VIEW their_view AS SELECT 7 AS x")
+    with Database(tmp_path / "theirs.db", views=[view("42")]) as database:
+        assert database.query("SELECT x FROM their_view") == [{"x": 7}]
+
+
+@pytest.mark.parametrize("made", ["CREATE VIEW Answer AS SELECT 7 AS x", "CREATE TABLE answer (x DEFAULT 7)"])
+def test_what_others_made_under_the_name_of_a_view_stays_and_is_told(tmp_path: Path, made: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute(made)
+    with Database(tmp_path / "theirs.db", views=[view("42"), view("43", "other")]) as database:
+        (told,) = [change for change in database.changes if "answer" in change]
+        assert told == "left out view answer: another program has made something of that name"
+        assert [row["name"] for row in database.query("PRAGMA table_info(answer)")] == ["x"]
+    assert views_of(tmp_path / "theirs.db")["other"]
+
+
+def test_an_interruption_leaves_all_views_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "ours.db"
+    Database(path, views=[view("1"), view("1", "other")]).close()
+    before = views_of(path)
+
+    def deny_the_last(action: int, name: str | None, *_: object) -> int:
+        denied = action == sqlite3.SQLITE_CREATE_VIEW and name == "other"
+        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.set_authorizer(deny_the_last)
+        with pytest.raises(DatabaseError):
+            list(refresh_views(connection, [view("2"), view("2", "other")]))
+    assert views_of(path) == before

@@ -1,0 +1,66 @@
+"""How things stand."""
+
+from collector.table import View, ViewColumn
+from collector.views.periods import time_columns
+
+
+def _gpus(expression: str) -> str:
+    """SQL over the newest sample's GPUs."""
+    return f"(SELECT {expression} FROM gpu_metrics WHERE gpu_metrics.timestamp = sample.timestamp)"
+
+
+def _models(expression: str) -> str:
+    """SQL over the newest sample's models."""
+    return f"(SELECT {expression} FROM llama_metrics WHERE llama_metrics.timestamp = sample.timestamp)"
+
+
+_LOADED = """(
+    SELECT coalesce(group_concat(name, ', '), '') FROM (
+      SELECT name FROM models WHERE status = 'loaded' ORDER BY name))"""
+_LAST_SPEEDS = """(
+    SELECT group_concat(name || ' ' || speed, ', ') FROM (
+      SELECT name, (
+        SELECT round(predicted_tokens_per_second, 1) FROM llama_metrics
+        WHERE model_id = models.id AND predicted_tokens_per_second IS NOT NULL
+        ORDER BY timestamp DESC LIMIT 1) AS speed
+      FROM models WHERE status = 'loaded' ORDER BY name))"""
+_TOKENS_LAST_HOUR = """(
+    SELECT sum(generated_tokens) FROM token_steps WHERE token_steps.timestamp > sample.timestamp - 3600)"""
+_ERRORS_LAST_HOUR = """(
+    SELECT count(1) FROM logs
+    WHERE logs.timestamp > sample.timestamp - 3600 AND +level IN ('error', 'critical'))"""
+
+NOW = View(
+    "now",
+    "How do things stand? One row for a person: the newest sample, and how old it is.",
+    (
+        *time_columns("sample.timestamp", "of the newest sample"),
+        ViewColumn("age_seconds", "strftime('%s', 'now') - sample.timestamp", "how old it is"),
+        ViewColumn(
+            "server",
+            "(SELECT state FROM collector_health WHERE name = 'llama_server')",
+            "up, down, loading, busy, …; NULL = it is not watched",
+        ),
+        ViewColumn("server_uptime_seconds", "sample.uptime", "since llama-server's start; 0 = not running"),
+        ViewColumn("loaded_models", _LOADED, "names of the models that are ready; empty = none"),
+        ViewColumn("last_tokens_per_second", _LAST_SPEEDS, "each one's last speed of generation"),
+        ViewColumn("requests_processing", _models("sum(requests_processing)"), "requests in work"),
+        ViewColumn("requests_deferred", _models("sum(requests_deferred)"), "requests that wait"),
+        ViewColumn("generated_tokens_last_hour", _TOKENS_LAST_HOUR, "by all models, in the hour before it"),
+        ViewColumn("cpu_usage", "host.cpu_usage", "the whole machine, percent of all cores (0-100)"),
+        ViewColumn("memory_usage", "host.memory_usage", "RAM that is not available, percent (0-100)"),
+        ViewColumn("swap_usage", "host.swap_usage", "percent (0-100); 0 without swap"),
+        ViewColumn("disk_free_mb", "host.disk_free_mb", "on the models' partition, MB of 1,048,576 bytes"),
+        ViewColumn("gpu_usage", _gpus("avg(gpu_usage)"), "mean over the GPUs, percent (0-100)"),
+        ViewColumn("gpu_memory_used_mb", _gpus("sum(memory_used_mb)"), "sum over the GPUs, MB"),
+        ViewColumn("gpu_memory_total_mb", _gpus("sum(memory_total_mb)"), "sum over the GPUs, MB"),
+        ViewColumn("gpu_power_watts", _gpus("sum(power_watts)"), "sum over the GPUs, watts"),
+        ViewColumn("gpu_temperature_celsius", _gpus("max(temperature_celsius)"), "of the hottest GPU"),
+        ViewColumn("errors_last_hour", _ERRORS_LAST_HOUR, "log records of level error or critical"),
+    ),
+    """
+    FROM metrics AS sample
+    LEFT JOIN host_metrics AS host ON host.id = (
+      SELECT max(id) FROM host_metrics WHERE host_metrics.timestamp = sample.timestamp)
+    WHERE sample.id = (SELECT max(id) FROM metrics WHERE timestamp = (SELECT max(timestamp) FROM metrics))""",
+)
