@@ -61,7 +61,7 @@ class Health:
         self.name = name
         self.state = State("starting")
         self._since = int(time.time())
-        self.last_run: float | None = None
+        self.last_run: float | None = None  # on the monotonic clock, which nobody sets
         self._told_at = 0.0
         self._last_success: int | None = None
         self._duration_ms: float | None = None
@@ -86,7 +86,7 @@ class Health:
     def ran(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
         """Note a run that ended."""
         self._runs += 1
-        self.last_run = time.time()
+        self.last_run = time.monotonic()
         self._duration_ms = seconds * 1000
         if state.success:
             self._last_success = int(time.time())

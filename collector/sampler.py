@@ -38,6 +38,7 @@ class Sampler:
         stuck_after = max(STUCK_SECONDS, 3 * interval)
         self._workers = [_Worker(source, buffer, stuck_after) for source in sources]
         self._unknown: dict[str, SqlValue] = {}
+        self.newest: dict[str, SqlValue] = {}
         for source in sources:
             self._unknown |= source.unknown
         self.health = tuple(worker.health for worker in self._workers)
@@ -51,7 +52,8 @@ class Sampler:
             worker.start(tick)
             tick.wait(TURN_SECONDS)
         tick.wait(SNAPSHOT_PATIENCE_SECONDS - (time.monotonic() - tick.started))
-        self._buffer.add_samples([(METRICS, METRICS.row(self._snapshot(tick)))])
+        self.newest = self._snapshot(tick)
+        self._buffer.add_samples([(METRICS, METRICS.row(self.newest))])
 
     def close(self) -> None:
         """End the threads; one that hangs is left behind, it ends with the process."""

@@ -4,6 +4,11 @@ import os
 import socket
 
 
+def is_listening() -> bool:
+    """Whether systemd started us and wants to be told."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(**states: str | int) -> None:
     """Send one message to systemd; without systemd, nothing happens.
 

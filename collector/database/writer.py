@@ -8,6 +8,8 @@ import structlog
 
 from collector.database.buffer import Batch, Buffer
 from collector.database.database import Database
+from collector.database.lock_holders import LockWatch
+from collector.errors import DatabaseBusy
 from collector.table import Row
 
 _UNFIT = (
@@ -39,6 +41,7 @@ class Writer:
         self._buffer = buffer
         self._closing_rows = closing_rows
         self._told_dropped = 0
+        self._lock_watch = LockWatch(database.path)
         self._lock = threading.Lock()
 
     def flush(self) -> int:
@@ -49,7 +52,13 @@ class Writer:
             DatabaseError: disk full, read-only, damaged; the rows wait on.
         """
         with self._lock:  # a position must not be committed after a later one
-            return self._flush()
+            try:
+                rows = self._flush()
+            except DatabaseBusy:
+                self._lock_watch.locked()
+                raise
+            self._lock_watch.free()
+            return rows
 
     def _flush(self) -> int:
         batches = self._buffer.take()

@@ -1,8 +1,8 @@
 """A llama-server that routes over many models, each in a process of its own."""
 
+import socket
+from ipaddress import ip_address
 from urllib.parse import urlsplit
-
-import psutil
 
 from collector.errors import ParseError
 from collector.health import State
@@ -24,6 +24,7 @@ from collector.sources.model_metrics import NOT_STARTED, ModelMetrics
 from collector.sources.neighbours import Neighbours
 from collector.table import Row
 
+IPV6 = 6
 ELSEWHERE = State(
     "up", "a router on another machine: its models' own metrics cannot be reached, only their states"
 )
@@ -136,12 +137,16 @@ class _Child:
 def is_local(url: str) -> bool:
     """Whether a URL leads to this machine."""
     parts = urlsplit(url)
-    if parts.scheme == "unix":
+    host = parts.hostname or ""
+    if parts.scheme == "unix" or host == "localhost":
         return True
-    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
-    return parts.hostname in own | {"localhost", "127.0.0.1", "::1"} or (parts.hostname or "").startswith(
-        "127."
-    )
+    try:
+        family = socket.AF_INET6 if ip_address(host).version == IPV6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))  # the kernel gives out this machine's addresses only
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _port(model: ServedModel) -> int:

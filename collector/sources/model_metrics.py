@@ -36,6 +36,9 @@ _GAUGES = (
     Column("kv_cache_usage_ratio", "REAL", "KV cache in use, 0-1 (until May 2025)"),
     Column("kv_cache_tokens", "REAL", "tokens in the KV cache (until May 2025)"),
 )
+FINISHED_REQUESTS = "predicted_tokens_per_second IS NOT NULL OR prompt_tokens_per_second IS NOT NULL"
+"""Which rows tell of a finished request: few, so that an index of them costs little."""
+
 LLAMA_METRICS = Table(
     "llama_metrics",
     "One row a sample and loaded model. Counters start at 0 with every load; NULL = not told by this build.",
@@ -59,6 +62,7 @@ LLAMA_METRICS = Table(
     (
         Index("idx_llama_metrics_timestamp", "timestamp DESC"),
         Index("idx_llama_metrics_model", "model, timestamp DESC"),
+        Index("idx_llama_metrics_finished", "model_id, timestamp DESC", FINISHED_REQUESTS),
     ),
 )
 _KNOWN = frozenset(column.name for column in (*_COUNTERS, *_GAUGES))

@@ -1,0 +1,149 @@
+"""`install` and `uninstall`: the systemd service. Every step is printed before it is done."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from collector.errors import CollectorError
+
+PROGRAM_DIRECTORY = Path("/opt/llama-collector")
+SETTINGS_FILE = Path("/etc/llama-collector/collector.toml")
+STATE_DIRECTORY = Path("/var/lib/llama-collector")
+UNIT = "llama-collector.service"
+UNIT_FILE = Path("/etc/systemd/system") / UNIT
+SYSUSERS_FILE = Path("/etc/sysusers.d/llama-collector.conf")
+TMPFILES_FILE = Path("/etc/tmpfiles.d/llama-collector.conf")
+
+_DEFAULT_PATH = '# path = "data/llama-dashboard.db"     '
+_SERVICE_PATH = f'path = "{STATE_DIRECTORY}/llama-dashboard.db"'
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do.
+
+    Args:
+        text: what, for people.
+        action: does it; raises OSError or CollectorError.
+    """
+
+    text: str
+    action: Callable[[], object]
+
+
+def install(*, dry_run: bool) -> None:
+    """Set up the service and start it, or bring it up to this version and restart it.
+
+    Args:
+        dry_run: only print the steps.
+
+    Raises:
+        CollectorError: not root, not installed where the service looks, or a step failed.
+    """
+    if not dry_run:
+        _refuse_another_place()
+    _carry_out(_install_steps(), dry_run=dry_run)
+    print(f"settings: {SETTINGS_FILE}; after a change: systemctl reload llama-collector")
+    print("readers of the database: usermod --append --groups llama-collector USER")
+
+
+def uninstall(*, dry_run: bool) -> None:
+    """Stop the service and remove its files; settings, data and user stay.
+
+    Args:
+        dry_run: only print the steps.
+
+    Raises:
+        CollectorError: not root, or a step failed.
+    """
+    _carry_out(_uninstall_steps(), dry_run=dry_run)
+    print(
+        f"kept: the settings in {SETTINGS_FILE.parent}, the database in {STATE_DIRECTORY}, the user "
+        f"llama-collector, the program in {PROGRAM_DIRECTORY}"
+    )
+
+
+def default_settings() -> str:
+    """The settings of a new service: the defaults, and the database in its state directory."""
+    return _shipped("config/collector.toml").read_text().replace(_DEFAULT_PATH, _SERVICE_PATH)
+
+
+def _install_steps() -> Iterator[Step]:
+    yield _copy("systemd/llama-collector.sysusers", SYSUSERS_FILE)
+    yield _command("systemd-sysusers", str(SYSUSERS_FILE))
+    if SETTINGS_FILE.exists():
+        yield Step(f"keep {SETTINGS_FILE}", lambda: None)
+    else:
+        yield Step(f"write {SETTINGS_FILE}", partial(_write, SETTINGS_FILE, default_settings()))
+    yield _copy("systemd/llama-collector.tmpfiles", TMPFILES_FILE)
+    yield _command("systemd-tmpfiles", "--create", str(TMPFILES_FILE))
+    yield _copy(f"systemd/{UNIT}", UNIT_FILE)
+    yield _command("systemctl", "daemon-reload")
+    yield _command("systemctl", "enable", UNIT)
+    yield _command("systemctl", "restart", UNIT)  # an upgrade takes effect
+
+
+def _uninstall_steps() -> Iterator[Step]:
+    if UNIT_FILE.exists():
+        yield _command("systemctl", "disable", "--now", UNIT)
+    for file in (UNIT_FILE, SYSUSERS_FILE, TMPFILES_FILE):
+        if file.exists():
+            yield Step(f"remove {file}", file.unlink)
+    yield _command("systemctl", "daemon-reload")
+
+
+def _carry_out(steps: Iterator[Step], *, dry_run: bool) -> None:
+    if not dry_run and os.geteuid() != 0:
+        raise CollectorError("only root may do this: put sudo before it, or look with --dry-run")
+    for step in steps:
+        print(step.text, flush=True)
+        if dry_run:
+            continue
+        try:
+            step.action()
+        except OSError as error:
+            raise CollectorError(f"could not {step.text}: {error}") from error
+
+
+def _refuse_another_place() -> None:
+    if Path(sys.prefix) != PROGRAM_DIRECTORY:
+        raise CollectorError(
+            f"the service runs what lies in {PROGRAM_DIRECTORY}, and this lies in {sys.prefix}. First:\n"
+            f"  sudo python3 -m venv {PROGRAM_DIRECTORY}\n"
+            f"  sudo {PROGRAM_DIRECTORY}/bin/pip install .\n"
+            f"  sudo {PROGRAM_DIRECTORY}/bin/llama-collector install"
+        )
+
+
+def _copy(name: str, target: Path) -> Step:
+    return Step(f"write {target}", partial(_write, target, _shipped(name).read_text()))
+
+
+def _write(target: Path, text: str) -> None:
+    """Whole or not at all, readable by all: tmpfiles.d narrows the settings."""
+    target.parent.mkdir(mode=0o755, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.new")
+    scratch.write_text(text)
+    scratch.chmod(0o644)
+    scratch.replace(target)
+
+
+def _command(*words: str) -> Step:
+    return Step(f"run {shlex.join(words)}", partial(_run, words))
+
+
+def _run(words: tuple[str, ...]) -> None:
+    ended = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if ended.returncode:
+        raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
+
+
+def _shipped(name: str) -> Path:
+    """A file that comes with the program: beside the package in a checkout, else in the environment."""
+    checkout = Path(__file__).parents[1] / name
+    return checkout if checkout.is_file() else Path(sys.prefix, "share", "llama-collector", name)
