@@ -2,18 +2,22 @@
 
 import glob
 import os
+import pwd
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from collector.config import Settings, absolute, find_settings_file, load_settings, read_api_key
-from collector.database.connection import connect_read_only
+from collector.database.connection import connect_read_only, explained, refuse_damage
 from collector.database.lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
+from collector.readers import obstacles
 from collector.sources.base import Tick
 from collector.sources.disk import DiskSource
 from collector.sources.gpu import GpuSource
@@ -47,17 +51,24 @@ def problem(message: str) -> Finding:
     return Finding("problem", message)
 
 
-def run_checks(named_file: Path | None) -> bool:
+def run_checks(named_file: Path | None, reader: str | None = None, *, full: bool = False) -> bool:
     """Print one line a check; whether no problem was found.
+
+    Args:
+        named_file: the settings; None for the default ones.
+        reader: a user of this machine; only whether that user can read the database is checked.
+        full: whether the whole database is read for damage as well.
 
     Raises:
         SettingsError: the settings are wrong: nothing else can be checked.
+        CollectorError: what the reader would meet cannot be seen.
     """
     file = find_settings_file(named_file)
     settings = load_settings(file)
     print(_line("settings", good(str(file) if file else "defaults (there is no settings file)")))
     sound = True
-    for subject, check in _CHECKS:
+    checks = _CHECKS if reader is None else (("reader", partial(_check_reader, reader)),)
+    for subject, check in (*checks, ("damage", _check_damage)) if full else checks:
         for finding in check(settings):
             print(_line(subject, finding), flush=True)
             sound = sound and finding.kind != "problem"
@@ -93,6 +104,29 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         yield problem(f"{path} cannot be written by this user: run as its owner, or change its mode")
 
 
+def _check_damage(settings: Settings) -> Iterator[Finding]:
+    path = settings.database_path
+    if not path.exists():
+        return
+    try:
+        with closing(connect_read_only(path)) as connection, explained(path):
+            refuse_damage(connection, path)
+        yield good(f"{path} was read in full and is sound")
+    except DatabaseError as error:
+        yield problem(str(error))
+
+
+def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
+    path = settings.database_path
+    obstacle = None
+    for obstacle in obstacles(path, reader):
+        yield problem(f"{obstacle.reason}\n    {obstacle.command}")
+    if obstacle is None:
+        yield good(f"{reader} can read {path}")
+    if path.with_name(f"{path.name}-journal").exists() and not running_collector(path):
+        yield problem(f"{path} was left in the middle of a write: start the collector, which completes it")
+
+
 def _check_disk(settings: Settings) -> Iterator[Finding]:
     directory = next(parent for parent in settings.database_path.parents if parent.exists())
     free_mb = DiskSource(directory).read(Tick(0)).detail.free_mb
@@ -104,7 +138,9 @@ def _check_disk(settings: Settings) -> Iterator[Finding]:
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
     for directory in settings.models_directories:
-        if not directory.is_dir():
+        if barrier := _barrier(directory):
+            yield problem(f"{directory}: this user may not enter {barrier}: {_entry_command(barrier)}")
+        elif not directory.is_dir():
             yield note(f"{directory} is no directory: name yours in [models] directory")
         elif not os.access(directory, os.R_OK | os.X_OK):
             yield problem(
@@ -112,6 +148,16 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield good(str(directory))
+
+
+def _barrier(path: Path) -> Path | None:
+    """The first directory on the way to a path that this user may not enter."""
+    return next((p for p in reversed(path.parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
+
+
+def _entry_command(directory: Path) -> str:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"sudo setfacl -m u:{user}:x {shlex.quote(str(directory))}"
 
 
 def _check_logs(settings: Settings) -> Iterator[Finding]:

@@ -4,8 +4,10 @@ CollectorError
 ├── SettingsError             the settings are wrong; every fault is in the message (exit 78)
 ├── DatabaseError             the database cannot be used as it is (exit 1)
 │   ├── DatabaseInUse         another collector writes it
+│   ├── DatabaseDamaged       what is in the file is no longer what SQLite wrote
 │   ├── DatabaseBusy          another program holds a lock on it just now: try again later
 │   └── ValueNotStorable      one value does not fit its column
+├── BackupFailed              a backup could not be made, or what should be one is none
 ├── ParseError                bytes from outside are not what they claim to be
 ├── SourceAbsent              what a source reads does not exist here: no fault, no row
 └── SourceFailed              what a source reads exists and cannot be read
@@ -36,6 +38,10 @@ class DatabaseInUse(DatabaseError):  # noqa: N818 - it says what is the case
     """Another collector holds the lock of this database."""
 
 
+class DatabaseDamaged(DatabaseError):  # noqa: N818
+    """What is in the file is no longer what SQLite wrote."""
+
+
 class DatabaseBusy(DatabaseError):  # noqa: N818
     """Another program holds a lock on the file; nothing was written, the same call may work later."""
 
@@ -53,6 +59,10 @@ class ValueNotStorable(DatabaseError):  # noqa: N818
     def __init__(self, table: str, column: str, value: object, reason: str) -> None:
         self.table, self.column, self.value = table, column, value
         super().__init__(f"cannot store {value!r:.200} in {table}.{column}: {reason}")
+
+
+class BackupFailed(CollectorError):  # noqa: N818
+    """A backup could not be made, or what should be one is none; the message says why and what to do."""
 
 
 class ParseError(CollectorError):

@@ -5,13 +5,14 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import collector
 from collector.database.connection import connect_read_only, explained, fetch
 from collector.database.lock import running_collector
+from collector.units import BYTES_PER_MB
 
 Record = dict[str, Any]
 
@@ -61,6 +62,8 @@ def read_status(database: Path) -> Record:
             "llama_metrics": newest["llama_metrics"],
             "speeds": _rows(connection, "llama_metrics", tables, _LAST_SPEEDS),
             "health": health,
+            "backup": _stored(connection, "lastBackup", tables),
+            "backup_test": _stored(connection, "lastBackupTest", tables),
             "trouble": _rows(connection, "logs", tables, _LAST_TROUBLE),
         }
 
@@ -79,6 +82,14 @@ _LAST_SPEEDS = """
 
 def _rows(connection: sqlite3.Connection, table: str, tables: Iterable[str], query: str) -> list[Record]:
     return fetch(connection, query) if table in tables else []
+
+
+def _stored(connection: sqlite3.Connection, key: str, tables: Iterable[str]) -> Any:
+    """A value of `metadata`; None where there is none."""
+    rows = _rows(connection, "metadata", tables, f"SELECT value FROM metadata WHERE key = '{key}'")  # noqa: S608
+    with suppress(ValueError):
+        return json.loads(rows[0]["value"]) if rows else None
+    return None
 
 
 def _newest(connection: sqlite3.Connection, table: str, tables: Iterable[str]) -> list[Record]:
@@ -105,6 +116,7 @@ def _lines(status: Record, *, colours: bool) -> list[str]:
         *_readings(status, paint),
         "",
         *_health_lines(status["health"], paint),
+        *_backup_lines(status["backup"], status["backup_test"], paint),
         *_trouble_lines(status["trouble"], paint),
     ]
 
@@ -124,7 +136,7 @@ def _headline(status: Record, paint: _Paint) -> list[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in database["rows"].items() if count)
     return [
         f"{paint(_BOLD, 'llama-collector')} {status['collector']['version']}  {state}",
-        f"{database['path']}  {database['size_bytes'] / 2**20:,.1f} MB  {paint(_DIM, rows)}",
+        f"{database['path']}  {database['size_bytes'] / BYTES_PER_MB:,.1f} MB  {paint(_DIM, rows)}",
     ]
 
 
@@ -209,6 +221,16 @@ def _health_lines(health: list[Record], paint: _Paint) -> list[str]:
         lines.append(
             f"{row['name']:<16} {state} {paint(_DIM, 'since ' + _ago(row['since']))}  {row['message']}"
         )
+    return lines
+
+
+def _backup_lines(backup: Any, test: Any, paint: _Paint) -> list[str]:
+    lines = []
+    if isinstance(backup, dict) and "file" in backup:
+        size = f"{_number(backup.get('bytes', 0) / BYTES_PER_MB, ' MB')}"
+        lines.append(_line(paint, "last backup", [_ago(backup.get("time")), size, _plain(backup["file"])]))
+    if isinstance(test, dict) and "verdict" in test:
+        lines.append(_line(paint, "restored on trial", [_ago(test.get("time")), _plain(test["verdict"])]))
     return lines
 
 

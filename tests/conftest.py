@@ -4,10 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from collector.database import Database
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.nvml_stub import NvmlStub
+from tests.support.recorded import collecting, wait_for_everything
+
+
+@pytest.fixture(autouse=True)
+def _unset_events() -> Iterator[None]:
+    """What one test sets up for its events is not the next one's."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -30,3 +39,11 @@ def nvml_stub(tmp_path: Path) -> NvmlStub:
     directory = tmp_path / "nvml"
     directory.mkdir()
     return NvmlStub(directory)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A database that a collector wrote beside a real llama-server, and has closed."""
+    with collecting(tmp_path_factory.mktemp("recorded"), tiny_model) as (collector, server):
+        wait_for_everything(collector, server)
+    return collector.database

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from collector.errors import DatabaseBusy, DatabaseError
+from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError
 
 BUSY_TIMEOUT_SECONDS = 0.2
 """How long a write waits for a lock. Longer, and the waiting writer shuts new readers out."""
@@ -52,10 +52,14 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     Raises:
         DatabaseError: no such file, not a database, damaged, or not readable by this user.
     """
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError as error:
         raise DatabaseError(
             f"there is no database at {path}: start the collector first (llama-collector run)"
-        )
+        ) from error
+    except OSError as error:
+        raise DatabaseError(f"{path}: {error.strerror}: llama-collector check --as USER says why") from error
     with explained(path):
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READER_TIMEOUT_SECONDS, isolation_level=None
@@ -66,6 +70,43 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def connect_for_copy(path: Path) -> sqlite3.Connection:
+    """Create a file that a database is copied into, for its owner alone.
+
+    It has no journal and is not synchronised: an unfinished copy is thrown away, a finished one is
+    synchronised as a file.
+
+    Raises:
+        DatabaseError: there is a file already, or it cannot be created.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be created: {error.strerror}") from error
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def refuse_damage(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:
+    """Read the whole file and compare what belongs together.
+
+    Args:
+        connection: to the file.
+        path: of the file, for the message.
+        check: `integrity_check`, or the faster `quick_check` that does not compare indexes with their rows.
+
+    Raises:
+        DatabaseDamaged: something does not fit.
+    """
+    with closing(connection.execute(f"PRAGMA {check}(1)")) as rows:
+        (verdict,) = rows.fetchone()
+    if verdict != "ok":
+        verdict = verdict.replace("*** in database main ***\n", "")
+        raise DatabaseDamaged(f"{path}: {verdict}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
 
 
 def fetch(
@@ -114,13 +155,15 @@ def _explain(error: sqlite3.DatabaseError, path: Path | None) -> DatabaseError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(f"{where}another program holds a lock on the database ({error})")
     advice = _ADVICE.get(code)
-    return DatabaseError(f"{where}{error}" + (f": {advice}" if advice else ""))
+    kind = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
+    return kind(f"{where}{error}" + (f": {advice}" if advice else ""))
 
 
 _ADVICE = {
     sqlite3.SQLITE_NOTADB: "it is no SQLite database. Name another file in [database] path, or move it away.",
-    sqlite3.SQLITE_CORRUPT: "the database is damaged. Stop its users, set the file aside and put a backup in "
-    "its place, or save what can be read with the sqlite3 shell's .recover.",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged. Stop the collector and put the newest good backup "
+    "in its place with `llama-collector restore --latest` (what is there now is kept beside it), or save "
+    "what can still be read with the sqlite3 shell's .recover (README, Damage).",
     sqlite3.SQLITE_READONLY: "the collector must be able to write the file and its directory. Change their "
     "owner or mode, or name another file in [database] path.",
     sqlite3.SQLITE_CANTOPEN: "the file or its directory cannot be opened. Check the path and permissions.",
@@ -147,6 +190,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA synchronous = EXTRA")
     _refuse_damage(connection, path)
+    if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # later, it takes writing the file anew
     mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
     if mode != "delete":
         raise DatabaseError(
@@ -157,9 +202,5 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    if pages * page_size > QUICK_CHECK_MAX_BYTES:
-        return
-    with closing(connection.execute("PRAGMA quick_check(1)")) as check:
-        (verdict,) = check.fetchone()
-    if verdict != "ok":
-        raise DatabaseError(f"{path}: {verdict}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+    if pages * page_size <= QUICK_CHECK_MAX_BYTES:
+        refuse_damage(connection, path, "quick_check")

@@ -2,13 +2,20 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from collector.database.connection import connect_for_writing, explained, fetch, transaction
+from collector.database.connection import (
+    connect_for_copy,
+    connect_for_writing,
+    explained,
+    fetch,
+    transaction,
+)
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.lock import CollectorLock
 from collector.database.logs import LogsRepository
@@ -16,9 +23,12 @@ from collector.database.metadata import MetadataRepository
 from collector.database.metrics import MetricsRepository
 from collector.database.models import ModelsRepository
 from collector.database.repository import Record
-from collector.database.schema import migrate
+from collector.database.schema import migrate, refresh_views
 from collector.database.server_config import ConfigRepository
-from collector.table import Table
+from collector.table import Table, View
+
+COPY_STEP_PAGES = 256
+"""Copied at once while the connection is held: 1 MB, a millisecond or two."""
 
 
 class Database:
@@ -30,20 +40,21 @@ class Database:
     Args:
         path: the file; it and its directory are created where they are missing.
         tables: tables wanted beside the documented ones.
+        views: views wanted over all these tables.
 
     Raises:
         DatabaseInUse: another collector writes it.
         DatabaseError: it is not a database, damaged, read-only, or made for another purpose.
     """
 
-    def __init__(self, path: Path, tables: Iterable[Table] = ()) -> None:
+    def __init__(self, path: Path, tables: Iterable[Table] = (), views: Iterable[View] = ()) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
         self._collector_lock = CollectorLock(path)
         self._collector_lock.acquire()
         try:
-            self._open((*DOCUMENTED_TABLES, *tables))
+            self._open((*DOCUMENTED_TABLES, *tables), tuple(views))
         except BaseException:
             self._collector_lock.release()
             raise
@@ -53,11 +64,14 @@ class Database:
         self.config = ConfigRepository(self)
         self.meta = MetadataRepository(self)
 
-    def _open(self, tables: tuple[Table, ...]) -> None:
+    def _open(self, tables: tuple[Table, ...], views: tuple[View, ...]) -> None:
         self._connection = connect_for_writing(self.path)
         try:
             with explained(self.path):
-                self.changes = list(migrate(self._connection, tables))
+                self.changes = [
+                    *migrate(self._connection, tables),
+                    *refresh_views(self._connection, views),
+                ]
         except BaseException:
             self._connection.close()
             raise
@@ -90,6 +104,44 @@ class Database:
                     yield self._connection
                 finally:
                     self._depth -= 1
+
+    def run_script(self, script: str) -> None:
+        """Run statements that cannot stand in a transaction.
+
+        Raises:
+            DatabaseBusy: another program holds a lock.
+            DatabaseError: disk full, read-only, damaged.
+        """
+        with self._lock, explained(self.path):
+            self._connection.executescript(script)
+
+    def copy_to(self, path: Path, between_steps: Callable[[float], None]) -> None:
+        """Copy all of it into a new file, in steps; between two steps others may write.
+
+        Only steps of the writing connection itself end: SQLite carries what it writes meanwhile over into
+        the copy, while any other connection would have to begin again at each commit.
+
+        Args:
+            path: of the copy; there must be no such file.
+            between_steps: called with the seconds that the last step took; what it raises ends the copy.
+
+        Raises:
+            DatabaseError: the copy cannot be created or written, or the database cannot be read.
+        """
+        with closing(connect_for_copy(path)) as target, self._lock, explained(self.path):
+            started = time.perf_counter()
+
+            def give_way(_status: int, _remaining: int, _total: int) -> None:
+                nonlocal started
+                seconds = time.perf_counter() - started
+                self._lock.release()
+                try:
+                    between_steps(seconds)
+                finally:
+                    self._lock.acquire()
+                    started = time.perf_counter()
+
+            self._connection.backup(target, pages=COPY_STEP_PAGES, progress=give_way, sleep=0)
 
     def close(self) -> None:
         """Close the file and give its lock back; waits for a transaction that is under way."""

@@ -1,0 +1,51 @@
+"""`backup`: a backup now, also while a collector runs."""
+
+import threading
+import time
+from contextlib import closing
+from datetime import datetime
+
+from collector.config import Settings
+from collector.database import Database
+from collector.database.backup import BackupDirectory, contents, verify
+from collector.database.connection import connect_read_only, explained, fetch
+from collector.errors import DatabaseError, DatabaseInUse
+from collector.jobs.backup import BackupSummary, back_up, described
+from collector.own_tables import OWN_TABLES
+from collector.views import VIEWS
+
+
+def back_up_now(settings: Settings) -> None:
+    """Make a backup and print what it is.
+
+    Raises:
+        BackupFailed: there is no room for it, or it is not whole; the older ones stay.
+        DatabaseError: there is no database, or it cannot be read, or is damaged.
+    """
+    path = settings.database_path
+    if not path.exists():
+        raise DatabaseError(f"there is no database at {path}: nothing to back up")
+    place, keep = BackupDirectory(settings.backup_directory, path), settings.backup.keep
+    try:
+        database = Database(path, OWN_TABLES, VIEWS)
+    except DatabaseInUse:
+        summary = _beside_collector(place, settings)
+        place.remove_old(keep)
+    else:
+        with database:
+            summary = back_up(database, place, keep, threading.Event())
+    print(described(summary))
+
+
+def _beside_collector(place: BackupDirectory, settings: Settings) -> BackupSummary:
+    """In one read transaction: the collector's rows wait in its memory meanwhile, a few seconds a GB."""
+    begun, started = time.time(), time.monotonic()
+    path = settings.database_path
+    with place.new_backup(datetime.fromtimestamp(begun)) as copy, closing(connect_read_only(path)) as source:  # noqa: DTZ006
+        with explained(path):
+            before = contents(lambda statement: fetch(source, statement))
+            source.execute("VACUUM INTO ?", (str(copy),))
+        copied = verify(copy, before, lambda statement: fetch(source, statement), lambda: False)
+    newest = place.backups()[-1]
+    rows = sum(copied.rows.values())
+    return BackupSummary(begun, str(newest), newest.stat().st_size, rows, time.monotonic() - started)

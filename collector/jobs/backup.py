@@ -1,0 +1,231 @@
+"""The nightly backup, and the proof from time to time that one can be restored."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from collector.config import BackupSettings
+from collector.database import Database
+from collector.database.backup import BackupDirectory, Contents, contents, verify
+from collector.errors import BackupFailed, CollectorError
+from collector.schedule import is_due
+from collector.units import BYTES_PER_MB
+
+LAST_BACKUP_KEY = "lastBackup"
+"""In `metadata`: the fields of its `BackupSummary`; until there is one, since when one is awaited."""
+
+LAST_TEST_KEY = "lastBackupTest"
+"""In `metadata`: `time`, `file` and `verdict` of the last test of a backup."""
+
+LOOK_SECONDS = 60
+"""How often is looked whether something is due."""
+
+RETRY_SECONDS = 3600
+"""How long after a failure it is tried again."""
+
+REST = 3
+"""The copy rests this many times as long as its last step took, so that it uses a quarter of the disk."""
+
+_SHORTEST_REST_SECONDS = 0.002
+
+
+class Stopped(CollectorError):  # noqa: N818
+    """The collector ends: what is not done waits for its next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSummary:
+    """One backup.
+
+    Args:
+        time: Unix seconds at which it was begun.
+        file: its path.
+        bytes: its size.
+        rows: in all its tables.
+        seconds: how long it took.
+    """
+
+    time: float
+    file: str
+    bytes: int
+    rows: int
+    seconds: float
+
+
+def back_up(
+    database: Database,
+    place: BackupDirectory,
+    keep: int,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.time,
+) -> BackupSummary:
+    """Back up a database that this process writes, while it goes on writing.
+
+    Args:
+        database: the one to be copied.
+        place: where the copy goes.
+        keep: how many backups are kept, this one included.
+        stop: ends it early.
+        clock: gives Unix seconds.
+
+    Raises:
+        Stopped: it was ended early; nothing of it is left.
+        BackupFailed: there is no room for it, or it is not whole; the older ones stay.
+        DatabaseError: it cannot be written, or the database cannot be read or is damaged.
+    """
+
+    def rest(step_seconds: float) -> None:
+        if stop.wait(max(REST * step_seconds, _SHORTEST_REST_SECONDS)):
+            raise Stopped("the collector ends")
+
+    begun, started = clock(), time.monotonic()
+    with place.new_backup(datetime.fromtimestamp(begun)) as copy:  # noqa: DTZ006 - names are in local time
+        before = contents(database.query)
+        database.copy_to(copy, rest)
+        copied = verify(copy, before, database.query, stop.is_set)
+    path = place.backups()[-1]
+    place.remove_old(keep)
+    rows = sum(copied.rows.values())
+    summary = BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
+    database.meta.set(LAST_BACKUP_KEY, asdict(summary))
+    return summary
+
+
+class _Daily:
+    """Something that is done when it is due; after a failure again, but not at once."""
+
+    def __init__(self) -> None:
+        self._failure: CollectorError | None = None
+        self._retry_at = 0.0
+
+    def run(self) -> None:
+        """Do it if it is due.
+
+        Raises:
+            CollectorError: it failed, now or at the last attempt, and is to be tried again later.
+        """
+        if self._failure and time.monotonic() < self._retry_at:
+            raise self._failure
+        self._failure = None
+        try:
+            self._run()
+        except Stopped:
+            return
+        except CollectorError as error:
+            self._failure, self._retry_at = error, time.monotonic() + RETRY_SECONDS
+            raise
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class NightlyBackup(_Daily):
+    """Backs up when the schedule says so; a night that was missed is made up for.
+
+    Args:
+        database: the one to be copied.
+        place: where the copies go.
+        settings: when, and how many are kept.
+        stop: ends it early.
+        clock: gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        place: BackupDirectory,
+        settings: BackupSettings,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._database = database
+        self._place = place
+        self._settings = settings
+        self._stop = stop
+        self._clock = clock
+
+    def _run(self) -> None:
+        now = self._clock()
+        if is_due(self._settings.schedule, self._last(now), now):
+            back_up(self._database, self._place, self._settings.keep, self._stop, self._clock)
+
+    def _last(self, now: float) -> float:
+        """Unix seconds of the last backup, or of the first look; never in the future."""
+        stored = self._database.meta.get(LAST_BACKUP_KEY)
+        last = stored.get("time") if isinstance(stored, dict) else None
+        if isinstance(last, int | float) and last <= now:
+            return last
+        self._database.meta.set(LAST_BACKUP_KEY, {"time": now})  # of a clock that was wrong, or none yet
+        return now
+
+
+class BackupTest(_Daily):
+    """Restores the newest backup to a temporary place, and asks it.
+
+    Args:
+        database: where the outcome is noted.
+        place: where the backups lie.
+        days: between two tests.
+        restore: makes a database of the backup that it is given, at the path that it is given.
+        clock: gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        place: BackupDirectory,
+        days: int,
+        restore: Callable[[Path, Path], Contents],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._database = database
+        self._place = place
+        self._seconds = days * 86_400
+        self._restore = restore
+        self._clock = clock
+
+    def _run(self) -> None:
+        now = self._clock()
+        stored = self._database.meta.get(LAST_TEST_KEY)
+        last = stored.get("time", 0) if isinstance(stored, dict) else 0
+        backups = self._place.backups()
+        if backups and not 0 <= now - last < self._seconds:
+            outcome = {"time": now, "file": str(backups[-1])}
+            try:
+                rows = self._test()
+            except CollectorError as error:
+                self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": str(error)})
+                raise
+            self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": "ok", "rows": rows})
+            structlog.get_logger().info(f"{backups[-1]} was restored on trial and is good: {rows:,} rows")
+
+    def _test(self) -> int:
+        backup = self._place.backups()[-1]
+        trial = backup.with_name(f".{backup.name}.trial")
+        try:
+            rows = self._restore(backup, trial).rows
+        except OSError as error:
+            raise BackupFailed(f"{backup} could not be restored on trial: {error}") from error
+        finally:
+            for left in (trial, trial.with_name(f"{trial.name}-journal")):
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
+        if not rows.get("metrics"):
+            raise BackupFailed(f"{backup} can be restored, and there is no sample in it")
+        return sum(rows.values())
+
+
+def described(summary: BackupSummary) -> str:
+    """One line about a backup."""
+    return (
+        f"{summary.file}: {summary.bytes / BYTES_PER_MB:,.1f} MB, {summary.rows:,} rows, "
+        f"{summary.seconds:.1f} s"
+    )

@@ -1,0 +1,139 @@
+"""`restore`: puts a backup in the place of the database, which is kept beside it."""
+
+import os
+import sys
+import time
+from contextlib import closing, suppress
+from datetime import datetime
+from pathlib import Path
+
+from collector.config import Settings
+from collector.database.backup import (
+    BackupDirectory,
+    contents_of,
+    move_side_files,
+    prepare,
+    synchronise,
+)
+from collector.database.connection import connect_for_writing, connect_read_only, explained, refuse_damage
+from collector.database.lock import CollectorLock
+from collector.errors import BackupFailed, CollectorError, DatabaseError, DatabaseInUse
+from collector.own_tables import OWN_TABLES
+from collector.units import BYTES_PER_MB
+from collector.views import VIEWS
+
+_PROGRESS_AFTER_SECONDS = 1.0
+
+
+def restore(settings: Settings, backup: Path) -> None:
+    """Check a backup, bring it up to date, and put it in the place of the database.
+
+    At every instant there is a whole database in its place: the old one or the new one.
+
+    Args:
+        settings: name the database.
+        backup: a database of any version of the documentation.
+
+    Raises:
+        DatabaseInUse: a collector runs.
+        BackupFailed: the backup is none.
+        DatabaseError: the backup cannot be read, or is damaged, or there is no room for it.
+    """
+    path = settings.database_path.resolve()
+    if not backup.is_file():
+        raise BackupFailed(f"there is no file {backup}: llama-collector restore --list shows the backups")
+    lock = CollectorLock(path)
+    try:
+        lock.acquire()
+    except DatabaseInUse as error:
+        raise DatabaseInUse(f"{error} Nothing was changed.") from error
+    try:
+        _restore(path, backup)
+    finally:
+        lock.release()
+
+
+def restore_latest(settings: Settings) -> None:
+    """Restore the newest backup that is good.
+
+    Raises:
+        BackupFailed: there is none.
+        CollectorError: see `restore`.
+    """
+    place = _place(settings)
+    for backup in reversed(place.backups()):
+        try:
+            return restore(settings, backup)
+        except DatabaseInUse:
+            raise
+        except CollectorError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    raise BackupFailed(f"{place.directory} holds no good backup")
+
+
+def list_backups(settings: Settings) -> None:
+    """Print each backup: when it was begun, its size, its rows, and whether it is good."""
+    place = _place(settings)
+    backups = place.backups()
+    if not backups:
+        print(f"no backup in {place.directory}")
+    for backup in backups:
+        size_mb = backup.stat().st_size / BYTES_PER_MB
+        print(f"{place.taken_at(backup)}  {size_mb:>10,.1f} MB  {_verdict(backup)}  {backup}", flush=True)
+
+
+def _place(settings: Settings) -> BackupDirectory:
+    return BackupDirectory(settings.backup_directory, settings.database_path)
+
+
+def _verdict(backup: Path) -> str:
+    try:
+        with closing(connect_read_only(backup)) as connection, explained(backup):
+            refuse_damage(connection, backup)
+        return f"good, {sum(contents_of(backup).rows.values()):>12,} rows"
+    except DatabaseError as error:
+        return f"DAMAGED ({error})"
+
+
+def _restore(path: Path, backup: Path) -> None:
+    new = path.with_name(f".{path.name}.restoring")
+    try:
+        rows = prepare(backup, new, OWN_TABLES, VIEWS, _Progress()).rows
+        kept = _keep_old(path, new) if path.exists() else None
+        new.replace(path)
+        synchronise(path.parent)
+    except OSError as error:
+        raise BackupFailed(f"{error.filename or path}: {error.strerror}. Nothing was changed.") from error
+    finally:
+        with suppress(FileNotFoundError):
+            new.unlink()
+    print(f"{path} is now {backup}: {sum(rows.values()):,} rows")
+    if kept:
+        print(f"what was there is kept as {kept}: remove it when all is well")
+
+
+def _keep_old(path: Path, new: Path) -> Path:
+    """Give the old database a second name, and its mode and owner to the new one."""
+    kept = path.with_name(f"{path.name}.before-restore-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005 - for people
+    with suppress(DatabaseError):  # damaged: then its journal is kept with it
+        connect_for_writing(path).close()  # ends what a crash has left open
+    move_side_files(path, kept)
+    kept.hardlink_to(path)
+    status = path.stat()
+    os.chown(new, status.st_uid, status.st_gid)
+    new.chmod(status.st_mode & 0o777)
+    synchronise(path.parent)
+    return kept
+
+
+class _Progress:
+    """One line on a terminal, once the copy takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._is_shown = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._is_shown and time.monotonic() - self._started > _PROGRESS_AFTER_SECONDS:
+            end = "\r" if done < total else "\n"
+            print(f"\x1b[2K{100 * done // max(1, total)} % copied", end=end, file=sys.stderr, flush=True)
