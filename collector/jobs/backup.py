@@ -2,17 +2,19 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import structlog
 
 from collector.config import BackupSettings
 from collector.database import Database
-from collector.database.backup import BackupDirectory, Contents, contents, verify
+from collector.database.backup import BackupDirectory, Contents, contents, synchronise, verify
 from collector.errors import BackupFailed, CollectorError
 from collector.schedule import is_due
 from collector.units import BYTES_PER_MB
@@ -33,6 +35,9 @@ REST = 3
 """The copy rests this many times as long as its last step took, so that it uses a quarter of the disk."""
 
 _SHORTEST_REST_SECONDS = 0.002
+
+STEPS_A_SYNCHRONISATION = 8
+"""The copy goes to the disk bit by bit: all of it at the end would keep every commit waiting."""
 
 
 class Stopped(CollectorError):  # noqa: N818
@@ -79,15 +84,10 @@ def back_up(
         BackupFailed: there is no room for it, or it is not whole; the older ones stay.
         DatabaseError: it cannot be written, or the database cannot be read or is damaged.
     """
-
-    def rest(step_seconds: float) -> None:
-        if stop.wait(max(REST * step_seconds, _SHORTEST_REST_SECONDS)):
-            raise Stopped("the collector ends")
-
     begun, started = clock(), time.monotonic()
     with place.new_backup(datetime.fromtimestamp(begun)) as copy:  # noqa: DTZ006 - names are in local time
         before = contents(database.query)
-        database.copy_to(copy, rest)
+        database.copy_to(copy, partial(_rest, copy, count(1), stop))
         copied = verify(copy, before, database.query, stop.is_set)
     path = place.backups()[-1]
     place.remove_old(keep)
@@ -95,6 +95,13 @@ def back_up(
     summary = BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
     database.meta.set(LAST_BACKUP_KEY, asdict(summary))
     return summary
+
+
+def _rest(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:
+    if next(steps) % STEPS_A_SYNCHRONISATION == 0:
+        synchronise(copy)
+    if stop.wait(max(REST * step_seconds, _SHORTEST_REST_SECONDS)):
+        raise Stopped("the collector ends")
 
 
 class _Daily:
