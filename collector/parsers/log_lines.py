@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
 """From the least to the most important."""
@@ -88,8 +89,10 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
     """
     text = "\n".join(lines)  # one look at all of them costs least
     prefixed = _ALL_PREFIXED(text)
-    is_default = len(prefixed) == len(lines)  # nearly all lines are of today's default
-    records = _records_with_prefix(prefixed) if is_default else _records_of_any_format(lines)
+    if len(prefixed) == len(lines):  # nearly all lines are of today's default
+        records = _records_with_prefix(prefixed)
+    else:
+        records = _records_of_jsonl(lines) or _records_of_any_format(lines)
     if key_follows or _hints_at_key(text):
         _mask_keys(records, key_follows=key_follows)
     return records
@@ -102,6 +105,30 @@ def _records_with_prefix(prefixed: Iterable[tuple[str, str, str, str]]) -> list[
         for number, (minutes, seconds, letter, message) in enumerate(prefixed)
         if (stripped := message.rstrip())
     ]
+
+
+def _records_of_jsonl(lines: Sequence[str]) -> list[Record]:
+    """Records of lines that all are plain objects of `--log-jsonl`; none where one of them is not."""
+    if not all(map(_BEGINS_AS_JSONL, lines)):
+        return []
+    try:
+        values = json.loads(f"[{','.join(lines)}]")  # one call for all costs half of one a line
+    except (ValueError, RecursionError):
+        return []
+    if len(values) != len(lines):
+        return []
+    records = []
+    for number, value in enumerate(values):
+        record = _json_record(value, lines[number], 0)
+        if not record.begins:
+            return []  # it may belong to the record before it
+        if record.message:
+            record.line = number
+            records.append(record)
+    return records
+
+
+_BEGINS_AS_JSONL = re.compile(r'\{"type":').match
 
 
 def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
@@ -160,14 +187,18 @@ def _json_line(text: str, port: int) -> Record | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return _json_record(value, text, port)
+
+
+def _json_record(value: dict[str, Any], text: str, port: int) -> Record:
     if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
         return Record(None, text.rstrip(), None, port, begins=True)
-    if not port and _PORT(message):  # a child's line inside a line of its router
+    if message[:1] == "[" and not port and _PORT(message):  # a child's line inside a line of its router
         return parse_line(" ".join(split_lines(message.encode("utf-8", "replace") + b"\n")))
     microseconds = value.get("time")
     stamp = microseconds / 1e6 if isinstance(microseconds, int) and abs(microseconds) < _MAX_STAMP else None
     level = value.get("level")
-    return Record(level if level in LEVELS else None, _storable(message), stamp, port, begins=True)
+    return Record(level if level in LEVELS else None, _storable(message), stamp, port, True)  # noqa: FBT003
 
 
 _MAX_STAMP = 10**16

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.parsers import log_lines
 from collector.parsers.log_lines import (
     CUT_MARK,
     LEVELS,
@@ -239,3 +240,29 @@ def test_any_bytes_give_records_that_sqlite_can_store(data: bytes) -> None:
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() != ""))
 def test_any_line_is_read_by_some_format(text: str) -> None:
     assert parse_line(text).message == parse_line(text).message.rstrip()
+
+
+JSONL_LINES = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["log", "log", "log", "metric"])},
+        optional={
+            "time": st.one_of(st.integers(), st.none(), st.text(max_size=3)),
+            "level": st.one_of(st.sampled_from(["info", "warn", "loud"]), st.integers()),
+            "msg": st.one_of(
+                st.text(max_size=40), st.sampled_from(["[ 8081] srv child: line\n", "", " \n", "x\n"])
+            ),
+        },
+    ).map(json.dumps),
+    max_size=8,
+)
+
+
+@given(JSONL_LINES)
+def test_lines_of_json_read_together_are_what_they_are_one_by_one(lines: list[str]) -> None:
+    assert parse_records(lines) == log_lines._records_of_any_format(lines)
+
+
+def test_a_chunk_of_json_lines_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "_records_of_any_format", lambda _: pytest.fail("one by one"))
+    lines = (FOLDER / "single.jsonl").read_text().splitlines()
+    assert len(parse_records(lines)) > 10
