@@ -4,11 +4,12 @@ import threading
 import time
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
 from collector.config import Settings
 from collector.database import Database
 from collector.database.backup import BackupDirectory, contents, verify
-from collector.database.connection import connect_read_only, explained, fetch
+from collector.database.connection import connect_for_copy, connect_read_only, explained, fetch
 from collector.errors import DatabaseError, DatabaseInUse
 from collector.jobs.backup import BackupSummary, back_up, described
 from collector.own_tables import OWN_TABLES
@@ -30,7 +31,7 @@ def back_up_now(settings: Settings) -> None:
         database = Database(path, OWN_TABLES, VIEWS)
     except DatabaseInUse:
         summary = _beside_collector(place, settings)
-        place.remove_old(keep)
+        place.remove_old(keep, Path(summary.file))
     else:
         with database:
             summary = back_up(database, place, keep, threading.Event())
@@ -41,11 +42,14 @@ def _beside_collector(place: BackupDirectory, settings: Settings) -> BackupSumma
     """In one read transaction: the collector's rows wait in its memory meanwhile, a few seconds a GB."""
     begun, started = time.time(), time.monotonic()
     path = settings.database_path
-    with place.new_backup(datetime.fromtimestamp(begun)) as copy, closing(connect_read_only(path)) as source:  # noqa: DTZ006
+    with (
+        place.new_backup(datetime.fromtimestamp(begun)) as (copy, backup),  # noqa: DTZ006
+        closing(connect_read_only(path)) as source,
+    ):
+        connect_for_copy(copy).close()  # for its owner alone until it is done
         with explained(path):
             before = contents(lambda statement: fetch(source, statement))
             source.execute("VACUUM INTO ?", (str(copy),))
         copied = verify(copy, before, lambda statement: fetch(source, statement), lambda: False)
-    newest = place.backups()[-1]
     rows = sum(copied.rows.values())
-    return BackupSummary(begun, str(newest), newest.stat().st_size, rows, time.monotonic() - started)
+    return BackupSummary(begun, str(backup), backup.stat().st_size, rows, time.monotonic() - started)

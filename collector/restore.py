@@ -1,6 +1,5 @@
 """`restore`: puts a backup in the place of the database, which is kept beside it."""
 
-import os
 import sys
 import time
 from contextlib import closing, suppress
@@ -14,10 +13,11 @@ from collector.database.backup import (
     move_side_files,
     prepare,
     synchronise,
+    take_mode,
 )
 from collector.database.connection import connect_for_writing, connect_read_only, explained, refuse_damage
 from collector.database.lock import CollectorLock
-from collector.errors import BackupFailed, CollectorError, DatabaseError, DatabaseInUse
+from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseError, DatabaseInUse
 from collector.own_tables import OWN_TABLES
 from collector.units import BYTES_PER_MB
 from collector.views import VIEWS
@@ -36,6 +36,7 @@ def restore(settings: Settings, backup: Path) -> None:
 
     Raises:
         DatabaseInUse: a collector runs.
+        DatabaseBusy: another program holds a lock on the database.
         BackupFailed: the backup is none.
         DatabaseError: the backup cannot be read, or is damaged, or there is no room for it.
     """
@@ -99,7 +100,8 @@ def _restore(path: Path, backup: Path) -> None:
     new = path.with_name(f".{path.name}.restoring")
     try:
         rows = prepare(backup, new, OWN_TABLES, VIEWS, _Progress()).rows
-        kept = _keep_old(path, new) if path.exists() else None
+        take_mode(new, path if path.exists() else backup)
+        kept = _keep_old(path) if path.exists() else None
         new.replace(path)
         synchronise(path.parent)
     except OSError as error:
@@ -112,16 +114,16 @@ def _restore(path: Path, backup: Path) -> None:
         print(f"what was there is kept as {kept}: remove it when all is well")
 
 
-def _keep_old(path: Path, new: Path) -> Path:
-    """Give the old database a second name, and its mode and owner to the new one."""
+def _keep_old(path: Path) -> Path:
+    """Give the old database a second name."""
     kept = path.with_name(f"{path.name}.before-restore-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005 - for people
-    with suppress(DatabaseError):  # damaged: then its journal is kept with it
+    try:
         connect_for_writing(path).close()  # ends what a crash has left open
-    move_side_files(path, kept)
+    except DatabaseBusy:
+        raise
+    except DatabaseError:  # damaged: then its journal is kept with it
+        move_side_files(path, kept)
     kept.hardlink_to(path)
-    status = path.stat()
-    os.chown(new, status.st_uid, status.st_gid)
-    new.chmod(status.st_mode & 0o777)
     synchronise(path.parent)
     return kept
 

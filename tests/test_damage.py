@@ -11,11 +11,13 @@ from threading import Event
 import pytest
 
 from collector.database import Database
+from collector.database.connection import QUICK_CHECK_MAX_BYTES
 from collector.errors import DatabaseDamaged
 from collector.jobs import damage_check
 from collector.own_tables import OWN_TABLES
 from tests.support.collector import Collector
 from tests.support.damage import damage
+from tests.support.sqlite_shell import recovering_shell
 
 QUIET = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n[models]\nrescan_interval = 0\n'
 ROWS = 20_000
@@ -106,27 +108,64 @@ def test_a_file_that_is_no_database_is_never_set_aside(tmp_path: Path) -> None:
     assert collector.database.read_text().startswith("my diary")
 
 
-def can_recover() -> bool:
-    asked = ["sqlite3", ":memory:", "SELECT 1 FROM sqlite_dbpage"]
-    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
-
-
+@pytest.mark.slow
 def test_the_shell_recovers_what_can_be_read_and_the_collector_goes_on_with_it(tmp_path: Path) -> None:
     """The way of the database's documentation, with the sqlite3 shell."""
     collector = damaged(tmp_path)
-    path, recovered = collector.database, tmp_path / "recovered.db"
-    script = subprocess.run(["sqlite3", str(path), ".recover"], capture_output=True, check=False).stdout
-    if b"CREATE TABLE" not in script and not can_recover():
-        pytest.skip("this sqlite3 shell was built without .recover (Debian 12's is): nothing to try")
-    subprocess.run(["sqlite3", str(recovered)], input=script, check=True, capture_output=True)
+    path, recovered, shell = collector.database, tmp_path / "recovered.db", recovering_shell()
+    script = subprocess.run([shell, path, ".recover"], capture_output=True, check=True).stdout
+    subprocess.run([shell, recovered], input=script, check=True, capture_output=True)
     path.rename(path.with_name(f"{path.name}.corrupted"))
     recovered.rename(path)
-    assert 0 < count(path) <= ROWS
     saved = count(path)
+    assert 0 < saved < ROWS
     with collector:
         collector.wait_for("SELECT * FROM collector_health WHERE state = 'running'")
         assert collector.stop() == 0
     assert count(path) == saved
+
+
+def large_and_damaged(tmp_path: Path, on_damage: str) -> Collector:
+    """A collector that was killed, and its database of more than 32 MB, damaged among the oldest lines."""
+    collector = Collector(
+        tmp_path,
+        f'[database]\npath = "{tmp_path}/data/llama-dashboard.db"\nflush_interval = 1\n'
+        f'on_damage = "{on_damage}"\n[sampling]\ninterval = 1\n{QUIET}',
+    )
+    with collector:
+        collector.wait_for("SELECT * FROM metrics")
+        collector.stop(signal.SIGKILL)
+    for _ in range(25):
+        fill(collector.database)
+    assert collector.database.stat().st_size > QUICK_CHECK_MAX_BYTES
+    damage(collector.database)
+    return collector
+
+
+@pytest.mark.slow
+def test_damage_found_while_the_collector_runs_stops_it_and_every_start_after(tmp_path: Path) -> None:
+    collector = large_and_damaged(tmp_path, "stop")
+    for _ in range(2):
+        ended = collector.call("run")
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines()[-1].startswith("llama-collector: ")
+        assert "restore --latest" in ended.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("data/*.damaged-*"))
+
+
+@pytest.mark.slow
+def test_damage_found_while_the_collector_runs_sets_the_file_aside_where_the_settings_say_so(
+    tmp_path: Path,
+) -> None:
+    collector = large_and_damaged(tmp_path, "fresh")
+    with collector:
+        collector.wait_for("SELECT * FROM pragma_page_count WHERE page_count < 1000")  # the fresh one
+        told = collector.wait_for("SELECT * FROM logs WHERE message LIKE '%set aside%'")
+        assert collector.stop() == 0
+    (kept,) = tmp_path.glob("data/*.damaged-*")
+    assert kept.name in told[0]["message"]
+    assert kept.stat().st_size > QUICK_CHECK_MAX_BYTES
+    assert collector.database.stat().st_size < QUICK_CHECK_MAX_BYTES
 
 
 @pytest.mark.parametrize("ending", ["clean", "killed"])
@@ -146,6 +185,6 @@ def test_a_large_database_is_read_for_damage_after_an_unclean_end_only(
         if ending == "clean":
             check.run()
             return
-        for _ in range(2):  # it does not heal
+        for _ in range(2):  # it stays to be done
             with pytest.raises(DatabaseDamaged, match="restore --latest"):
                 check.run()

@@ -109,9 +109,11 @@ def test_a_database_of_the_documented_version_is_restored_and_brought_up_to_date
 def test_a_missing_database_is_restored(collector: Collector) -> None:
     call(collector, "backup")
     before = rows(collector.database)
+    backups(collector)[0].chmod(0o640)
     collector.database.unlink()
     call(collector, "restore", "--latest")
     assert rows(collector.database) == before
+    assert collector.database.stat().st_mode & 0o777 == 0o640
 
 
 def test_what_is_no_backup_is_refused_and_nothing_changes(collector: Collector, tmp_path: Path) -> None:
@@ -147,6 +149,16 @@ def test_the_newest_good_backup_is_taken_and_the_damaged_one_is_named(collector:
 def test_without_a_backup_the_latest_is_refused(collector: Collector) -> None:
     assert "holds no good backup" in refused(collector, "restore", "--latest")
     assert "no backup in" in call(collector, "restore", "--list")
+
+
+def test_while_another_program_holds_a_lock_nothing_is_restored(collector: Collector) -> None:
+    call(collector, "backup")
+    before, names = rows(collector.database), beside(collector)
+    with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "another program holds a lock" in refused(collector, "restore", backups(collector)[0])
+    assert rows(collector.database) == before
+    assert beside(collector) == names
 
 
 def test_a_journal_that_a_crash_left_does_not_undo_the_restored_database(collector: Collector) -> None:

@@ -4,11 +4,14 @@ import fcntl
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from collector.database.connection import (
     connect_for_copy,
@@ -21,7 +24,7 @@ from collector.database.connection import (
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.repository import Record
 from collector.database.schema import migrate, refresh_views
-from collector.errors import BackupFailed, DatabaseError
+from collector.errors import BackupFailed, DatabaseBusy, DatabaseError
 from collector.table import Table, View
 from collector.units import BYTES_PER_MB
 
@@ -31,7 +34,10 @@ SPARE_BYTES = 16 * 2**20
 _PARTIAL = ".partial"
 _TIME_FORMAT = "%Y%m%d-%H%M%S"
 
+_LOWEST_PRIORITY = 19
+
 Query = Callable[[str], list[Record]]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +78,23 @@ class BackupDirectory:
         return datetime.strptime(backup.stem[-15:], _TIME_FORMAT)  # noqa: DTZ007 - names are in local time
 
     @contextmanager
-    def new_backup(self, now: datetime) -> Iterator[Path]:
-        """Gives the path of a file to be filled; it becomes a backup where the block ends without an error.
+    def new_backup(self, now: datetime) -> Iterator[tuple[Path, Path]]:
+        """Gives a path to be filled, and that of the backup that it becomes where the block ends well.
 
         Args:
             now: local time, for its name.
 
         Raises:
-            BackupFailed: another backup is under way, or the directory cannot be written, or is full.
+            BackupFailed: the directory cannot be written, or is full.
+            DatabaseBusy: another backup is under way.
         """
         with self._reserved():
             self._require_space()
             path = self._free_path(now)
             partial = path.with_name(f".{path.name}{_PARTIAL}")
             try:
-                yield partial
-                _take_mode(partial, self._database)
+                yield partial, path
+                take_mode(partial, self._database)
                 synchronise(partial)
                 forget_pages(partial)
                 partial.rename(path)
@@ -96,16 +103,32 @@ class BackupDirectory:
                 raise
             synchronise(self.directory)
 
-    def remove_old(self, keep: int) -> None:
-        """Remove all but the newest ones."""
-        for path in self.backups()[:-keep]:
+    @contextmanager
+    def trial(self, backup: Path) -> Iterator[Path]:
+        """Gives the path of a file beside a backup that is removed at the end.
+
+        Raises:
+            BackupFailed: the directory cannot be written, or is full.
+            DatabaseBusy: a backup is under way.
+        """
+        with self._reserved():
+            self._require_space()
+            try:
+                yield backup.with_name(f".{backup.name}.trial{_PARTIAL}")
+            finally:
+                self._remove_partial()
+
+    def remove_old(self, keep: int, new: Path) -> None:
+        """Remove all but the newest; the new one stays, also where a wrong clock gave others later names."""
+        others = [path for path in self.backups() if path != new]
+        for path in others[: max(0, len(others) + 1 - keep)]:
             path.unlink(missing_ok=True)
 
     @contextmanager
     def _reserved(self) -> Iterator[None]:
         """No other backup is under way meanwhile; what a killed one left is removed."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._make_directory()
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise BackupFailed(
@@ -113,15 +136,25 @@ class BackupDirectory:
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in self.directory.glob(f".{self._database.stem}-*{_PARTIAL}*"):
-                left.unlink(missing_ok=True)
+            self._remove_partial()
             yield
         except BlockingIOError as error:
-            raise BackupFailed("another backup is under way: wait until it has ended") from error
+            raise DatabaseBusy("another backup is under way: wait until it has ended") from error
         except OSError as error:
             raise BackupFailed(f"{error.filename or self.directory}: {error.strerror}") from error
         finally:
             os.close(descriptor)
+
+    def _make_directory(self) -> None:
+        """Root makes it for the owner of the database, whose collector is to write it."""
+        if not self.directory.exists():
+            self.directory.mkdir(parents=True)
+            _take_owner(self.directory, self._database.parent)
+
+    def _remove_partial(self) -> None:
+        for left in self.directory.iterdir():
+            if left.name.startswith(f".{self._database.stem}-") and _PARTIAL in left.name:
+                left.unlink(missing_ok=True)
 
     def _require_space(self) -> None:
         needed = self._database.stat().st_size + SPARE_BYTES
@@ -144,8 +177,12 @@ class BackupDirectory:
 def contents(query: Query) -> Contents:
     """What the database behind this query holds."""
     schema = query("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    not_counted = ("sqlite_", "CREATE VIRTUAL")  # the rows of a virtual table stand in others, or nowhere
     tables = [
-        row["name"] for row in schema if row["type"] == "table" and not row["name"].startswith("sqlite_")
+        row["name"]
+        for row in schema
+        if row["type"] == "table"
+        and not (row["name"].startswith(not_counted) or row["sql"].startswith(not_counted))
     ]
     rows = {name: query(f"SELECT count(*) AS n FROM {quoted(name)}")[0]["n"] for name in tables}  # noqa: S608
     return Contents(frozenset(row["sql"] for row in schema), rows)
@@ -241,6 +278,19 @@ def move_side_files(database: Path, kept: Path) -> None:
             database.with_name(database.name + suffix).rename(kept.with_name(kept.name + suffix))
 
 
+def at_lowest_priority(action: Callable[[], Result]) -> Result:
+    """Do what computes for long, so that inference has the processors first.
+
+    In a thread of its own: who has lowered his priority may not raise it again.
+    """
+    with ThreadPoolExecutor(1, initializer=_step_back) as pool:
+        return pool.submit(action).result()
+
+
+def _step_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+
+
 def synchronise(path: Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -271,8 +321,13 @@ def _count(query: Query, table: str) -> int:
         return 0  # it was dropped meanwhile
 
 
-def _take_mode(path: Path, like: Path) -> None:
+def take_mode(path: Path, like: Path) -> None:
+    """Give a file the mode of another one, and its owner where that is allowed."""
+    _take_owner(path, like)
+    path.chmod(like.stat().st_mode & 0o777)
+
+
+def _take_owner(path: Path, like: Path) -> None:
     status = like.stat()
-    with suppress(PermissionError):  # the owner is the database's already, or ours
+    with suppress(PermissionError):  # it is ours, or the same already
         os.chown(path, status.st_uid, status.st_gid)
-    path.chmod(status.st_mode & 0o777)

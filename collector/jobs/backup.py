@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -14,8 +13,15 @@ import structlog
 
 from collector.config import BackupSettings
 from collector.database import Database
-from collector.database.backup import BackupDirectory, Contents, contents, synchronise, verify
-from collector.errors import BackupFailed, CollectorError
+from collector.database.backup import (
+    BackupDirectory,
+    Contents,
+    at_lowest_priority,
+    contents,
+    synchronise,
+    verify,
+)
+from collector.errors import BackupFailed, CollectorError, DatabaseBusy
 from collector.schedule import is_due
 from collector.units import BYTES_PER_MB
 
@@ -82,15 +88,16 @@ def back_up(
     Raises:
         Stopped: it was ended early; nothing of it is left.
         BackupFailed: there is no room for it, or it is not whole; the older ones stay.
+        DatabaseBusy: another backup is under way, or another program holds a lock.
         DatabaseError: it cannot be written, or the database cannot be read or is damaged.
     """
     begun, started = clock(), time.monotonic()
-    with place.new_backup(datetime.fromtimestamp(begun)) as copy:  # noqa: DTZ006 - names are in local time
+    with place.new_backup(datetime.fromtimestamp(begun)) as (copy, path):  # noqa: DTZ006 - names are in local time
         before = contents(database.query)
         database.copy_to(copy, partial(_rest, copy, count(1), stop))
-        copied = verify(copy, before, database.query, stop.is_set)
-    path = place.backups()[-1]
-    place.remove_old(keep)
+        copied = at_lowest_priority(lambda: verify(copy, before, database.query, stop.is_set))
+        _unless_stopped(stop)
+    place.remove_old(keep, path)
     rows = sum(copied.rows.values())
     summary = BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
     database.meta.set(LAST_BACKUP_KEY, asdict(summary))
@@ -100,14 +107,20 @@ def back_up(
 def _rest(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:
     if next(steps) % STEPS_A_SYNCHRONISATION == 0:
         synchronise(copy)
-    if stop.wait(max(REST * step_seconds, _SHORTEST_REST_SECONDS)):
+    stop.wait(max(REST * step_seconds, _SHORTEST_REST_SECONDS))
+    _unless_stopped(stop)
+
+
+def _unless_stopped(stop: threading.Event) -> None:
+    if stop.is_set():
         raise Stopped("the collector ends")
 
 
 class _Daily:
     """Something that is done when it is due; after a failure again, but not at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
         self._failure: CollectorError | None = None
         self._retry_at = 0.0
 
@@ -115,16 +128,19 @@ class _Daily:
         """Do it if it is due.
 
         Raises:
+            DatabaseBusy: it has to wait for another program; the next look tries again.
             CollectorError: it failed, now or at the last attempt, and is to be tried again later.
         """
         if self._failure and time.monotonic() < self._retry_at:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # else it would grow with every raise
         self._failure = None
         try:
             self._run()
-        except Stopped:
-            return
+        except DatabaseBusy:
+            raise
         except CollectorError as error:
+            if self._stop.is_set():
+                return  # that is why
             self._failure, self._retry_at = error, time.monotonic() + RETRY_SECONDS
             raise
 
@@ -151,11 +167,10 @@ class NightlyBackup(_Daily):
         stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__()
+        super().__init__(stop)
         self._database = database
         self._place = place
         self._settings = settings
-        self._stop = stop
         self._clock = clock
 
     def _run(self) -> None:
@@ -174,25 +189,27 @@ class NightlyBackup(_Daily):
 
 
 class BackupTest(_Daily):
-    """Restores the newest backup to a temporary place, and asks it.
+    """Restores the newest backup to a temporary place, and asks it; a bad one again, until one is good.
 
     Args:
         database: where the outcome is noted.
         place: where the backups lie.
         days: between two tests.
         restore: makes a database of the backup that it is given, at the path that it is given.
+        stop: ends it early.
         clock: gives Unix seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another thing
         self,
         database: Database,
         place: BackupDirectory,
         days: int,
         restore: Callable[[Path, Path], Contents],
+        stop: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__()
+        super().__init__(stop)
         self._database = database
         self._place = place
         self._seconds = days * 86_400
@@ -200,31 +217,31 @@ class BackupTest(_Daily):
         self._clock = clock
 
     def _run(self) -> None:
+        if not (backups := self._place.backups()):
+            return
         now = self._clock()
         stored = self._database.meta.get(LAST_TEST_KEY)
-        last = stored.get("time", 0) if isinstance(stored, dict) else 0
-        backups = self._place.backups()
-        if backups and not 0 <= now - last < self._seconds:
-            outcome = {"time": now, "file": str(backups[-1])}
-            try:
-                rows = self._test()
-            except CollectorError as error:
-                self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": str(error)})
-                raise
-            self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": "ok", "rows": rows})
-            structlog.get_logger().info(f"{backups[-1]} was restored on trial and is good: {rows:,} rows")
+        last = stored if isinstance(stored, dict) else {}
+        if last.get("verdict") != "ok" or not 0 <= now - last["time"] < self._seconds:
+            self._note(backups[-1], now)
 
-    def _test(self) -> int:
-        backup = self._place.backups()[-1]
-        trial = backup.with_name(f".{backup.name}.trial")
+    def _note(self, backup: Path, now: float) -> None:
+        outcome = {"time": now, "file": str(backup)}
         try:
-            rows = self._restore(backup, trial).rows
-        except OSError as error:
-            raise BackupFailed(f"{backup} could not be restored on trial: {error}") from error
-        finally:
-            for left in (trial, trial.with_name(f"{trial.name}-journal")):
-                with suppress(OSError):
-                    left.unlink(missing_ok=True)
+            rows = self._test(backup)
+        except DatabaseBusy:
+            raise
+        except CollectorError as error:
+            _unless_stopped(self._stop)
+            self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": str(error)})
+            raise
+        self._database.meta.set(LAST_TEST_KEY, outcome | {"verdict": "ok", "rows": rows})
+        structlog.get_logger().info(f"{backup} was restored on trial and is good: {rows:,} rows")
+
+    def _test(self, backup: Path) -> int:
+        with self._place.trial(backup) as trial:
+            rows = at_lowest_priority(lambda: self._restore(backup, trial).rows)
+        _unless_stopped(self._stop)
         if not rows.get("metrics"):
             raise BackupFailed(f"{backup} can be restored, and there is no sample in it")
         return sum(rows.values())

@@ -14,11 +14,11 @@ from collector.database.connection import (
 from collector.errors import DatabaseDamaged, DatabaseError
 
 LOOK_SECONDS = 3600
-"""How often it is tried again where it was interrupted, or a failure is told again."""
+"""How often it is tried again where the file could not be read."""
 
 
 class DamageCheck:
-    """Reads the whole database once after an unclean end.
+    """Reads the whole database once after an unclean end; where it was interrupted, at the next start.
 
     Meanwhile rows wait in memory: about a second a GB where the file is in memory already, ten where not.
 
@@ -29,33 +29,31 @@ class DamageCheck:
 
     def __init__(self, database: Database, stop: threading.Event) -> None:
         self._path = database.path
-        self._is_due = _is_large(database.path) and not _ended_well(database)
+        self.is_due = _is_large(database.path) and not _ended_well(database)
+        self.damage: DatabaseDamaged | None = None
         self._stop = stop
-        self._damage: DatabaseDamaged | None = None
 
     def run(self) -> None:
         """Check, if it is still to be done.
 
         Raises:
-            DatabaseDamaged: something does not fit; it is told at every run, for it does not heal.
+            DatabaseDamaged: something does not fit; then it stays to be done.
             DatabaseError: the file cannot be read.
         """
-        if self._damage:
-            raise self._damage
-        if not self._is_due:
+        if not self.is_due:
             return
         try:
             with closing(connect_read_only(self._path)) as connection, explained(self._path):
                 connection.set_progress_handler(self._stop.is_set, 100_000)
                 refuse_damage(connection, self._path, "quick_check")
         except DatabaseDamaged as error:
-            self._damage = error
+            self.damage = error
             raise
         except DatabaseError:
             if not self._stop.is_set():
                 raise
             return
-        self._is_due = False
+        self.is_due = False
 
 
 def _is_large(path: Path) -> bool:

@@ -1,8 +1,9 @@
-"""A backup of a large database while it is written: who waits, and what it costs.
+"""A backup of a large database beside sampling and commits every second: who waits, and what it costs.
 
-    python -m tests.benchmarks.backup [--gigabytes 1] [--directory DIRECTORY]
+Usage: python -m tests.benchmarks.backup [--gigabytes 1] [--directory DIRECTORY]
 
-Compared with `.backup` of the sqlite3 shell on the same file while nobody writes it, in the same run.
+Compared with the sqlite3 shell on the same file while nobody writes it, in the same run: the copy with its
+`.backup`, the proof with its `PRAGMA integrity_check` of that copy.
 """
 
 import argparse
@@ -11,65 +12,112 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
+import psutil
+
+from collector.config import settings_from
 from collector.database import Database
-from collector.database.backup import BackupDirectory, verify
-from collector.jobs import backup as backup_job
+from collector.database.backup import BackupDirectory
+from collector.database.buffer import Buffer
+from collector.database.writer import Writer
+from collector.jobs.backup import BackupSummary, back_up
 from collector.own_tables import OWN_TABLES
+from collector.sampler import Sampler
+from collector.sources.registry import build_sources
+from collector.units import BYTES_PER_MB
 from collector.views import VIEWS
 
-FLUSH_SECONDS = 0.2
+SECONDS_BEFORE = 10
+FLUSH_OFFSET_SECONDS = 0.75
+ROWS_A_FILL = 100_000
+FILL = f"""
+PRAGMA synchronous = OFF;
+PRAGMA journal_mode = OFF;
+WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {ROWS_A_FILL})
+INSERT INTO logs (level, message, source, timestamp)
+SELECT 'info', 'slot update_slots: id  0 | task ' || x || ' | prompt processing progress, n_past = ' || x
+    || ', n_tokens = 2048, progress = ' || (random() % 1000) / 1000.0, 'llama-server', 1700000000 + x FROM n;
+WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {ROWS_A_FILL})
+INSERT INTO metrics (cpu_usage, memory_usage, disk_usage, gpu_usage, gpu_memory_used, timestamp)
+SELECT random() % 100, random() % 100, 50.0, 12.5, 8000.0, 1700000000 + x FROM n;
+"""
 
 
-def fill(database: Database, size_bytes: int) -> None:
-    text = "slot update_slots: id  0 | task 4711 | prompt processing progress " + "x" * 150
-    while database.path.stat().st_size < size_bytes:
-        with database.transaction() as connection:
-            rows = [("info", f"{text} {n}", "llama-server", n) for n in range(20_000)]
-            connection.executemany(
-                "INSERT INTO logs (level, message, source, timestamp) VALUES (?, ?, ?, ?)", rows
-            )
+class EverySecond(threading.Thread):
+    """Does something every second, and notes how late it began and how long it took."""
 
-
-class Flushes(threading.Thread):
-    """Commits a few rows five times a second, and notes how long each commit took."""
-
-    def __init__(self, database: Database) -> None:
+    def __init__(self, action: Callable[[], object], offset_seconds: float) -> None:
         super().__init__()
-        self._database = database
-        self.seconds: list[float] = []
-        self.ended = threading.Event()
+        self._action = action
+        self._offset_seconds = offset_seconds
+        self._ended = threading.Event()
+        self.late_seconds: list[float] = []
+        self.took_seconds: list[float] = []
 
     def run(self) -> None:
-        while not self.ended.wait(FLUSH_SECONDS):
-            started = time.perf_counter()
-            with self._database.transaction() as connection:
-                connection.executemany(
-                    "INSERT INTO metrics (cpu_usage, timestamp) VALUES (?, ?)", [(1.0, 1)] * 10
-                )
-            self.seconds.append(time.perf_counter() - started)
+        due = int(time.time()) + 1 + self._offset_seconds
+        while not self._ended.wait(due - time.time()):
+            started = time.time()
+            self._action()
+            self.late_seconds.append(started - due)
+            self.took_seconds.append(time.time() - started)
+            due = max(due + 1, int(time.time()) + self._offset_seconds)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+class TimedDatabase(Database):
+    """Notes the processor time of a copy, and the times of the process and of the clock at its end."""
+
+    copy_cpu = cpu_at_end = clock_at_end = 0.0
+
+    def copy_to(self, path: Path, between_steps: Callable[[float], None]) -> None:
+        started = time.thread_time()
+        super().copy_to(path, between_steps)
+        self.copy_cpu = time.thread_time() - started
+        self.cpu_at_end, self.clock_at_end = time.process_time(), time.monotonic()
+
+
+def cpu_of_shell(database: Path, command: str) -> float:
+    """Processor seconds of the sqlite3 shell."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["sqlite3", str(database), command], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def resident_mb() -> float:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+    return float(psutil.Process().memory_info().rss) / BYTES_PER_MB
 
 
-def report(title: str, seconds: list[float]) -> None:
-    ordered = sorted(seconds)
-    print(
-        f"{title:<34} median {1000 * ordered[len(ordered) // 2]:6.1f} ms   worst {1000 * ordered[-1]:6.1f} ms"
-    )
+@contextmanager
+def highest_memory_mb() -> Iterator[list[float]]:
+    seen, ended = [resident_mb()], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            seen.append(resident_mb())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    yield seen
+    ended.set()
+    looking.join()
 
 
-def shell_backup(database: Path, copy: Path) -> float:
-    """CPU seconds of the sqlite3 shell."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(["sqlite3", str(database), f".backup {copy}"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def fill(path: Path, size_bytes: float) -> None:
+    Database(path, OWN_TABLES, VIEWS).close()
+    while path.stat().st_size < size_bytes:
+        subprocess.run(["sqlite3", str(path)], input=FILL, text=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def worst(seconds: list[float]) -> str:
+    return f"{1000 * max(seconds):6.0f} ms"
 
 
 def main() -> None:
@@ -78,45 +126,55 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where the files are made; some three times the size")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        measure(Path(directory), options.gigabytes)
+        path = Path(directory, "llama-dashboard.db")
+        fill(path, options.gigabytes * 2**30)
+        with TimedDatabase(path, OWN_TABLES, VIEWS) as database:
+            measure(database)
 
 
-def measure(directory: Path, gigabytes: float) -> None:
-    path = directory / "large.db"
-    with Database(path, OWN_TABLES, VIEWS) as database:
-        fill(database, int(gigabytes * 2**30))
-        shell_seconds = shell_backup(path, directory / "shell.db")
-        (directory / "shell.db").unlink()
-        flushes = Flushes(database)
-        flushes.start()
-        time.sleep(3)
-        idle, flushes.seconds = flushes.seconds, []
-        before_mb = most_mb = resident_mb()
-        copied_at: list[float] = []
+def measure(database: TimedDatabase) -> None:
+    settings = settings_from({"llama_server": {"url": ""}, "gpu": {"enabled": False}})
+    buffer = Buffer()
+    sampler = Sampler(build_sources(settings, None, database.query), buffer, 1)
+    samples = EverySecond(sampler.tick, 0)
+    commits = EverySecond(Writer(database, buffer).flush, FLUSH_OFFSET_SECONDS)
+    samples.start()
+    commits.start()
+    cpu = time.process_time()
+    time.sleep(SECONDS_BEFORE)
+    idle_cpu = (time.process_time() - cpu) / SECONDS_BEFORE
+    print(f"before: commit {worst(commits.took_seconds)}, sample {worst(samples.late_seconds)} late")
+    samples.late_seconds, commits.took_seconds = [], []
+    place = BackupDirectory(database.path.parent / "backup", database.path)
+    with highest_memory_mb() as memory:
+        summary = back_up(database, place, 7, threading.Event())
+        beside = idle_cpu * (time.monotonic() - database.clock_at_end)
+        proof_cpu = time.process_time() - database.cpu_at_end - beside
+    samples.end()
+    commits.end()
+    sampler.close()
+    report(database.path, summary, commits, samples, memory)
+    shell_copy = database.path.with_name("shell.db")
+    shell = [
+        cpu_of_shell(database.path, f".backup {shell_copy}"),
+        cpu_of_shell(shell_copy, "PRAGMA integrity_check"),
+    ]
+    for what, mine, theirs in zip(("copy", "proof"), (database.copy_cpu, proof_cpu), shell, strict=True):
+        print(
+            f"CPU of the {what:<15}{mine:6.2f} s    sqlite3 {theirs:.2f} s: ratio {mine / theirs:.2f}   (goal: 1.5)"
+        )
 
-        def noted(*arguments: object) -> object:
-            copied_at.append(time.thread_time())
-            flushes_at.append(len(flushes.seconds))
-            return verify(*arguments)  # type: ignore[arg-type]
 
-        flushes_at: list[int] = []
-        place = BackupDirectory(directory, path)
-        cpu, started = time.thread_time(), time.perf_counter()
-        with patch.object(backup_job, "verify", noted):
-            summary = backup_job.back_up(database, place, 7, threading.Event())
-        wall, cpu_all = time.perf_counter() - started, time.thread_time() - cpu
-        most_mb = max(most_mb, resident_mb())
-        flushes.ended.set()
-        flushes.join()
-    print(f"{summary.bytes / 2**20:,.0f} MB in {wall:.1f} s, {summary.rows:,} rows")
-    report("a commit before", idle)
-    report("a commit while it is copied", flushes.seconds[: flushes_at[0]])
-    report("a commit while the copy is proved", flushes.seconds[flushes_at[0] :])
-    print(f"memory {before_mb:.1f} MB before, {most_mb:.1f} MB after")
+def report(
+    path: Path, summary: BackupSummary, commits: EverySecond, samples: EverySecond, memory: list[float]
+) -> None:
+    size_mb = path.stat().st_size / BYTES_PER_MB
     print(
-        f"CPU: copy {copied_at[0] - cpu:.2f} s, with its proof {cpu_all:.2f} s; sqlite3 .backup {shell_seconds:.2f} s: "
-        f"ratios {(copied_at[0] - cpu) / shell_seconds:.2f} and {cpu_all / shell_seconds:.2f}"
+        f"{size_mb:,.0f} MB, {summary.rows:,} rows, {summary.seconds:.1f} s, {len(commits.took_seconds)} commits"
     )
+    print(f"longest commit       {worst(commits.took_seconds)}   (goal: 150)")
+    print(f"latest sample        {worst(samples.late_seconds)}   (goal: 500)")
+    print(f"memory grown by      {max(memory) - memory[0]:6.1f} MB   (goal: 30)")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import stat
 import subprocess
@@ -8,13 +9,15 @@ from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from collector.config import BackupSettings
+from collector import backup as backup_command
+from collector.config import BackupSettings, Settings
 from collector.database import Database
-from collector.database.backup import BackupDirectory, prepare
-from collector.errors import BackupFailed, CollectorError, DatabaseDamaged
+from collector.database.backup import BackupDirectory, Contents, prepare, verify
+from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseDamaged, DatabaseError
 from collector.jobs import backup as backup_job
 from collector.jobs.backup import (
     LAST_BACKUP_KEY,
@@ -28,7 +31,8 @@ from collector.own_tables import OWN_TABLES
 from collector.views import VIEWS
 from tests.support.damage import damage
 
-NIGHT = datetime.fromisoformat("2026-11-03T02:00:00").timestamp()
+TONIGHT = datetime.fromisoformat("2026-11-03T02:00:00")
+NIGHT = TONIGHT.timestamp()
 HOUR, DAY = 3600, 86_400
 
 
@@ -120,6 +124,71 @@ def test_files_that_are_no_backups_stay(database: Database, place: BackupDirecto
     assert len(place.backups()) == 1
 
 
+def test_a_backup_from_a_wrong_clock_does_not_displace_the_new_one(
+    database: Database, place: BackupDirectory
+) -> None:
+    wrong = take(database, place, NIGHT + 3650 * DAY)
+    older, newer = take(database, place, keep=2), take(database, place, NIGHT + DAY, keep=2)
+    assert place.backups() == [newer, wrong]
+    assert database.meta.get(LAST_BACKUP_KEY)["file"] == str(newer)
+    assert take(database, place, NIGHT + 2 * DAY, keep=1) in place.backups()
+    assert not older.exists()
+
+
+def test_a_copy_is_for_its_owner_alone_until_it_is_done(
+    database: Database, place: BackupDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+
+    def looked_at(copy: Path, *others: Any) -> Contents:
+        modes.append(stat.S_IMODE(copy.stat().st_mode))
+        return verify(copy, *others)
+
+    monkeypatch.setattr(backup_job, "verify", looked_at)
+    monkeypatch.setattr(backup_command, "verify", looked_at)
+    take(database, place)
+    monkeypatch.chdir(database.path.parents[1])
+    backup_command.back_up_now(Settings())  # beside this process, which holds the lock
+    assert modes == [0o600, 0o600]
+    assert len(place.backups()) == 2
+
+
+def test_a_copy_is_proved_at_the_lowest_priority(
+    database: Database, place: BackupDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priorities = []
+
+    def looked_at(*arguments: Any) -> Contents:
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return verify(*arguments)
+
+    monkeypatch.setattr(backup_job, "verify", looked_at)
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    take(database, place)
+    assert priorities == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+@pytest.mark.slow
+def test_a_directory_that_root_makes_belongs_to_the_owner_of_the_database(
+    database: Database, place: BackupDirectory
+) -> None:
+    for path in (database.path.parent, database.path):
+        os.chown(path, 65534, 65534)
+    status = take(database, place).stat()
+    assert (status.st_uid, place.directory.stat().st_uid) == (65534, 65534)
+
+
+def test_a_virtual_table_of_another_program_is_no_obstacle(
+    database: Database, place: BackupDirectory
+) -> None:
+    with database.transaction() as connection:
+        connection.execute("CREATE VIRTUAL TABLE words USING fts4(text)")
+        connection.execute("INSERT INTO words VALUES ('found')")
+    with closing(sqlite3.connect(take(database, place))) as copy:
+        assert copy.execute("SELECT text FROM words WHERE text MATCH 'found'").fetchall() == [("found",)]
+
+
 def test_two_backups_of_one_second_have_two_names(database: Database, place: BackupDirectory) -> None:
     assert take(database, place) != take(database, place)
 
@@ -132,9 +201,9 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(database: Database, pl
 
 
 def test_a_second_backup_at_the_same_time_is_refused(database: Database, place: BackupDirectory) -> None:
-    with place.new_backup(datetime.fromtimestamp(NIGHT)) as copy:  # noqa: DTZ006 - names are in local time
+    with place.new_backup(TONIGHT) as (copy, _backup):
         copy.write_bytes(b"")
-        with pytest.raises(BackupFailed, match="under way"):
+        with pytest.raises(DatabaseBusy, match="under way"):
             take(database, place)
 
 
@@ -224,7 +293,8 @@ class Nights:
         self.place = place
         settings = BackupSettings(schedule=schedule)
         self.database = database
-        self.job = NightlyBackup(database, place, settings, threading.Event(), lambda: self.now)
+        self.stop = threading.Event()
+        self.job = NightlyBackup(database, place, settings, self.stop, lambda: self.now)
 
     def look(self, now: float) -> int:
         """How many backups there are after a look at that time."""
@@ -277,12 +347,41 @@ def test_a_failed_backup_fails_on_until_it_is_tried_again(
     assert nights.look(NIGHT + 120) == 1
 
 
+def test_a_backup_that_is_under_way_elsewhere_is_waited_for(
+    database: Database, place: BackupDirectory
+) -> None:
+    nights = Nights(database, place)
+    nights.look(NIGHT - 10 * HOUR)
+    with place.new_backup(TONIGHT) as (copy, _backup):
+        copy.write_bytes(b"")
+        with pytest.raises(DatabaseBusy):
+            nights.look(NIGHT)
+    assert nights.look(NIGHT + 60) == 2
+
+
+def test_what_fails_because_the_collector_ends_is_no_failure(
+    database: Database, place: BackupDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = Nights(database, place)
+    nights.look(NIGHT - 10 * HOUR)
+
+    def interrupted(*_: object) -> Contents:
+        nights.stop.set()
+        raise DatabaseError("interrupted")
+
+    monkeypatch.setattr(backup_job, "verify", interrupted)
+    assert nights.look(NIGHT) == 0
+    assert names(place) == []
+    monkeypatch.undo()
+    assert Nights(database, place).look(NIGHT + HOUR) == 1  # the next start
+
+
 # The trial restore
 
 
 def trial(database: Database, place: BackupDirectory, now: float) -> BackupTest:
     restore = partial(prepare, tables=OWN_TABLES, views=VIEWS)
-    return BackupTest(database, place, 30, restore, lambda: now)
+    return BackupTest(database, place, 30, restore, threading.Event(), lambda: now)
 
 
 def test_the_newest_backup_is_restored_on_trial_once_a_month(
@@ -308,10 +407,26 @@ def test_the_newest_backup_is_restored_on_trial_once_a_month(
 def test_a_backup_that_cannot_be_restored_is_told(database: Database, place: BackupDirectory) -> None:
     path = take(database, place)
     damage(path)
-    with pytest.raises(DatabaseDamaged):
-        trial(database, place, NIGHT + DAY).run()
+    for _ in range(2):  # it stays due
+        with pytest.raises(DatabaseDamaged):
+            trial(database, place, NIGHT + DAY).run()
     assert path.name in database.meta.get(LAST_TEST_KEY)["verdict"]
     assert names(place) == [path.name]
+    good = take(database, place, NIGHT + 2 * DAY)
+    trial(database, place, NIGHT + 2 * DAY).run()
+    assert database.meta.get(LAST_TEST_KEY)["file"] == str(good)
+
+
+def test_what_a_killed_trial_left_is_removed_by_the_next_backup(
+    database: Database, place: BackupDirectory
+) -> None:
+    path = take(database, place)
+    with place.trial(path) as left:
+        pass
+    left.write_bytes(b"half")
+    left.with_name(f"{left.name}-journal").write_bytes(b"half")
+    newer = take(database, place, NIGHT + DAY)
+    assert names(place) == [path.name, newer.name]
 
 
 def test_the_last_backup_is_noted_in_the_metadata(database: Database, place: BackupDirectory) -> None:

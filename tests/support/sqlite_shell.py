@@ -1,0 +1,68 @@
+"""The sqlite3 shell with its `.recover`, which Debian's own is built without: from Debian's source of it.
+
+A build takes about a minute; its result is kept where the builds of llama-server are.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+def recovering_shell() -> Path:
+    """The program; built where it is not yet.
+
+    Raises:
+        RuntimeError: a tool is missing.
+        subprocess.CalledProcessError: the source cannot be had, or not be built.
+    """
+    cache = Path(os.environ.get("LLAMA_COLLECTOR_TEST_CACHE", "~/.cache/llama-collector-tests")).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    program = cache / "sqlite3-recover"
+    with (cache / "sqlite3-recover.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once build it once
+        if not program.exists():
+            _build(program)
+    return program
+
+
+def _build(program: Path) -> None:
+    for tool in ("apt-get", "make", "gcc", "tclsh"):
+        if shutil.which(tool) is None:
+            raise RuntimeError(f"{tool} is missing: apt-get install make gcc tcl")
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        _fetch_source(scratch)
+        (archive,) = scratch.glob("sqlite3_*.orig.tar.*")
+        _run(scratch, "tar", "--extract", "--strip-components=1", f"--file={archive}")
+        _run(scratch, "./configure", "--disable-tcl", "--disable-readline", "--disable-shared")
+        _run(scratch, "make", "sqlite3")
+        new = program.with_suffix(".new")
+        shutil.copy2(scratch / "sqlite3", new)
+        new.rename(program)
+
+
+def _fetch_source(scratch: Path) -> None:
+    """From this machine's own package sources, without a change to them."""
+    parts, lists = scratch / "parts", scratch / "lists"
+    for directory in (parts, lists / "partial"):
+        directory.mkdir(parents=True)
+    for path in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").iterdir()):
+        if path.suffix in (".list", ".sources") and path.exists():
+            text = re.sub(r"^(Types: )?deb\b(?!-src)", r"\1deb-src", path.read_text(), flags=re.MULTILINE)
+            (parts / path.name).write_text(text)
+    options = (
+        f"Dir::Etc::SourceParts={parts}",
+        "Dir::Etc::SourceList=/dev/null",
+        f"Dir::State::Lists={lists}",
+    )
+    apt = ("apt-get", *(word for option in options for word in ("-o", option)))
+    _run(scratch, *apt, "update")
+    _run(scratch, *apt, "source", "--download-only", "sqlite3")
+
+
+def _run(directory: Path, *command: str) -> None:
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
