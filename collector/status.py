@@ -4,9 +4,10 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import collector
@@ -35,8 +36,12 @@ def print_status(database: Path, *, as_json: bool) -> None:
         print("\n".join(_lines(status, colours=sys.stdout.isatty())))
 
 
-def read_status(database: Path) -> Record:
+def read_status(database: Path, *, count_rows: bool = True) -> Record:
     """Everything that `status` knows, for `--json`: rows are as in the tables, None where there is none.
+
+    Args:
+        database: the file.
+        count_rows: whether the rows of all tables are counted, which reads much of a large file.
 
     Raises:
         DatabaseError: there is no database, or it cannot be read.
@@ -54,7 +59,7 @@ def read_status(database: Path) -> Record:
             "database": {
                 "path": str(database),
                 "size_bytes": database.stat().st_size,
-                "rows": {name: _count(connection, name) for name in tables},
+                "rows": {name: _count(connection, name) for name in tables if count_rows},
             },
             "metrics": next(iter(newest["metrics"]), None),
             "host_metrics": next(iter(newest["host_metrics"]), None),
@@ -121,6 +126,24 @@ def _lines(status: Record, *, colours: bool) -> list[str]:
     ]
 
 
+def live_lines(status: Record, histories: Mapping[tuple[str, object], str]) -> list[str]:
+    """What `--watch` shows of it: readings first, each with its history below; what may be cut off last.
+
+    Args:
+        status: as it is read.
+        histories: lines by table and, where that has a row each, by model or GPU index.
+    """
+    paint = _Paint(sys.stdout.isatty())
+    return [
+        *_headline(status, paint),
+        "",
+        *_readings(status, paint, histories),
+        *_trouble_lines(status["trouble"], paint),
+        "",
+        *_health_lines(status["health"], paint),
+    ]
+
+
 class _Paint:
     def __init__(self, colours: bool) -> None:  # noqa: FBT001
         self._colours = colours
@@ -140,19 +163,30 @@ def _headline(status: Record, paint: _Paint) -> list[str]:
     ]
 
 
-def _readings(status: Record, paint: _Paint) -> list[str]:
+def _readings(
+    status: Record, paint: _Paint, histories: Mapping[tuple[str, object], str] = MappingProxyType({})
+) -> list[str]:
     metrics = status["metrics"]
     if metrics is None:
         return ["no sample yet: start the collector (llama-collector run)"]
-    lines = [paint(_DIM, f"newest sample {_ago(metrics['timestamp'])}"), _server_line(metrics, paint)]
+    lines = [paint(_DIM, f"newest sample {ago(metrics['timestamp'])}"), _server_line(metrics, paint)]
     speeds = {row["model"]: row for row in status["speeds"]}
     if status["llama_metrics"] and status["llama_metrics"][0]["timestamp"] >= metrics["timestamp"] - 60:
-        lines += [_model_line(row, speeds.get(row["model"]), paint) for row in status["llama_metrics"]]
+        for row in status["llama_metrics"]:
+            lines.append(_model_line(row, speeds.get(row["model"]), paint))
+            lines += _history(histories, "llama_metrics", row["model"])
     if status["host_metrics"]:
         lines.append(_host_line(status["host_metrics"], paint))
+        lines += _history(histories, "host_metrics", None)
     if status["gpu_metrics"] and status["gpu_metrics"][0]["timestamp"] >= metrics["timestamp"] - 60:
-        lines += [_gpu_line(row, paint) for row in status["gpu_metrics"]]
+        for row in status["gpu_metrics"]:
+            lines.append(_gpu_line(row, paint))
+            lines += _history(histories, "gpu_metrics", row["gpu_index"])
     return lines
+
+
+def _history(histories: Mapping[tuple[str, object], str], table: str, key: object) -> list[str]:
+    return [f"{'':<16} {histories[table, key]}"] if (table, key) in histories else []
 
 
 def _server_line(row: Record, paint: _Paint) -> str:
@@ -162,48 +196,48 @@ def _server_line(row: Record, paint: _Paint) -> str:
         paint,
         "llama-server",
         [
-            f"up {_duration(row['uptime'])}",
-            f"cpu {_number(row['cpu_usage'], ' %')}",
-            f"memory {_number(row['memory_usage'], ' %')}",
-            f"models loaded {_number(row['active_models'], digits=0)}",
+            f"up {duration(row['uptime'])}",
+            f"cpu {number(row['cpu_usage'], ' %')}",
+            f"memory {number(row['memory_usage'], ' %')}",
+            f"models loaded {number(row['active_models'], digits=0)}",
         ],
     )
 
 
 def _model_line(row: Record, speed: Record | None, paint: _Paint) -> str:
     parts = [
-        f"requests {_number(row['requests_processing'], digits=0)}",
-        f"waiting {_number(row['requests_deferred'], digits=0)}",
-        f"generated {_number(row['tokens_predicted_total'], ' tokens', digits=0)}",
+        f"requests {number(row['requests_processing'], digits=0)}",
+        f"waiting {number(row['requests_deferred'], digits=0)}",
+        f"generated {number(row['tokens_predicted_total'], ' tokens', digits=0)}",
     ]
     if speed:
         parts.append(
-            f"last speed {_number(speed['predicted_tokens_per_second'], ' tokens/s')} "
-            f"{paint(_DIM, _ago(speed['timestamp']))}"
+            f"last speed {number(speed['predicted_tokens_per_second'], ' tokens/s')} "
+            f"{paint(_DIM, ago(speed['timestamp']))}"
         )
-    return _line(paint, f"  {_plain(row['model'])}", parts)
+    return _line(paint, f"  {plain(row['model'])}", parts)
 
 
 def _host_line(row: Record, paint: _Paint) -> str:
     parts = [
-        f"cpu {_number(row['cpu_usage'], ' %')}",
-        f"load {_number(row['load_1m'])}",
-        f"memory {_number(row['memory_usage'], ' %')}",
-        f"swap {_number(row['swap_usage'], ' %')}",
-        f"disk {_number(row['disk_usage'], ' %')}",
+        f"cpu {number(row['cpu_usage'], ' %')}",
+        f"load {number(row['load_1m'])}",
+        f"memory {number(row['memory_usage'], ' %')}",
+        f"swap {number(row['swap_usage'], ' %')}",
+        f"disk {number(row['disk_usage'], ' %')}",
     ]
     if row["cpu_temperature_celsius"] is not None:
-        parts.append(f"{_number(row['cpu_temperature_celsius'], ' °C')}")
+        parts.append(f"{number(row['cpu_temperature_celsius'], ' °C')}")
     return _line(paint, "host", parts)
 
 
 def _gpu_line(row: Record, paint: _Paint) -> str:
     parts = [
-        f"{_number(row['gpu_usage'], ' %')}",
-        f"memory {_number(row['memory_used_mb'], digits=0)} MB",
-        f"of {_number(row['memory_total_mb'], digits=0)} MB",
-        f"{_number(row['temperature_celsius'], ' °C', digits=0)}",
-        f"{_number(row['power_watts'], ' W', digits=0)}",
+        f"{number(row['gpu_usage'], ' %')}",
+        f"memory {number(row['memory_used_mb'], digits=0)} MB",
+        f"of {number(row['memory_total_mb'], digits=0)} MB",
+        f"{number(row['temperature_celsius'], ' °C', digits=0)}",
+        f"{number(row['power_watts'], ' W', digits=0)}",
         str(row["name"] or ""),
     ]
     return _line(paint, f"gpu {row['gpu_index']}", parts)
@@ -219,7 +253,7 @@ def _health_lines(health: list[Record], paint: _Paint) -> list[str]:
         well = row["state"] in _OK_STATES
         state = paint(_GREEN if well else _RED, f"{row['state']:<12}")
         lines.append(
-            f"{row['name']:<16} {state} {paint(_DIM, 'since ' + _ago(row['since']))}  {row['message']}"
+            f"{row['name']:<16} {state} {paint(_DIM, 'since ' + ago(row['since']))}  {row['message']}"
         )
     return lines
 
@@ -227,10 +261,10 @@ def _health_lines(health: list[Record], paint: _Paint) -> list[str]:
 def _backup_lines(backup: Any, test: Any, paint: _Paint) -> list[str]:
     lines = []
     if isinstance(backup, dict) and "file" in backup:
-        size = f"{_number(backup.get('bytes', 0) / BYTES_PER_MB, ' MB')}"
-        lines.append(_line(paint, "last backup", [_ago(backup.get("time")), size, _plain(backup["file"])]))
+        size = f"{number(backup.get('bytes', 0) / BYTES_PER_MB, ' MB')}"
+        lines.append(_line(paint, "last backup", [ago(backup.get("time")), size, plain(backup["file"])]))
     if isinstance(test, dict) and "verdict" in test:
-        lines.append(_line(paint, "restored on trial", [_ago(test.get("time")), _plain(test["verdict"])]))
+        lines.append(_line(paint, "restored on trial", [ago(test.get("time")), plain(test["verdict"])]))
     return lines
 
 
@@ -238,31 +272,35 @@ def _trouble_lines(trouble: list[Record], paint: _Paint) -> list[str]:
     if not trouble:
         return []
     lines = [
-        f"{_ago(row['timestamp']):>16}  {row['level']:<5} {row['source']}: {_plain(row['message']):.200}"
+        f"{ago(row['timestamp']):>16}  {plain(row['level']):<5} "
+        f"{plain(row['source'])}: {plain(row['message']):.200}"
         for row in reversed(trouble)
     ]
     return ["", paint(_DIM, "last warnings and errors"), *lines]
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text from outside, without what a terminal would obey."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text)
     )
 
 
-def _number(value: float | None, unit: str = "", digits: int = 1) -> str:
+def number(value: float | None, unit: str = "", digits: int = 1) -> str:
+    """A number for people; None is unknown."""
     return "unknown" if value is None else f"{value:,.{digits}f}{unit}"
 
 
-def _ago(timestamp: int | None) -> str:
+def ago(timestamp: int | None) -> str:
+    """How long ago that was; None is never."""
     if timestamp is None:
         return "never"
     seconds = time.time() - timestamp
-    return "just now" if seconds < _JUST_NOW_SECONDS else f"{_duration(seconds)} ago"
+    return "just now" if seconds < _JUST_NOW_SECONDS else f"{duration(seconds)} ago"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """A time for people, in its largest unit of which there are two; None is unknown."""
     if seconds is None:
         return "unknown"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
