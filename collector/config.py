@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from collector.errors import SettingsError
+from collector.schedule import cron_fault
 
 DEFAULT_FILES = (Path("config/collector.toml"), Path("/etc/llama-collector/collector.toml"))
 API_KEY_VARIABLE = "LLAMA_API_KEY"
+API_KEY_CREDENTIAL = "api-key"
 
 Check = Callable[[Any], str | None]
 """Takes a value of the right type; says what is wrong with it, or None."""
@@ -81,6 +83,11 @@ class DatabaseSettings:
 
     path: str = _setting("data/llama-dashboard.db", "the SQLite file", _not_empty)
     flush_interval: int = _setting(5, "seconds between two commits, 1 to 3600", _between(1, 3600))
+    on_damage: str = _setting(
+        "stop",
+        "what is done about a damaged file: stop, or fresh (set it aside and begin an empty one)",
+        _one_of("stop", "fresh"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,45 @@ class LogsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """How much is kept."""
+
+    metrics_max_rows: int = _setting(
+        100_000, "samples that are kept, 1000 to 1000000000; 0 = all", _zero_or_between(1000, 1_000_000_000)
+    )
+    logs_max_rows: int = _setting(
+        100_000, "log lines that are kept, 1000 to 1000000000; 0 = all", _zero_or_between(1000, 1_000_000_000)
+    )
+    max_age_days: int = _setting(
+        0, "days for which samples and log lines are kept, 1 to 36500; 0 = all", _zero_or_between(1, 36_500)
+    )
+    max_database_mb: int = _setting(
+        0,
+        "largest size of the database, MB, 10 to 10000000; 0 = any",
+        _zero_or_between(10, 10_000_000),
+    )
+    interval: int = _setting(3600, "seconds between two prunings, 60 to 86400", _between(60, 86_400))
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """When the database is copied, and where to."""
+
+    directory: str = _setting(
+        "backup", "where the backups go; relative to the database's directory", _not_empty
+    )
+    schedule: str = _setting(
+        "0 2 * * *",
+        'cron line in local time; "" = no backups of its own',
+        lambda v: cron_fault(v) if v else None,
+    )
+    keep: int = _setting(7, "backups that are kept, 1 to 1000", _between(1, 1000))
+    self_test_days: int = _setting(
+        30, "days between two trial restores of the newest one, 1 to 365; 0 = never", _zero_or_between(1, 365)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LoggingSettings:
     """How the collector tells its own events."""
 
@@ -161,12 +207,19 @@ class Settings:
     gpu: GpuSettings = field(default_factory=GpuSettings)
     models: ModelsSettings = field(default_factory=ModelsSettings)
     logs: LogsSettings = field(default_factory=LogsSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     @property
     def database_path(self) -> Path:
         """The database file, absolute."""
         return absolute(self.database.path)
+
+    @property
+    def backup_directory(self) -> Path:
+        """Where the backups go, absolute."""
+        return self.database_path.parent / os.path.expanduser(self.backup.directory)  # noqa: PTH111 - as in `absolute`
 
     @property
     def models_directories(self) -> tuple[Path, ...]:
@@ -229,14 +282,18 @@ def settings_from(document: Mapping[str, object], locations: "_Locations | None"
 
 
 def read_api_key(settings: LlamaServerSettings) -> str | None:
-    """The API key: the content of `api_key_file`, else the environment's, else None.
+    """The API key: the content of `api_key_file`, else the environment's, else systemd's, else None.
+
+    systemd's is the credential `api-key` that a unit names with LoadCredential=.
 
     Raises:
         SettingsError: the file cannot be read, or holds no key.
     """
-    if not settings.api_key_file:
-        return os.environ.get(API_KEY_VARIABLE) or None
-    path = absolute(settings.api_key_file)
+    if not settings.api_key_file and (from_environment := os.environ.get(API_KEY_VARIABLE)):
+        return from_environment
+    path = absolute(settings.api_key_file) if settings.api_key_file else _api_key_credential()
+    if path is None:
+        return None
     try:
         key = path.read_text(encoding="ascii").strip()
     except OSError as error:
@@ -246,6 +303,12 @@ def read_api_key(settings: LlamaServerSettings) -> str | None:
     if not key or not key.isprintable():
         raise SettingsError([f"[llama_server] api_key_file: {path} must hold the key on one line"])
     return key
+
+
+def _api_key_credential() -> Path | None:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(directory, API_KEY_CREDENTIAL) if directory else None
+    return path if path and path.is_file() else None
 
 
 class _Locations:

@@ -1,11 +1,13 @@
 """The running collector: start, run, stop. The only importer of APScheduler."""
 
+import faulthandler
 import gc
 import math
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -19,19 +21,27 @@ import collector
 from collector import events, service
 from collector.config import Settings, read_api_key
 from collector.database import Database
+from collector.database.backup import BackupDirectory, prepare, set_aside
 from collector.database.buffer import Buffer
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
+from collector.errors import CollectorError, DatabaseDamaged, SettingsError
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
+from collector.heartbeat import Heartbeat, status_line
+from collector.jobs.backup import LOOK_SECONDS, BackupTest, NightlyBackup
 from collector.jobs.base import Job
+from collector.jobs.damage_check import LOOK_SECONDS as CHECK_SECONDS
+from collector.jobs.damage_check import DamageCheck
+from collector.jobs.prune import Prune
 from collector.jobs.scan_models import ModelScan
 from collector.log_poller import LogPoller
 from collector.own_tables import OWN_TABLES
 from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
 from collector.sources.registry import build_sources
 from collector.table import Row
+from collector.views import VIEWS
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last when its terminal is closed
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0
@@ -44,28 +54,34 @@ class Daemon:
 
     Args:
         settings: checked settings.
+        damage: what the collector before this one has found in the database.
 
     Raises:
         SettingsError: the API key cannot be read.
         DatabaseError: the database cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, damage: DatabaseDamaged | None = None) -> None:
         self._settings = settings
         self._buffer = Buffer()
         events.configure(settings.logging.level, settings.logging.format, self._store_event)
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
-        self._database = Database(settings.database_path, OWN_TABLES)
+        self._database = self._open_database(damage)
         sources = build_sources(settings, api_key, self._database.query)
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
         self._writer = Writer(self._database, self._buffer, self._health_rows)
         self._own_health = Health("collector")
         self._stopping = threading.Event()
         self._maintenance = threading.Lock()
+        self._damage_check = DamageCheck(self._database, self._stopping)
         self._jobs = self._build_jobs()
         self._logs = LogPoller(settings.logs, self._database, self._buffer, self._flush_now)
         self._job_health = {job.name: Health(job.name) for job in self._jobs}
+        self._heartbeat = Heartbeat(
+            [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital],
+            self._status_line,
+        )
         self._scheduler = _scheduler()
 
     def _build_jobs(self) -> list[Job]:
@@ -79,7 +95,34 @@ class Daemon:
             scan = ModelScan(self._database, self._settings.models_directories)
             action = partial(scan.run, stop=self._stopping)
             jobs.append(Job("scan", action, rescan_interval, _FLUSH_OFFSET_SECONDS, "maintenance"))
+        check = self._damage_check.run
+        jobs.append(Job("damage_check", check, CHECK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
+        place = BackupDirectory(self._settings.backup_directory, self._database.path)
+        if self._settings.backup.schedule:
+            nightly = NightlyBackup(self._database, place, self._settings.backup, self._stopping)
+            jobs.append(Job("backup", nightly.run, LOOK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
+        if days := self._settings.backup.self_test_days:
+            restore = partial(prepare, tables=OWN_TABLES, views=VIEWS)
+            test = BackupTest(self._database, place, days, restore, self._stopping)
+            jobs.append(Job("backup_test", test.run, LOOK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
+        retention = self._settings.retention
+        prune = Prune(self._database, OWN_TABLES, retention, self._stopping)
+        jobs.append(Job("prune", prune.run, retention.interval, _FLUSH_OFFSET_SECONDS, "maintenance"))
         return jobs
+
+    def _open_database(self, damage: DatabaseDamaged | None) -> Database:
+        path = self._settings.database_path
+        try:
+            if damage:
+                raise damage
+            return Database(path, OWN_TABLES, VIEWS)
+        except DatabaseDamaged as error:
+            if self._settings.database.on_damage == "stop":
+                raise
+            kept = set_aside(path)
+            database = Database(path, OWN_TABLES, VIEWS)
+            self._log.error(f"{error} It was set aside as {kept}, and an empty one was begun")
+            return database
 
     def start(self) -> None:
         """Take the first sample, commit it, and set the timers."""
@@ -96,30 +139,65 @@ class Daemon:
         self._scheduler.start()
         self._logs.start()
         tune_garbage_collection()
-        service.notify(READY=1)
+        self._heartbeat.beat()
 
-    def run(self) -> None:
-        """Wait for a signal to end; meanwhile watch the clock and the jobs."""
+    def run(self, reread: Callable[[], Settings]) -> Settings | None:
+        """Wait for a signal; meanwhile watch the clock and the jobs.
+
+        SIGHUP says to reread the settings where systemd sends it, elsewhere that the terminal was closed.
+
+        Args:
+            reread: reads the settings anew; raises SettingsError.
+
+        Returns:
+            the settings to go on with; None = none, a signal said to end.
+
+        Raises:
+            DatabaseDamaged: the database was read in full, and something does not fit.
+        """
         pause = min(2.0, self._settings.sampling.interval)
         offset = _wall_clock_offset()
-        while signal.sigtimedwait(ENDING_SIGNALS, pause) is None:
+        while True:
+            received = signal.sigtimedwait(SIGNALS, pause)
+            if received and not (received.si_signo == signal.SIGHUP and service.is_listening()):
+                service.notify(STOPPING=1)
+                return None
+            if received and (settings := self._reread(reread)):
+                return settings
+            if self._damage_check.damage:
+                raise self._damage_check.damage
             if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
                 offset = _wall_clock_offset()
                 self._schedule(time.time())  # interval triggers would wait for the old time to come back
                 self._log.warning("the clock was set, or the machine slept: the timers start anew")
-            if self._alive():
-                service.notify(WATCHDOG=1)
+            self._heartbeat.beat()
+
+    def _reread(self, reread: Callable[[], Settings]) -> Settings | None:
+        """New settings that can be gone over to; None where the old ones go on, and the log says why."""
+        service.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        try:
+            settings = reread()
+            read_api_key(settings.llama_server)
+            if self._flush_now():
+                return settings
+            faults = ["the database cannot be written just now: reload again later"]
+        except SettingsError as error:
+            faults = error.faults
+        for fault in faults:
+            self._log.error(f"the old settings go on: {fault}")
+        service.notify(READY=1)
+        return None
 
     def stop(self) -> None:
         """End the timers, commit what waits, close the database."""
-        service.notify(STOPPING=1)
         self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         self._sampler.close()
         self._logs.close(_LAST_POLL_SECONDS)
         self._maintenance.acquire(timeout=_LAST_JOB_SECONDS)
-        self._own_health.report(State("stopped"))
+        # Other words than "stopped" make the next start read the whole database.
+        self._own_health.report(State("not checked" if self._damage_check.is_due else "stopped"))
         self._last_flush()
         self._database.close()
 
@@ -156,42 +234,70 @@ class Daemon:
                 replace_existing=True,
             )
 
-    def _alive(self) -> bool:
-        now = time.time()
-        return all(
-            now - (self._job_health[job.name].last_run or now) < max(30, 3 * job.interval_seconds)
-            for job in self._jobs
-            if job.is_vital
-        )
-
     def _health_rows(self) -> tuple[str, list[Row]]:
-        everything = (self._own_health, *self._sampler.health, *self._logs.health, *self._job_health.values())
+        everything = (self._own_health, *self._parts())
         return COLLECTOR_HEALTH.replace_statement, [health.row() for health in everything]
+
+    def _parts(self) -> list[Health]:
+        return [*self._sampler.health, *self._logs.health, *self._job_health.values()]
+
+    def _status_line(self) -> str:
+        active_models = self._sampler.newest.get("active_models")
+        return status_line(
+            self._settings.sampling.interval, self._parts(), active_models, self._settings.database_path
+        )
 
     def _store_event(self, level: str, text: str) -> None:
         self._buffer.add_lines(LOGS, [(level, text, "collector", int(time.time()))])
 
 
-def run_until_signalled(settings: Settings) -> None:
-    """A collector from start to stop, in this thread.
+def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> None:
+    """A collector from start to stop, in this thread; new settings end it and start another one.
+
+    Args:
+        settings: to begin with.
+        reread: reads the settings anew; raises SettingsError.
 
     Raises:
         SettingsError: the API key cannot be read.
-        DatabaseError: the database cannot be used.
+        DatabaseError: the database cannot be used, or turns out to be damaged.
     """
     # Before any thread starts: threads inherit the mask, so that only this one takes the signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    faulthandler.enable()  # systemd's watchdog ends us by SIGABRT: where each thread stood is worth knowing
     daemon = Daemon(settings)
+    wanted: Settings | None = settings
+    while wanted:
+        try:
+            if wanted := _run(daemon, reread):
+                daemon, settings = _renewed(settings, wanted)
+        except DatabaseDamaged as damage:
+            daemon, wanted = Daemon(settings, damage), settings
+
+
+def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
     try:
         daemon.start()
-        daemon.run()
+        return daemon.run(reread)
     finally:
         daemon.stop()
         sys.stderr.flush()
 
 
+def _renewed(settings: Settings, wanted: Settings) -> tuple[Daemon, Settings]:
+    """A collector with the wanted settings, else one with the old ones; and those that it has."""
+    try:
+        return Daemon(wanted), wanted
+    except CollectorError as error:
+        daemon = Daemon(settings)
+        structlog.get_logger().error(f"the old settings go on: {error}")
+        return daemon, settings
+
+
 def tune_garbage_collection() -> None:
     """What is here after the start stays, and log lines come by the thousand and hold no cycles."""
+    gc.unfreeze()
+    gc.collect()  # the collector before this one, after a change of settings
     gc.freeze()
     gc.set_threshold(10_000)
 

@@ -8,6 +8,7 @@ CollectorError
 │   ├── DatabaseBusy          another program holds a lock on it just now: try again later
 │   └── ValueNotStorable      one value does not fit its column
 ├── BackupFailed              a backup could not be made, or what should be one is none
+├── ExportFailed              the SQL text could not be written
 ├── ParseError                bytes from outside are not what they claim to be
 ├── SourceAbsent              what a source reads does not exist here: no fault, no row
 └── SourceFailed              what a source reads exists and cannot be read
@@ -63,6 +64,10 @@ class ValueNotStorable(DatabaseError):  # noqa: N818
 
 class BackupFailed(CollectorError):  # noqa: N818
     """A backup could not be made, or what should be one is none; the message says why and what to do."""
+
+
+class ExportFailed(CollectorError):  # noqa: N818
+    """The SQL text of the database could not be written; the message says why and what to do."""
 
 
 class ParseError(CollectorError):

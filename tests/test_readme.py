@@ -3,19 +3,26 @@
 `python -m tests.test_readme` writes the lists anew.
 """
 
+import os
 import re
 import shlex
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import MISSING, fields
+from importlib.util import find_spec
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from collector.cli import _parser
 from collector.config import Settings
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.own_tables import OWN_TABLES
+from collector.views import VIEWS
 from tests.support.collector import Collector
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +56,16 @@ def tables_list() -> str:
     return "\n".join(lines)
 
 
-LISTS = {"settings": settings_list, "tables": tables_list}
+def views_list() -> str:
+    lines = []
+    for view in VIEWS:
+        lines += [f"### `{view.name}`", "", view.meaning, "", "| column | meaning |", "|---|---|"]
+        lines += [f"| `{column.name}` | {column.meaning} |" for column in view.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+LISTS = {"settings": settings_list, "tables": tables_list, "views": views_list}
 
 
 def written(text: str) -> str:
@@ -68,7 +84,7 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_lists_of_settings_and_tables_are_those_of_the_code() -> None:
+def test_the_lists_of_settings_tables_and_views_are_those_of_the_code() -> None:
     assert README.read_text() == written(README.read_text()), "run python -m tests.test_readme"
 
 
@@ -105,22 +121,43 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def with_readers(home: Path) -> dict[str, str]:
+    """An environment in whose home DuckDB finds the extension that it would download."""
+    package = find_spec("duckdb_extension_sqlite_scanner")
+    assert package
+    assert package.origin
+    (extension,) = Path(package.origin).parent.rglob("*.duckdb_extension")
+    (platform,) = duckdb.sql("PRAGMA platform").fetchone() or ()
+    place = home / ".duckdb" / "extensions" / extension.parent.name / platform
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(extension, place)
+    return {**os.environ, "HOME": str(home)}
+
+
 @pytest.mark.parametrize("block", code_blocks("python"))
 def test_every_python_example_runs(filled: Path, block: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", block], cwd=filled, capture_output=True, text=True, check=False
+        [sys.executable, "-c", block],
+        cwd=filled,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=with_readers(filled),
     )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_shell_query_runs(filled: Path) -> None:
-    import sqlite3
-
-    (block,) = [block for block in code_blocks("sh") if block.startswith("sqlite3 ")]
-    query = shlex.split(block)[-1]
-    connection = sqlite3.connect(filled / "data" / "llama-dashboard.db")
-    assert connection.execute(query).fetchall() == []
-    connection.close()
+@pytest.mark.parametrize(
+    "line",
+    [line for block in code_blocks("sh") for line in block.splitlines() if line.startswith("sqlite3 ")],
+)
+def test_every_query_for_the_shell_runs(filled: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(filled)
+    *_, database, query = shlex.split(line)
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(query).fetchall()
+    assert len(rows) == query.count("FROM now")
+    assert (filled / "copy-of-llama-dashboard.db").exists() == ("VACUUM" in query)
 
 
 @pytest.mark.parametrize(

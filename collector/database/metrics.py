@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 
 from collector.database.documented import METRICS
-from collector.database.repository import PRUNE_CHUNK_ROWS, Record, Repository
+from collector.database.repository import Record, Repository
+from collector.database.retention import delete_oldest
 from collector.table import SqlValue
 
 _FIELDS = tuple(name for name in METRICS.written_columns if name != "timestamp")
 _SAVE = (
     f"INSERT INTO metrics ({', '.join(_FIELDS)}, timestamp) "  # noqa: S608 - names are our own
     f"VALUES ({', '.join('?' * len(_FIELDS))}, coalesce(?, strftime('%s', 'now')))"
-)
-_DELETE_OLDEST = (
-    "DELETE FROM metrics WHERE id IN (SELECT id FROM metrics ORDER BY timestamp ASC, id ASC LIMIT ?)"
 )
 
 
@@ -50,9 +48,4 @@ class MetricsRepository(Repository):
         """
         if max_records < 0:
             raise ValueError(f"max_records must not be negative: {max_records}")
-        (total,) = self._database.query("SELECT count(*) AS rows FROM metrics")
-        excess: int = max(0, total["rows"] - max_records)
-        for start in range(0, excess, PRUNE_CHUNK_ROWS):
-            with self._database.transaction() as connection:
-                connection.execute(_DELETE_OLDEST, (min(PRUNE_CHUNK_ROWS, excess - start),))
-        return excess
+        return delete_oldest(self._database, "metrics", max_records)

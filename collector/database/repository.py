@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from collector.errors import ValueNotStorable
@@ -10,18 +11,20 @@ from collector.table import SqlValue, Table
 
 Record = dict[str, Any]
 
-PRUNE_CHUNK_ROWS = 5000
-"""Rows deleted in one transaction: about 12 ms, so that no flush waits noticeably."""
-
 
 class Connected(Protocol):
     """Whatever gives out the one writing connection: `Database`."""
+
+    path: Path
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
         """All rows of a SELECT, as dictionaries."""
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """One write transaction; inside another one, a part of it."""
+
+    def run_script(self, script: str) -> None:
+        """Statements that cannot stand in a transaction."""
 
 
 class Repository:
