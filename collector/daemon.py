@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 from apscheduler.executors.debug import DebugExecutor
@@ -21,20 +20,18 @@ import collector
 from collector import events, service
 from collector.config import Settings, read_api_key
 from collector.database import Database
-from collector.database.backup import BackupDirectory, prepare, set_aside
+from collector.database.backup import set_aside
 from collector.database.buffer import Buffer
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
 from collector.errors import CollectorError, DatabaseDamaged, SettingsError
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
 from collector.heartbeat import Heartbeat, status_line
-from collector.jobs.backup import LOOK_SECONDS, BackupTest, NightlyBackup
 from collector.jobs.base import Job
 from collector.jobs.damage_check import LOOK_SECONDS as CHECK_SECONDS
 from collector.jobs.damage_check import DamageCheck
-from collector.jobs.prune import Prune
-from collector.jobs.scan_models import ModelScan
 from collector.log_poller import LogPoller
+from collector.maintenance import maintenance_jobs
 from collector.own_tables import OWN_TABLES
 from collector.sampler import SNAPSHOT_PATIENCE_SECONDS, Sampler
 from collector.sources.registry import build_sources
@@ -91,24 +88,9 @@ class Daemon:
             Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
             Job("flush", self._writer.flush, flush_interval, _FLUSH_OFFSET_SECONDS, "writer", is_vital=True),
         ]
-        if rescan_interval := self._settings.models.rescan_interval:
-            scan = ModelScan(self._database, self._settings.models_directories)
-            action = partial(scan.run, stop=self._stopping)
-            jobs.append(Job("scan", action, rescan_interval, _FLUSH_OFFSET_SECONDS, "maintenance"))
         check = self._damage_check.run
         jobs.append(Job("damage_check", check, CHECK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
-        place = BackupDirectory(self._settings.backup_directory, self._database.path)
-        if self._settings.backup.schedule:
-            nightly = NightlyBackup(self._database, place, self._settings.backup, self._stopping)
-            jobs.append(Job("backup", nightly.run, LOOK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
-        if days := self._settings.backup.self_test_days:
-            restore = partial(prepare, tables=OWN_TABLES, views=VIEWS)
-            test = BackupTest(self._database, place, days, restore, self._stopping)
-            jobs.append(Job("backup_test", test.run, LOOK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
-        retention = self._settings.retention
-        prune = Prune(self._database, OWN_TABLES, retention, self._stopping)
-        jobs.append(Job("prune", prune.run, retention.interval, _FLUSH_OFFSET_SECONDS, "maintenance"))
-        return jobs
+        return jobs + maintenance_jobs(self._settings, self._database, self._stopping)
 
     def _open_database(self, damage: DatabaseDamaged | None) -> Database:
         path = self._settings.database_path

@@ -3,7 +3,6 @@
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,8 +12,8 @@ from collector.database.backup import synchronise
 from collector.database.connection import connect_read_only, explained
 from collector.database.dump import count_rows, dump
 from collector.errors import ExportFailed
+from collector.progress import Progress
 
-_PROGRESS_AFTER_SECONDS = 1.0
 _STATEMENTS_BETWEEN_LOOKS = 10_000
 
 
@@ -69,10 +68,9 @@ def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
 
 
 def _shown(statements: Iterable[bytes], rows: int) -> Iterator[bytes]:
-    """The same; with one line on a terminal, once it takes longer than a second."""
-    look_at = time.monotonic() + _PROGRESS_AFTER_SECONDS
+    """The same, and how far it is."""
+    progress = Progress()
     for number, statement in enumerate(statements):
-        looks = number % _STATEMENTS_BETWEEN_LOOKS == 0 and sys.stderr.isatty()
-        if looks and time.monotonic() > look_at:
-            print(f"\x1b[2K{number:,} of {rows:,} rows", end="\r", file=sys.stderr, flush=True)
+        if number % _STATEMENTS_BETWEEN_LOOKS == 0:
+            progress.tell(f"{number:,} of {rows:,} rows")
         yield statement

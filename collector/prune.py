@@ -1,6 +1,5 @@
 """`prune`: brings the database within its limits now, while no collector runs."""
 
-import sys
 import threading
 import time
 
@@ -11,10 +10,9 @@ from collector.database.retention import rewrite, space_of
 from collector.errors import DatabaseError, DatabaseInUse
 from collector.jobs.prune import Prune, PruneSummary
 from collector.own_tables import OWN_TABLES
+from collector.progress import Progress
 from collector.units import BYTES_PER_MB
 from collector.views import VIEWS
-
-_PROGRESS_AFTER_SECONDS = 1.0
 
 
 def prune_now(settings: Settings, *, vacuum: bool) -> None:
@@ -31,7 +29,7 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
     path = settings.database_path
     if not path.exists():
         raise DatabaseError(f"there is no database at {path}: nothing to prune")
-    started = time.monotonic()
+    started, progress = time.monotonic(), Progress()
     try:
         database = Database(path, OWN_TABLES, VIEWS)
     except DatabaseInUse as error:
@@ -42,7 +40,8 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
             settings.logging.format,
             lambda level, text: database.logs.add(level, text, "collector"),
         )
-        summary = Prune(database, OWN_TABLES, settings.retention, threading.Event()).run(_Progress())
+        prune = Prune(database, OWN_TABLES, settings.retention, threading.Event())
+        summary = prune.run(lambda deleted: progress.tell(f"{deleted:,} rows deleted"))
         if vacuum:
             rewrite(database)
         size_bytes = space_of(database).size_bytes
@@ -53,15 +52,3 @@ def _described(summary: PruneSummary, size_bytes: int, seconds: float) -> str:
     rows = ", ".join(f"{count:,} {table}" for table, count in summary.deleted.items())
     before_mb, after_mb = summary.size_before_bytes / BYTES_PER_MB, size_bytes / BYTES_PER_MB
     return f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s"
-
-
-class _Progress:
-    """One line on a terminal, once it takes longer than a second."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._is_shown = sys.stderr.isatty()
-
-    def __call__(self, deleted: int) -> None:
-        if self._is_shown and time.monotonic() - self._started > _PROGRESS_AFTER_SECONDS:
-            print(f"\x1b[2K{deleted:,} rows deleted", end="\r", file=sys.stderr, flush=True)

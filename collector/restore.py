@@ -1,7 +1,7 @@
 """`restore`: puts a backup in the place of the database, which is kept beside it."""
 
 import sys
-import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +19,9 @@ from collector.database.connection import connect_for_writing, connect_read_only
 from collector.database.lock import CollectorLock
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseError, DatabaseInUse
 from collector.own_tables import OWN_TABLES
+from collector.progress import Progress
 from collector.units import BYTES_PER_MB
 from collector.views import VIEWS
-
-_PROGRESS_AFTER_SECONDS = 1.0
 
 
 def restore(settings: Settings, backup: Path) -> None:
@@ -99,7 +98,7 @@ def _verdict(backup: Path) -> str:
 def _restore(path: Path, backup: Path) -> None:
     new = path.with_name(f".{path.name}.restoring")
     try:
-        rows = prepare(backup, new, OWN_TABLES, VIEWS, _Progress()).rows
+        rows = prepare(backup, new, OWN_TABLES, VIEWS, _telling(Progress())).rows
         take_mode(new, path if path.exists() else backup)
         kept = _keep_old(path) if path.exists() else None
         new.replace(path)
@@ -128,14 +127,8 @@ def _keep_old(path: Path) -> Path:
     return kept
 
 
-class _Progress:
-    """One line on a terminal, once the copy takes longer than a second."""
+def _telling(progress: Progress) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        progress.tell(f"{100 * done // max(1, total)} % copied", last=done == total)
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._is_shown = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._is_shown and time.monotonic() - self._started > _PROGRESS_AFTER_SECONDS:
-            end = "\r" if done < total else "\n"
-            print(f"\x1b[2K{100 * done // max(1, total)} % copied", end=end, file=sys.stderr, flush=True)
+    return tell

@@ -1,7 +1,6 @@
 """`scan`: reads the models directories now, while no collector runs."""
 
-import sys
-import time
+from collections.abc import Callable
 
 from collector import events
 from collector.config import Settings
@@ -9,9 +8,8 @@ from collector.database import Database
 from collector.errors import DatabaseInUse
 from collector.jobs.scan_models import ModelScan
 from collector.own_tables import OWN_TABLES
+from collector.progress import Progress
 from collector.views import VIEWS
-
-_PROGRESS_AFTER_SECONDS = 1.0
 
 
 def scan_now(settings: Settings) -> None:
@@ -37,22 +35,15 @@ def scan_now(settings: Settings) -> None:
             settings.logging.format,
             lambda level, text: database.logs.add(level, text, "collector"),
         )
-        summary = ModelScan(database, settings.models_directories).run(_Progress())
+        summary = ModelScan(database, settings.models_directories).run(_telling(Progress()))
     print(
         f"{summary.found} models: {summary.added} new, {summary.changed} changed, {summary.removed} removed; "
         f"{summary.unreadable} unreadable files, {summary.waiting} left for later; {summary.seconds:.1f} s"
     )
 
 
-class _Progress:
-    """One line on a terminal, once the scan takes longer than a second."""
+def _telling(progress: Progress) -> Callable[[int, int, str], None]:
+    def tell(done: int, total: int, path: str) -> None:
+        progress.tell(f"{done} of {total} files read  {path[-60:]}", last=not path)
 
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._is_shown = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, path: str) -> None:
-        if self._is_shown and time.monotonic() - self._started > _PROGRESS_AFTER_SECONDS:
-            end = "\r" if path else "\n"
-            shown = "".join(c if c.isprintable() else "?" for c in path)[-60:]
-            print(f"\x1b[2K{done} of {total} files read  {shown}", end=end, file=sys.stderr, flush=True)
+    return tell

@@ -8,11 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "collector"
 
 LAYERS: list[set[str]] = [
-    {"errors", "table", "units", "schedule"},
+    {"errors", "table", "units", "schedule", "progress"},
     {"config", "parsers", "database", "events", "service", "readers"},
     {"health"},
     {"sources", "jobs"},
     {"sampler", "log_poller", "heartbeat", "own_tables", "views", "check", "status"},
+    {"maintenance"},
     {"daemon", "scan", "prune", "export", "backup", "restore", "install", "report", "watch"},
     {"cli"},
     {"__main__"},

@@ -22,6 +22,7 @@ from collector.database.backup import (
     verify,
 )
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy
+from collector.jobs.base import Stopped
 from collector.schedule import is_due
 from collector.units import BYTES_PER_MB
 
@@ -44,10 +45,6 @@ _SHORTEST_REST_SECONDS = 0.002
 
 STEPS_A_SYNCHRONISATION = 8
 """The copy goes to the disk bit by bit: all of it at the end would keep every commit waiting."""
-
-
-class Stopped(CollectorError):  # noqa: N818
-    """The collector ends: what is not done waits for its next start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from collector.errors import CollectorError
+
+
+class Stopped(CollectorError):  # noqa: N818 - no error
+    """The collector ends: what is not done waits for its next start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from collector.errors import SourceFailed
+from collector.jobs.base import Stopped
 
 PATIENCE_SECONDS = 60.0
 """For one answer. A header takes 0.1 s; a disk that wakes up or a network takes longer."""
@@ -42,10 +43,6 @@ class Answer:
     columns: Mapping[str, int | str | None] = field(default_factory=dict)
     foreign: bool = False
     timed_out: bool = False
-
-
-class Stopped(Exception):  # noqa: N818 - no error
-    """The scan is to end."""
 
 
 class HeaderReader:

@@ -16,7 +16,7 @@ from collector.database import retention as rows
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.retention import Boundary, Space
 from collector.errors import DatabaseBusy, DatabaseError
-from collector.jobs.backup import Stopped
+from collector.jobs.base import Stopped
 from collector.table import Table
 from collector.units import BYTES_PER_MB
 

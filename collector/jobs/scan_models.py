@@ -10,7 +10,8 @@ from pathlib import Path
 import structlog
 
 from collector.database import Database
-from collector.jobs.header_reader import Answer, HeaderReader, Stopped
+from collector.jobs.base import Stopped
+from collector.jobs.header_reader import Answer, HeaderReader
 from collector.jobs.missing_files import Missing, gone_models, missing_files
 from collector.jobs.model_files import FoundFile, Walk, walk_models
 from collector.jobs.model_inventory import (

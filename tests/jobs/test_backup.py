@@ -24,9 +24,9 @@ from collector.jobs.backup import (
     LAST_TEST_KEY,
     BackupTest,
     NightlyBackup,
-    Stopped,
     back_up,
 )
+from collector.jobs.base import Stopped
 from collector.own_tables import OWN_TABLES
 from collector.views import VIEWS
 from tests.support.damage import damage

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from collector.errors import SourceFailed
-from collector.jobs.header_reader import HeaderReader, Stopped
+from collector.jobs.base import Stopped
+from collector.jobs.header_reader import HeaderReader
 from tests.support.gguf_files import write_model
 
 
