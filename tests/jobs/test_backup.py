@@ -2,6 +2,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,6 +108,33 @@ def test_what_is_written_while_it_is_copied_is_whole_in_the_copy(
     with closing(sqlite3.connect(path)) as copy:
         logged = copy.execute("SELECT count(*) FROM logs WHERE source = 'test'").fetchone()[0]
     assert len(rows) == 50 + logged  # both rows of a transaction, or none
+
+
+READER = """
+import sqlite3, sys
+print("ready", flush=True)
+for _ in range(200):
+    reader = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, timeout=0.2)
+    reader.execute("SELECT count(*), max(timestamp) FROM metrics").fetchone()
+    reader.close()
+"""
+
+
+def test_readers_are_never_shut_out_by_a_backup(
+    database: Database, place: BackupDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.database.database.COPY_STEP_PAGES", 1)
+    command = [sys.executable, "-c", READER, str(database.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == "ready\n"
+        copies = 0
+        while reader.poll() is None:
+            take(database, place, NIGHT + copies * 60)
+            copies += 1
+        assert reader.stderr
+        assert (reader.returncode, reader.stderr.read()) == (0, "")
+    assert copies > 0
 
 
 def test_only_the_newest_are_kept(database: Database, place: BackupDirectory) -> None:
