@@ -2,14 +2,15 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
 from collector.database.buffer import Batch, Buffer
 from collector.database.database import Database
 from collector.database.lock_holders import LockWatch
-from collector.errors import DatabaseBusy
+from collector.errors import DatabaseBusy, DatabaseError
 from collector.table import Row
 
 _UNFIT = (
@@ -78,16 +79,40 @@ class Writer:
 
     def _commit(self, statements: dict[str, list[Row]]) -> None:
         try:
-            with self._database.transaction() as connection:
+            with self._once() as connection:
                 for statement, rows in statements.items():
                     connection.executemany(statement, rows)
         except _UNFIT:
             self._commit_singly(statements)
 
+    @contextmanager
+    def _once(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that does not fail where it is committed.
+
+        The last step of a commit synchronises the directory, when the journal is gone and the rows are in
+        the file for good. A disk that fails just then makes SQLite report an error, and written again the
+        rows would be there twice.
+
+        Raises:
+            DatabaseError: nothing was written.
+        """
+        before = after = 0
+        try:
+            with self._database.transaction() as connection:
+                before = _rows_ever(connection)
+                yield connection
+                after = _rows_ever(connection)
+        except DatabaseBusy:
+            raise
+        except DatabaseError:
+            (now,) = self._database.query(_ROWS_EVER)
+            if after == before or now["rows"] != after:
+                raise
+
     def _commit_singly(self, statements: dict[str, list[Row]]) -> None:
         """One row that does not fit must not hold up the others: it is left out, and said."""
         refused: list[str] = []
-        with self._database.transaction() as connection:
+        with self._once() as connection:
             for statement, rows in statements.items():
                 for row in rows:
                     try:
@@ -104,6 +129,14 @@ class Writer:
                 "the database could not be written for so long that the oldest samples were dropped",
                 rows=dropped,
             )
+
+
+_ROWS_EVER = "SELECT coalesce(sum(seq), 0) AS rows FROM sqlite_sequence"
+"""Grows with every row that is inserted into any of the time series."""
+
+
+def _rows_ever(connection: sqlite3.Connection) -> int:
+    return int(connection.execute(_ROWS_EVER).fetchone()[0])
 
 
 def _by_statement(batches: list[Batch]) -> dict[str, list[Row]]:
