@@ -146,6 +146,7 @@ def test_a_second_install_changes_no_setting(host: Host) -> None:
         "s|^# interval = 5 |interval = 1 |", "s|^# flush_interval = 5 |flush_interval = 1 |",
         's|^# directory = .*|directory = "/home/llm/models"|',
         's|^# journal_units = .*|journal_units = ["llama-server.service", "flood.service"]|',
+        "s|^# logs_max_rows = .*|logs_max_rows = 0|",
     )  # fmt: skip
     host.shell("install -m 600 /dev/stdin /etc/llama-collector/api-key <<<s3cr3t")
     host.write(f"/etc/systemd/system/{SERVICE}.d/override.conf", TEST_DROP_IN)

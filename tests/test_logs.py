@@ -87,7 +87,7 @@ def resident_megabytes(pid: int) -> float:
 def test_a_flood_stalls_no_sample_takes_little_memory_and_loses_nothing(tmp_path: Path) -> None:
     log, seconds = tmp_path / "flood.log", 60
     log.touch()
-    with Collector(tmp_path, settings_for(log)) as collector:
+    with Collector(tmp_path, f"{settings_for(log)}[retention]\nlogs_max_rows = 0\n") as collector:
         collector.wait_for("SELECT * FROM metrics WHERE id >= 3")
         assert collector.process
         idle = resident_megabytes(collector.process.pid)
