@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from apscheduler.executors.debug import DebugExecutor
@@ -24,7 +25,7 @@ from collector.database.backup import set_aside
 from collector.database.buffer import Buffer
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
-from collector.errors import CollectorError, DatabaseDamaged, SettingsError
+from collector.errors import CollectorError, DatabaseBusy, DatabaseDamaged, SettingsError
 from collector.health import COLLECTOR_HEALTH, Health, State, observe
 from collector.heartbeat import Heartbeat, status_line
 from collector.jobs.base import Job
@@ -44,6 +45,7 @@ _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same
 _LAST_FLUSH_SECONDS = 1.0
 _LAST_POLL_SECONDS = 0.5
 _LAST_JOB_SECONDS = 0.5
+_LOCK_PAUSE_SECONDS = 0.2
 
 
 class Daemon:
@@ -141,7 +143,7 @@ class Daemon:
         offset = _wall_clock_offset()
         while True:
             received = signal.sigtimedwait(SIGNALS, pause)
-            if received and not (received.si_signo == signal.SIGHUP and service.is_listening()):
+            if received and _says_end(received):
                 service.notify(STOPPING=1)
                 return None
             if received and (settings := self._reread(reread)):
@@ -160,7 +162,7 @@ class Daemon:
         try:
             settings = reread()
             read_api_key(settings.llama_server)
-            if self._flush_now():
+            if self._flush_now(even_nothing=True):
                 return settings
             faults = ["the database cannot be written just now: reload again later"]
         except SettingsError as error:
@@ -183,8 +185,11 @@ class Daemon:
         self._last_flush()
         self._database.close()
 
-    def _flush_now(self) -> bool:
-        return observe(self._job_health["flush"], self._writer.flush) is not None
+    def _flush_now(self, *, even_nothing: bool = False) -> bool:
+        return (
+            observe(self._job_health["flush"], partial(self._writer.flush, even_nothing=even_nothing))
+            is not None
+        )
 
     def _last_flush(self) -> None:
         deadline = time.monotonic() + _LAST_FLUSH_SECONDS
@@ -269,11 +274,36 @@ def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
 def _renewed(settings: Settings, wanted: Settings) -> tuple[Daemon, Settings]:
     """A collector with the wanted settings, else one with the old ones; and those that it has."""
     try:
-        return Daemon(wanted), wanted
+        return _patiently(wanted), wanted
     except CollectorError as error:
-        daemon = Daemon(settings)
+        daemon = _patiently(settings)
         structlog.get_logger().error(f"the old settings go on: {error}")
         return daemon, settings
+
+
+def _patiently(settings: Settings) -> Daemon:
+    """A collector as soon as other programs let it: a lock that comes just now must not end the service.
+
+    Raises:
+        DatabaseBusy: a signal says to end while another program still holds a lock.
+    """
+    told = False
+    while True:
+        try:
+            return Daemon(settings)
+        except DatabaseBusy as error:
+            if not told:
+                told = True
+                structlog.get_logger().warning(f"waiting for the database: {error}")
+            received = signal.sigtimedwait(SIGNALS, _LOCK_PAUSE_SECONDS)
+            if received and _says_end(received):
+                raise
+            service.notify(WATCHDOG=1)
+
+
+def _says_end(received: signal.struct_siginfo) -> bool:
+    """Whether a signal means to end: SIGHUP does not where systemd sends it."""
+    return received.si_signo != signal.SIGHUP or not service.is_listening()
 
 
 def tune_garbage_collection() -> None:

@@ -152,6 +152,24 @@ class TestReload:
             assert messages(collector, "collector: stopped") == []
             assert messages(collector, "%are lost%") == []
 
+    def test_a_new_database_that_is_locked_is_waited_for(self, tmp_path: Path, systemd: Systemd) -> None:
+        with Collector(tmp_path, QUIET, systemd.environment) as collector:
+            systemd.hear("READY=1")
+            collector.database = tmp_path / "new.db"
+            collector.settings_file.write_text(f'[database]\npath = "{collector.database}"\n{QUIET}')
+            with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                assert collector.process
+                collector.process.send_signal(signal.SIGHUP)
+                systemd.hear("RELOADING=1")
+                for _ in range(3):
+                    systemd.hear("WATCHDOG=1")  # a lock is no death
+                other.execute("ROLLBACK")
+            systemd.hear("READY=1")
+            assert collector.query("SELECT * FROM metrics")
+            assert collector.stop() == 0
+        assert collector.output.count("waiting for the database") == 1
+
 
 def test_the_key_comes_from_systemds_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from collector.config import LlamaServerSettings, read_api_key

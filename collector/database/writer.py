@@ -45,8 +45,11 @@ class Writer:
         self._lock_watch = LockWatch(database.path)
         self._lock = threading.Lock()
 
-    def flush(self) -> int:
+    def flush(self, *, even_nothing: bool = False) -> int:
         """Commit all that waits; how many rows there were.
+
+        Args:
+            even_nothing: write the closing rows also where nothing waits, to know that writing is possible.
 
         Raises:
             DatabaseBusy: another program holds a lock; the rows wait on.
@@ -54,16 +57,16 @@ class Writer:
         """
         with self._lock:  # a position must not be committed after a later one
             try:
-                rows = self._flush()
+                rows = self._flush(even_nothing=even_nothing)
             except DatabaseBusy:
                 self._lock_watch.locked()
                 raise
             self._lock_watch.free()
             return rows
 
-    def _flush(self) -> int:
+    def _flush(self, *, even_nothing: bool) -> int:
         batches = self._buffer.take()
-        if not batches:
+        if not batches and not even_nothing:
             return 0
         statements = _by_statement(batches)
         if self._closing_rows:
