@@ -172,6 +172,7 @@ def test_a_restarted_server_starts_a_new_series(tmp_path: Path, tiny_model: Path
     assert collector.query("SELECT * FROM llama_metrics WHERE predicted_tokens_per_second < 0") == []
 
 
+@pytest.mark.slow
 def test_a_model_that_sleeps_is_idle_and_stays_asleep(tmp_path: Path, tiny_model: Path) -> None:
     options = ["--metrics", "--sleep-idle-seconds", "3"]
     with (
@@ -190,6 +191,7 @@ def test_a_model_that_sleeps_is_idle_and_stays_asleep(tmp_path: Path, tiny_model
         collector.wait_for("SELECT * FROM model_events WHERE event = 'woke'")
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_requests_and_never_answers_delays_neither_samples_nor_clock(
     tmp_path: Path,
 ) -> None:
@@ -343,6 +345,7 @@ class TestGpu:
             told = collector.query("SELECT * FROM logs WHERE message LIKE 'gpu:%'")
         assert len(told) == 1
 
+    @pytest.mark.slow
     def test_a_call_that_hangs_costs_only_the_gpu_and_comes_back_by_itself(
         self, tmp_path: Path, nvml_stub: NvmlStub
     ) -> None:
