@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
 ONLY_IMPORTER = {
     "apscheduler": {"daemon", "schedule"},
     "pynvml": {"sources/gpu"},
+    "httpcore": {"sources/llama_http", "sources/bounded_network"},
     "httpx": {"sources/llama_http"},
     "gguf": {"jobs/header_child"},
     "pygal": {"report/plots"},

@@ -11,8 +11,9 @@ from collector.errors import ParseError
 
 PREFIX = "llamacpp:"
 _FIRST_ROUNDED_WHOLE = 1_000_000
-MAX_SAMPLES = 2000
-"""More than any build has; a hostile answer ends here."""
+MAX_SAMPLES = 500
+MAX_NAME_CHARACTERS = 200
+"""More than any build has; a hostile answer ends here: what no column knows goes into every row."""
 
 
 def parse_exposition(text: str) -> dict[str, float | None]:
@@ -31,7 +32,8 @@ def parse_exposition(text: str) -> dict[str, float | None]:
         ParseError: it is not such a text.
     """
     samples: dict[str, float | None] = {}
-    for line in _unquoted(text).split("\n"):
+    *lines, rest = _unquoted(text).split("\n")
+    for line in lines:
         if line.startswith(PREFIX):
             name, value = _parse_sample(line)
             samples[name] = value
@@ -39,6 +41,8 @@ def parse_exposition(text: str) -> dict[str, float | None]:
                 raise ParseError(f"/metrics holds more than {MAX_SAMPLES} values")
     if not samples:
         raise ParseError(f"/metrics holds no {PREFIX} value; it begins with {text[:60]!r}")
+    if rest:  # the number in it may be half a number
+        raise ParseError(f"/metrics is cut off: it ends with {rest[-60:]!r}")
     return samples
 
 
@@ -52,14 +56,16 @@ def _unquoted(text: str) -> str:
 
 
 def _parse_sample(line: str) -> tuple[str, float | None]:
-    name, _, value = line.rstrip().rpartition(" ")
+    name, _, value = line[len(PREFIX) :].rstrip().rpartition(" ")
     try:
         number = float(value)
     except ValueError as error:
         raise ParseError(f"/metrics: no number in {line[:80]!r}") from error
-    if not name:
+    if not (name := name.rstrip()):
         raise ParseError(f"/metrics: no name in {line[:80]!r}")
-    return name.rstrip()[len(PREFIX) :], number if math.isfinite(number) else None
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ParseError(f"/metrics: a name is longer than {MAX_NAME_CHARACTERS} characters: {name[:80]!r}")
+    return name, number if math.isfinite(number) else None
 
 
 def resolution(value: float, *, whole: bool) -> float:

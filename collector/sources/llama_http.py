@@ -2,18 +2,28 @@
 
 import os
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+import httpcore
 import httpx
 
-MAX_BODY_BYTES = 4 * 2**20
+from collector.sources.bounded_network import AnswerTooLong, BoundedNetwork
+
+MAX_ANSWER_BYTES = 4 * 2**20
 """A router's list of 200 models takes about 0.3 MB, /metrics 3 KB."""
 
-
 _OK = 200
+_KEPT_SECONDS = 5
+"""The server closes a connection that is idle for longer."""
+
+_SHOWN_CHARACTERS = 200
+"""Of what a library says of an answer: whole headers can stand in it."""
+
+_MAY_BE_CLOSING = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_UNKNOWN_ISSUER = (18, 19, 20, 21)
+"""OpenSSL's numbers of the faults that a file of certificates mends."""
 
 
 class ServerDown(Exception):  # noqa: N818 - it says what is the case
@@ -21,7 +31,7 @@ class ServerDown(Exception):  # noqa: N818 - it says what is the case
 
 
 class ServerBusy(Exception):  # noqa: N818
-    """It took the request and did not answer in time."""
+    """It did not answer in time, or took no connection in time."""
 
 
 class AnswerRefused(Exception):  # noqa: N818
@@ -42,7 +52,12 @@ class StatusRefused(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of status 200 that came in whole."""
+    """An answer of status 200 that came in whole.
+
+    Args:
+        text: its body.
+        headers: by name, in letters of either case.
+    """
 
     text: str
     headers: Mapping[str, str]
@@ -73,36 +88,46 @@ class LlamaHttp:
     def __init__(self, address: Address) -> None:
         parts = urlsplit(address.url)
         self._timeout = address.timeout
-        self._base = "http://localhost" if parts.scheme == "unix" else address.url.rstrip("/")
-        self._headers = {"Accept-Encoding": "identity"}  # a compressed answer could unpack without bound
+        path = quote(parts.path.rstrip("/"), safe="/%:@!$&()*+,;=~")
+        self._base = (
+            "http://localhost" if parts.scheme == "unix" else f"{parts.scheme}://{parts.netloc}{path}"
+        )
+        self._headers = {b"Accept-Encoding": b"identity"}  # a compressed answer could unpack without bound
         if address.api_key:
-            self._headers["Authorization"] = f"Bearer {address.api_key}"
+            self._headers[b"Authorization"] = f"Bearer {address.api_key}".encode()
         self._requests: dict[str, httpx.Request] = {}
+        self._network = BoundedNetwork()
         # The transport alone: a client's cookies, redirects and proxies have no business here.
-        self._transport = httpx.HTTPTransport(
-            verify=_trusted_certificates() if parts.scheme == "https" else False,
-            uds=parts.path if parts.scheme == "unix" else None,
-            trust_env=False,
+        self._transport = _Transport(
+            _trusted_certificates() if parts.scheme == "https" else None,
+            parts.path if parts.scheme == "unix" else None,
+            self._network,
         )
 
     def get(self, path: str) -> Answer:
         """GET one path.
 
         The server closes a kept connection after 5 seconds or 100 requests: a request that meets the
-        closing is sent once more.
+        closing is sent once more. All in all it takes no longer than twice the time-out.
 
         Raises:
             ServerDown: nothing listens there.
             ServerBusy: no whole answer in time.
-            AnswerRefused: not HTTP, too long, or the certificate is not trusted.
+            AnswerRefused: not HTTP, cut off, too long, or the certificate is not trusted.
             StatusRefused: any status but 200.
         """
+        self._network.begin(2 * self._timeout, MAX_ANSWER_BYTES)
         try:
-            return self._ask(path)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            return self._ask_explained(path)
-        except httpx.HTTPError as error:
+            try:
+                return self._ask(path)
+            except _MAY_BE_CLOSING:
+                return self._ask(path)
+        except AnswerTooLong as error:
+            raise AnswerRefused(f"the answer to {path} is longer than {MAX_ANSWER_BYTES} bytes") from error
+        except httpx.TransportError as error:
             raise _explained(error) from error
+        except httpx.InvalidURL as error:  # a child's --api-prefix can be anything
+            raise AnswerRefused(f"its address cannot be asked: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -116,23 +141,10 @@ class LlamaHttp:
             )
         return self._requests[path]
 
-    def _ask_explained(self, path: str) -> Answer:
-        try:
-            return self._ask(path)
-        except httpx.HTTPError as error:
-            raise _explained(error) from error
-
     def _ask(self, path: str) -> Answer:
-        deadline = time.monotonic() + 2 * self._timeout  # the time-out itself is between two bytes
         response = self._transport.handle_request(self._request(path))
         try:
-            body = bytearray()
-            for piece in response.iter_raw():
-                body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise AnswerRefused(f"the answer to {path} is longer than {MAX_BODY_BYTES} bytes")
-                if time.monotonic() > deadline:
-                    raise ServerBusy
+            body = b"".join(response.iter_raw())
         finally:
             response.close()
         if response.status_code != _OK:
@@ -140,19 +152,54 @@ class LlamaHttp:
         return Answer(body.decode("utf-8", "replace"), response.headers)
 
 
-def _explained(error: httpx.HTTPError) -> Exception:
-    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
-        return ServerBusy()
-    if "CERTIFICATE" in str(error).upper():
-        return AnswerRefused(
-            f"its certificate is not trusted ({error}): "
+class _Transport(httpx.HTTPTransport):
+    """httpx's own, over a network of ours: only the pool of connections that it stands on takes one."""
+
+    def __init__(
+        self, certificates: ssl.SSLContext | None, socket: str | None, network: BoundedNetwork
+    ) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=certificates, keepalive_expiry=_KEPT_SECONDS, uds=socket, network_backend=network
+        )
+
+
+def _explained(error: httpx.TransportError) -> Exception:
+    cause = _system_error(error)
+    if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
+        return ServerBusy(
+            "it takes no connection within [llama_server] timeout: it hangs, or its machine cannot be reached"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return ServerBusy("it takes longer than [llama_server] timeout to answer")
+    if isinstance(cause, ssl.SSLError):
+        return AnswerRefused(_tls_fault(cause))
+    if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
+        return ServerDown(str(error))
+    return AnswerRefused(_http_fault(error))
+
+
+def _system_error(error: httpx.TransportError) -> object:
+    """What the system or OpenSSL said: httpcore keeps it in the exception that httpx translates."""
+    return next(iter(error.__cause__.args), None) if error.__cause__ else None
+
+
+def _http_fault(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.NetworkError):
+        return "it closes the connection before its answer is whole"
+    if isinstance(error, httpx.LocalProtocolError):
+        return "the API key holds what no header may hold"
+    return f"what answers there does not speak HTTP ({error!s:.{_SHOWN_CHARACTERS}})"
+
+
+def _tls_fault(error: ssl.SSLError) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"what listens there does not speak https ({error.reason})"
+    if error.verify_code in _UNKNOWN_ISSUER:
+        return (
+            f"its certificate is not trusted ({error.verify_message}): "
             "name the file that holds it in the environment variable SSL_CERT_FILE"
         )
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return ServerDown(str(error))
-    if isinstance(error, httpx.ReadError | httpx.WriteError):
-        return ServerDown(f"it closed the connection ({error})" if str(error) else "it closed the connection")
-    return AnswerRefused(f"what answers there does not speak HTTP ({error})")
+    return f"its certificate does not hold here ({error.verify_message}): give it one that does"
 
 
 def _trusted_certificates() -> ssl.SSLContext:

@@ -29,6 +29,7 @@ class LlamaProcess:
         resident_bytes: memory held, shared pages included.
         arguments: its command line; empty where it may not be read.
         may_sleep: whether it was told to let its model sleep when idle; also where that may not be looked at.
+        uptime_seconds: since its start, however the clock was set since.
     """
 
     pid: int
@@ -38,6 +39,7 @@ class LlamaProcess:
     resident_bytes: int
     arguments: tuple[str, ...]
     may_sleep: bool = True
+    uptime_seconds: float = 0.0
 
     @property
     def identity(self) -> tuple[int, float]:
@@ -79,7 +81,7 @@ class LlamaProcessSource:
         elapsed = now - self._read_at if self._read_at is not None else None
         self._read_at = now
         measured = [self._measure(pid, elapsed) for pid in list(self._known)]
-        processes = tuple(sorted((p for p in measured if p), key=lambda process: process.started_at))
+        processes = tuple(sorted((p for p in measured if p), key=lambda process: -process.uptime_seconds))
         return Reading(processes, snapshot=self._snapshot(processes))
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ class LlamaProcessSource:
         return {
             "cpu_usage": None if None in shares else min(100.0, float(sum(share or 0 for share in shares))),
             "memory_usage": min(100.0, memory),
-            "uptime": max(0.0, time.time() - processes[0].started_at) if processes else 0.0,
+            "uptime": processes[0].uptime_seconds if processes else 0.0,
         }
 
     def _find(self) -> None:
@@ -140,6 +142,7 @@ class LlamaProcessSource:
             resident,
             measured.arguments,
             measured.may_sleep,
+            measured.uptime_seconds,
         )
 
 
@@ -151,12 +154,23 @@ class _Measured:
         self._cpu_seconds = cpu_seconds
         self.arguments = _arguments(process)
         self.may_sleep = _may_sleep(process, self.arguments)
+        # A start in Unix seconds is right by the wall clock of just now only.
+        self._started_at = _since_boot() - (time.time() - process.create_time())
+
+    @property
+    def uptime_seconds(self) -> float:
+        return max(0.0, _since_boot() - self._started_at)
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
         if before is None or not elapsed:
             return None
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
+
+
+def _since_boot() -> float:
+    """Seconds on a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _arguments(process: psutil.Process) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """A llama-server that routes over many models, each in a process of its own."""
 
+import re
 import socket
+import time
 from ipaddress import ip_address
+from itertools import islice
 from urllib.parse import urlsplit
 
 from collector.errors import ParseError
@@ -25,6 +28,9 @@ from collector.sources.neighbours import Neighbours
 from collector.table import Row
 
 IPV6 = 6
+LAST_PORT = 65535
+MAX_CHILDREN = 256
+"""How many models are read, each over a connection of its own: more than a machine can load."""
 ELSEWHERE = State(
     "up", "a router on another machine: its models' own metrics cannot be reached, only their states"
 )
@@ -61,16 +67,18 @@ class Router:
         processes = {process.port: process for process in self._neighbours.processes_of(tick)}
         self._meet(models)
         rows, state = [], UP
-        for model in models:
-            child = self._children.get((model.name, _port(model)))
-            if child is None or model.state != "loaded":
-                continue
+        deadline = time.monotonic() + 2 * self._address.timeout
+        for model, child in self._loaded(models):
+            if time.monotonic() > deadline:
+                break  # the others' turn comes at a later look: their counters wait
             try:
                 row = self._read(tick, model, child, _own(processes.get(_port(model)), model))
             except StatusRefused as error:
                 state = METRICS_ARE_OFF if error.status == METRICS_OFF else state
-            except (ServerDown, ServerBusy, AnswerRefused, ParseError):
-                continue  # it ends just now, or is busy: the list will tell, its counters wait
+            except ServerBusy:
+                child.hung_at = time.monotonic()
+            except (ServerDown, AnswerRefused, ParseError):
+                continue  # it ends just now: the list will tell
             else:
                 rows += [row] if row else []
         return Seen(models, tuple(rows), state)
@@ -82,9 +90,15 @@ class Router:
         self._children.clear()
         self._has_looked = False
 
+    def _loaded(self, models: tuple[ServedModel, ...]) -> list[tuple[ServedModel, "_Child"]]:
+        """The models to read; those that hung come last, so that they take no other's turn."""
+        loaded = [(m, self._children.get((m.name, _port(m)))) for m in models if m.state == "loaded"]
+        return sorted(((m, child) for m, child in loaded if child), key=lambda pair: pair[1].hung_at)
+
     def _meet(self, models: tuple[ServedModel, ...]) -> None:
         """Keep what is remembered of each running model; a port that is used again is another child."""
         running = {(m.name, _port(m)): m for m in models if m.state in ("loaded", "sleeping") and _port(m)}
+        running = dict(islice(running.items(), MAX_CHILDREN))
         for key in self._children.keys() - running.keys():
             self._children.pop(key).http.close()
         for key in running.keys() - self._children.keys():
@@ -110,12 +124,14 @@ class _Child:
     """
 
     def __init__(self, model: ServedModel, router: Address, *, is_new: bool) -> None:
-        prefix = option(model.arguments, "--api-prefix") or ""
-        url = f"http://127.0.0.1:{_port(model)}{prefix}"
+        prefix = (option(model.arguments, "--api-prefix") or "").strip("/")
+        url = f"http://127.0.0.1:{_port(model)}/{prefix}"  # the slash: or a prefix could name another host
         self.http = LlamaHttp(Address(url, router.api_key, router.timeout))
         self.metrics = ModelMetrics(NOT_STARTED if is_new else None)
         self._is_new = is_new
         self._guard: IdleGuard | None = None
+        self.hung_at = 0.0
+        """On the monotonic clock; 0 while it always answered in time."""
 
     def may_read(self, model: ServedModel, process: LlamaProcess | None) -> bool:
         """Whether reading keeps it not awake. Asks once who it is: the port may lead elsewhere."""
@@ -152,7 +168,7 @@ def is_local(url: str) -> bool:
 def _port(model: ServedModel) -> int:
     """The port of its process; 0 while it has none."""
     value = option(model.arguments, "--port") or ""
-    return int(value) if value.isdecimal() else 0
+    return int(value) if re.fullmatch(r"[0-9]{1,5}", value) and int(value) <= LAST_PORT else 0
 
 
 def _own(process: LlamaProcess | None, model: ServedModel) -> LlamaProcess | None:

@@ -72,9 +72,8 @@ class LlamaServerSource:
             self._single.was_down()
             lasting = self._history.server_ended(tick.timestamp)
             return self._away("down", f"nothing listens at {self._url} ({error}). {_START}", 0, lasting)
-        except ServerBusy:
-            message = "it takes longer than [llama_server] timeout to answer: no sample"
-            return _without_rows(State("busy", message), None)
+        except ServerBusy as error:
+            return _without_rows(State("busy", f"{error}: no sample"), None)
         except StatusRefused as error:
             return self._refused(tick, error.status)
         except (AnswerRefused, ParseError) as error:

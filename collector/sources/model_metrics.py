@@ -74,7 +74,7 @@ Identity = tuple[int, float]
 NOT_STARTED: Identity = (0, 0.0)
 
 
-RUN_HEADER = "Process-Start-Time-Unix"
+RUN_HEADER = "process-start-time-unix"
 """A number that each run of a server draws anew; not Unix time."""
 
 
@@ -158,5 +158,5 @@ def _process_values(tick: Tick, process: LlamaProcess, neighbours: Neighbours) -
         "cpu_usage": process.cpu_usage,
         "memory_used_mb": process.resident_bytes / BYTES_PER_MB,
         "gpu_memory_used_mb": neighbours.gpu_memory_of(tick).get(process.pid),
-        "uptime_seconds": max(0.0, tick.timestamp - process.started_at),
+        "uptime_seconds": process.uptime_seconds,
     }

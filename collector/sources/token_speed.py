@@ -1,5 +1,7 @@
 """Tokens a second, out of two counters that move only when a request finishes."""
 
+from math import isfinite
+
 from collector.parsers.exposition import resolution
 
 MEANINGFUL_STEPS = 20
@@ -45,7 +47,8 @@ class TokenSpeed:
         if not (_tells(more_tokens, tokens, whole=True) and _tells(more_seconds, seconds, whole=False)):
             return None
         self._anchor = (tokens, seconds)
-        return more_tokens / more_seconds
+        speed = more_tokens / more_seconds
+        return speed if isfinite(speed) else None
 
 
 def _tells(difference: float, counter: float, *, whole: bool) -> bool:

@@ -57,6 +57,7 @@ def test_values_of_other_programs_are_stepped_over() -> None:
         "llamacpp:x y\n",
         '"llamacpp:x 1',
         "llamacpp: \n",
+        "llamacpp: 5\n",
         "5",
     ],
 )

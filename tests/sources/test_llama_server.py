@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from collector.sources.base import Reading, Tick
-from collector.sources.llama_http import MAX_BODY_BYTES, Address
+from collector.sources.llama_http import MAX_ANSWER_BYTES, Address
 from collector.sources.llama_process import LlamaProcessSource
 from collector.sources.llama_server import LlamaServerSource
 from collector.sources.model_metrics import LLAMA_METRICS
@@ -130,7 +130,7 @@ def test_what_an_older_build_does_not_give_is_null(source_at: SourceAt) -> None:
 def test_every_answer_has_its_state_and_no_invented_row(
     source_at: SourceAt, script: Script, state: str, active: int | None
 ) -> None:
-    def repeated(path: str) -> Iterator[bytes]:
+    def repeated(path: str) -> Iterator[bytes | float]:
         yield from script(path)
 
     with OddServer(repeated) as server:
@@ -193,7 +193,7 @@ def test_a_byte_at_a_time_ends_after_twice_the_timeout(source_at: SourceAt) -> N
 def test_an_endless_answer_is_cut_off(source_at: SourceAt) -> None:
     def endless(_path: str) -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n\r\n"
-        for _ in range(10 * MAX_BODY_BYTES // 65536):
+        for _ in range(10 * MAX_ANSWER_BYTES // 65536):
             yield b"x" * 65536
 
     with OddServer(endless) as server:

@@ -1,14 +1,18 @@
 """A TCP server that answers with whatever bytes a test gives: what no real llama-server would."""
 
+import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-Script = Callable[[str], Iterator[bytes]]
-"""Gives the bytes to send for a path, piece by piece; the connection is closed after the last."""
+Script = Callable[[str], Iterator[bytes | float]]
+"""Gives the bytes to send for a path, piece by piece; the connection is closed after the last.
+
+A number is a pause in seconds, which ends early where the client leaves."""
 
 
 def answer(status: int, body: str | bytes, *headers: str) -> bytes:
@@ -23,13 +27,20 @@ class OddServer:
     Args:
         script: what to send; each path asked for is noted in `paths`.
         tls: with it, the server speaks https.
+        unix_socket: where it listens instead.
     """
 
-    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script, tls: ssl.SSLContext | None = None, unix_socket: Path | None = None
+    ) -> None:
         self._script = script
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
+        if unix_socket:
+            self._listener = socket.create_server(str(unix_socket), family=socket.AF_UNIX)
+            self.url = f"unix://{unix_socket}"
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.paths: list[str] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -46,11 +57,14 @@ class OddServer:
         try:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
-            request = connection.recv(65536).decode()
+            request = connection.recv(65536).decode("latin-1")
             path = request.split(" ")[1] if " " in request else ""
             self.paths.append(path)
             for piece in self._script(path):
-                connection.sendall(piece)
+                if isinstance(piece, bytes):
+                    connection.sendall(piece)
+                elif select.select([connection], [], [], piece)[0]:
+                    return
         except OSError:  # the client had enough
             return
         finally:
