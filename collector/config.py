@@ -5,9 +5,10 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from collector.errors import SettingsError
 from collector.schedule import cron_fault
@@ -70,11 +71,31 @@ def _llama_server_url(value: str) -> str | None:
         return f"is no URL ({error})"
     if parts.scheme == "unix":
         return None if parts.path.startswith("/") and not parts.netloc else "must be unix:///PATH.sock"
+    return _http_url(value, parts)
+
+
+def _http_url(value: str, parts: SplitResult) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "must start with http://, https:// or unix:///, and name a host"
     if parts.username or parts.password:
         return "must not hold a password: put the key into api_key_file"
+    if not value.isprintable() or not _is_host(parts.hostname, is_address="[" in parts.netloc):
+        return "must name a host in ASCII, or a valid address"
     return "must end before ? and #" if parts.query or parts.fragment else None
+
+
+def _is_host(name: str, *, is_address: bool) -> bool:
+    """Whether the client (no wrong addresses) and the resolver (no long names) take it."""
+    try:
+        if is_address or _LIKE_AN_ADDRESS(name):
+            ip_address(name)
+        name.encode("idna")
+    except ValueError:
+        return False
+    return name.isascii()
+
+
+_LIKE_AN_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +277,7 @@ def load_settings(path: Path | None) -> Settings:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"{path}: is not UTF-8: {error.reason} at byte {error.start}"]) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of a number of 5,000 digits not tomllib's own error
         raise SettingsError([f"{path}: is not TOML: {error}"]) from error
     return settings_from(document, _Locations(str(path), text))
 
@@ -270,7 +291,11 @@ def settings_from(document: Mapping[str, object], locations: "_Locations | None"
     where = locations or _Locations("settings", "")
     faults: list[str] = []
     known = {f.name: f for f in fields(Settings)}
-    faults += [f"{where.of(name)}: unknown table or key [{name}]" for name in document if name not in known]
+    faults += [
+        f"{where.of(name)}: unknown table or key [{_printable(name)}]"
+        for name in document
+        if name not in known
+    ]
     sections: dict[str, Any] = {
         name: _section(known[name].default_factory, name, document[name], where, faults)  # type: ignore[arg-type]
         for name in known
@@ -318,7 +343,7 @@ class _Locations:
         self._path = path
         self._lines: dict[tuple[str, str], int] = {}
         section = ""
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
                 section = header[1]
                 self._lines.setdefault((section, ""), number)
@@ -341,7 +366,7 @@ def _section(
     for key, value in table.items():
         fault = _fault(known[key], value) if key in known else f"is unknown; known are {', '.join(known)}"
         if fault:
-            faults.append(f"{where.of(name, key)}: [{name}] {key} {fault}")
+            faults.append(f"{where.of(name, key)}: [{name}] {_printable(key)} {fault}")
         else:
             values[key] = value
     return None if faults else make(**values)
@@ -351,9 +376,36 @@ def _fault(setting: Field[Any], value: object) -> str | None:
     default = setting.default if setting.default_factory is MISSING else setting.default_factory()
     listed = setting.metadata["or_list"] and isinstance(value, list)
     if not (_same_type(value, [default]) if listed else _same_type(value, default)):
-        return f"must be {_TYPE_NAMES[type(default)]}, not {value!r:.60}"
-    fault: str | None = setting.metadata["check"](value)
-    return f"{fault}, not {value!r:.60}" if fault else None
+        return f"must be {_TYPE_NAMES[type(default)]}, not {_shown(value)}"
+    fault: str | None = _text_fault(value) or setting.metadata["check"](value)
+    return f"{fault}, not {_shown(value)}" if fault else None
+
+
+def _text_fault(value: object) -> str | None:
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    return None if all(map(_is_usable, texts)) else _USABLE_TEXT
+
+
+def _is_usable(text: str) -> bool:
+    """Whether a system call takes it: nearly all texts are paths, and two of them may make one."""
+    encoded = os.fsencode(text)
+    longest_name = max(map(len, encoded.split(b"/")))
+    return b"\0" not in encoded and len(encoded) <= _LONGEST_TEXT and longest_name <= _LONGEST_NAME
+
+
+_LONGEST_TEXT, _LONGEST_NAME = 1000, 255  # bytes
+_USABLE_TEXT = f"must have at most {_LONGEST_TEXT} bytes, no name in it more than {_LONGEST_NAME}, and no NUL"
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # of thousands of digits, which Python does not print
+        return "such a long number"
+
+
+def _printable(key: str) -> str:
+    return key[:60] if key.isprintable() else f"{key!r:.60}"
 
 
 _TYPE_NAMES: dict[type, str] = {

@@ -9,9 +9,11 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 def cron_fault(line: str) -> str | None:
     """What is wrong with a cron line, or None."""
     try:
-        _trigger(line)
+        trigger = _trigger(line)
     except ValueError as error:
         return f"is no cron line of five fields, like 0 2 * * * ({error})"
+    if trigger.get_next_fire_time(None, datetime.now(trigger.timezone)) is None:
+        return "must name a day that some year has"
     return None
 
 

@@ -91,6 +91,17 @@ def test_all_faults_are_told_at_once_each_with_its_line_and_key(tmp_path: Path) 
         ("llama_server", "url", "http://host/?q=1"),
         ("llama_server", "url", "unix://relative.sock"),
         ("llama_server", "url", "[::1"),
+        ("llama_server", "url", "http://127.0.0.1\n:80"),
+        ("llama_server", "url", "http://616.0.0.1"),
+        ("llama_server", "url", "http://[v1.x]"),
+        ("llama_server", "url", "http://a..b"),
+        ("llama_server", "url", "http://" + "a" * 64),
+        ("llama_server", "url", "http://äö\ud7ff"),
+        ("backup", "schedule", "0 0 30 2 *"),
+        ("database", "path", "a\0b"),
+        ("models", "directory", ["a", "a\0b"]),
+        ("database", "path", "ä" * 128),
+        ("backup", "directory", "a/" * 501),
         ("logging", "level", "loud"),
     ],
 )
@@ -108,7 +119,7 @@ def test_every_documented_form_of_the_url_is_taken(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"[a\n", "is not TOML"), (b"\xff\xfe", "is not UTF-8"), (b"sampling = 5\n", "must be a table"), (b"a = " + b"[" * 5000, "is not TOML")],
+    [(b"[a\n", "is not TOML"), (b"\xff\xfe", "is not UTF-8"), (b"sampling = 5\n", "must be a table"), (b"a = " + b"[" * 5000, "is not TOML"), (b"a = " + b"1" * 5000, "is not TOML")],
 )  # fmt: skip
 def test_a_file_that_is_no_settings_file_is_refused_with_its_name(
     tmp_path: Path, content: bytes, reason: str
@@ -118,6 +129,24 @@ def test_a_file_that_is_no_settings_file_is_refused_with_its_name(
     with pytest.raises(SettingsError, match=reason) as caught:
         load_settings(file)
     assert str(file) in caught.value.faults[0]
+
+
+@pytest.mark.parametrize("value", [16**4000, [16**4000]], ids=["number", "list"])
+def test_a_number_too_long_for_python_to_print_is_refused(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"interval must be .*, not such a long number"):
+        settings_from({"sampling": {"interval": value}})
+
+
+def test_every_fault_is_one_printable_line_and_names_the_right_one(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('# a\u2028b\n["\\u001b[31m"]\n[gpu]\n"a\\nb" = 1\nenabled = 1\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    assert caught.value.faults == [
+        f"{file}: unknown table or key ['\\x1b[31m']",
+        f"{file}: [gpu] 'a\\nb' is unknown; known are enabled",
+        f"{file}, line 5: [gpu] enabled must be true or false, not 1",
+    ]
 
 
 def test_a_missing_file_that_was_named_is_an_error(tmp_path: Path) -> None:

@@ -79,8 +79,13 @@ def test_what_is_no_cron_line_is_told(line: str) -> None:
     assert "no cron line of five fields" in (cron_fault(line) or "")
 
 
+@pytest.mark.parametrize("line", ["0 0 30 2 *", "0 0 31 apr,jun *"])
+def test_a_day_that_never_comes_is_told(line: str) -> None:
+    assert cron_fault(line) == "must name a day that some year has"
+
+
 @pytest.mark.parametrize(
-    "line", ["0 2 * * *", "*/15 * * * *", "0 2 1 * 1-5", "0 2 * * */2", "0 2 * * mon,thu"]
+    "line", ["0 2 * * *", "*/15 * * * *", "0 2 1 * 1-5", "0 2 * * */2", "0 2 * * mon,thu", "0 0 29 2 *"]
 )
 def test_cron_lines_are_taken(line: str) -> None:
     assert cron_fault(line) is None

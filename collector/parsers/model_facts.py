@@ -132,7 +132,7 @@ def _refuse_missing_data(header: Header, size: int, gguf: Format) -> None:
 
 def _columns(header: Header, file_name: str, gguf: Format) -> dict[str, Column]:
     architecture = header.values.get(ARCHITECTURE)
-    if not isinstance(architecture, str | None):
+    if architecture is not None and not (isinstance(architecture, str) and architecture.isprintable()):
         raise ParseError(f"{ARCHITECTURE} is {architecture!r:.40}, not a name")
     prefix = architecture or ""
     sizes = {column: _size(header, prefix + key) for column, key in SIZES.items()}

@@ -14,6 +14,9 @@ ModelState = Literal["unloaded", "loading", "loaded", "sleeping", "failed"]
 MAX_NAME_CHARACTERS = 500
 """Longer names of models are cut: they come from outside."""
 
+MAX_PATH_CHARACTERS = 4096
+"""As the kernel has it; what is longer is no path."""
+
 MAX_MODELS = 5000
 
 _STATES: dict[str, ModelState] = {
@@ -115,10 +118,10 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
 
 def _single_model(props: dict[str, Any]) -> ServedModel:
     """Without an alias, builds give the path or the file's name in its place."""
-    path = _text(props.get("model_path"))
+    path = _path(props.get("model_path"))
     file = PurePath(path or "unknown")
     alias = _text(props.get("model_alias"))
-    name = alias if alias and alias not in (path, file.name) else file.stem
+    name = alias if alias and alias not in (path, file.name) else file.stem or "unknown"
     settings = props.get("default_generation_settings")
     return ServedModel(
         name=name[:MAX_NAME_CHARACTERS],
@@ -138,8 +141,8 @@ def _router_model(entry: dict[str, Any]) -> ServedModel:
     failed = status.get("failed") is True
     meta = entry.get("meta")
     return ServedModel(
-        name=str(entry["id"])[:MAX_NAME_CHARACTERS],
-        path=option(arguments, "--model", "-m"),
+        name=_storable(entry["id"])[:MAX_NAME_CHARACTERS],
+        path=_path(option(arguments, "--model", "-m")),
         state="failed" if failed else _STATES.get(str(status.get("value")), "unloaded"),
         arguments=arguments,
         exit_code=_whole(status.get("exit_code")) if failed else None,
@@ -164,7 +167,17 @@ def _json_object(text: str, path: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return _storable(value) if isinstance(value, str) and value else None
+
+
+def _path(value: object) -> str | None:
+    path = _text(value)
+    return path if path and len(path) <= MAX_PATH_CHARACTERS else None
+
+
+def _storable(text: str) -> str:
+    """What neither SQLite nor a path takes stands in JSON as an escape: NUL and halves of surrogate pairs."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _whole(value: object) -> int | None:

@@ -18,6 +18,7 @@ from collector.parsers.log_lines import (
     spawned_child,
     split_lines,
 )
+from tests.fuzz.cost import timed
 
 FOLDER = Path(__file__).parents[1] / "recordings" / "logs"
 RECORDINGS = sorted(path for path in FOLDER.iterdir() if path.suffix != ".json")
@@ -179,6 +180,7 @@ def test_whatever_bytes_a_line_holds_it_becomes_storable_text(line: bytes, expec
         "llama-server --api-key SECRET,SECRET",
         "llama-server --hf-token SECRET",
         "llama-server -hft SECRET",
+        "my-other-api-key: SECRET",
         "Authorization: Bearer SECRET",
         '{"Authorization": "Bearer SECRET"}',
         "header bearer SECRET",
@@ -217,6 +219,8 @@ def test_what_is_no_key_stays_readable(line: str) -> None:
 def test_the_key_after_a_flag_in_the_lines_before_is_masked() -> None:
     (record,) = parse_records(["0.00.001.000 I srv          load:   SECRET"], key_follows=True)
     assert record.message == "srv          load:   ***"
+    (record,) = parse_records(["0.00.001.000 I srv  a: -hft SECRET load: SECRET"], key_follows=True)
+    assert record.message == "srv  a: -hft *** load: ***"
 
 
 def test_the_router_tells_which_model_has_which_port() -> None:
@@ -260,6 +264,24 @@ JSONL_LINES = st.lists(
 @given(JSONL_LINES)
 def test_lines_of_json_read_together_are_what_they_are_one_by_one(lines: list[str]) -> None:
     assert parse_records(lines) == log_lines._records_of_any_format(lines)
+
+
+def test_an_object_that_goes_on_in_the_next_line_is_no_record_of_json() -> None:
+    lines = ['{"type":"a","b":[1', '{"type":1}]},5']
+    assert [record.message for record in parse_records(lines)] == lines
+    lines = ['{"type":"log","msg":"a","b":[1', '{"type":1}]},{"type":"log","msg":"b"}']
+    assert [record.message for record in parse_records(lines)] == lines
+
+
+@pytest.mark.parametrize("piece", ["a-", "api_", "bearer ", "--api-key ", "sk-", "authorization "])
+def test_a_long_line_full_of_what_looks_like_a_key_is_read_in_linear_time(piece: str) -> None:
+    line = "hf " + piece * (MAX_LINE_BYTES // len(piece))
+    timed(lambda: parse_records([line]), len(line))
+
+
+def test_a_long_line_that_names_children_again_and_again_is_read_in_linear_time() -> None:
+    line = "srv x: proxying request to model " * 30_000 + " on port x"
+    assert timed(lambda: spawned_child(line), MAX_LINE_BYTES) is None
 
 
 def test_a_chunk_of_json_lines_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:

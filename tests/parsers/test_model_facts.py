@@ -195,6 +195,10 @@ def test_a_file_shorter_than_its_tensors_is_refused(tmp_path: Path, missing: int
         ([pair("a.block_count", STRING, text("many"))], "a.block_count is 'many', not a size"),
         ([pair("a.block_count", 7, b"\1")], "a.block_count is True, not a size"),
         ([pair("general.architecture", 4, bytes(4))], "general.architecture is 0, not a name"),
+        (
+            [pair("general.architecture", STRING, text("a\0"))],
+            r"general.architecture is 'a\\x00', not a name",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(pairs: list[bytes], reason: str) -> None:

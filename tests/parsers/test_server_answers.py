@@ -74,6 +74,7 @@ def test_a_build_number_is_read_where_there_is_one(build_info: object, number: i
         ("gemma-3.gguf", "/m/gemma-3.gguf", "gemma-3"),
         ("", "/m/gemma-3.gguf", "gemma-3"),
         (None, None, "unknown"),
+        (None, "/", "unknown"),
         ("n" * 10_000, "/m/x.gguf", "n" * MAX_NAME_CHARACTERS),
     ],
 )
@@ -94,6 +95,17 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
     for parse in (parse_props, parse_models):
         with pytest.raises(ParseError):
             parse(text)
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\u0000"])
+def test_what_neither_sqlite_nor_a_path_takes_is_replaced(escape: str) -> None:
+    model = parse_props(f'{{"model_path": "/m/a{escape}b.gguf", "model_alias": "c{escape}"}}').model
+    assert model
+    assert (model.name, model.path) == ("c?", "/m/a?b.gguf")
+    (model,) = parse_models(
+        f'{{"data": [{{"id": "d{escape}", "status": {{"args": ["-m", "/m/{escape}"]}}}}]}}'
+    )
+    assert (model.name, model.path) == ("d?", "/m/?")
 
 
 def test_a_list_without_bound_is_refused() -> None:

@@ -180,11 +180,15 @@ def _descendants(process: int) -> list[int]:
 
 
 def _template() -> Path:
-    """The root directory to copy; made where the cache does not hold it."""
+    """The root directory to copy, of this machine's own release."""
+    return debian(platform.freedesktop_os_release()["VERSION_CODENAME"], PACKAGES)
+
+
+def debian(suite: str, packages: Sequence[str]) -> Path:
+    """A root directory that is not to be changed; made where the cache does not hold it."""
     cache = Path(os.environ.get("LLAMA_COLLECTOR_TEST_CACHE", "~/.cache/llama-collector-tests")).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    key = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:12]
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
     template = cache / f"{suite}-{key}"
     with (cache / f"{template.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once make it once
@@ -194,17 +198,19 @@ def _template() -> Path:
             _run(
                 "debootstrap",
                 "--variant=minbase",
-                f"--include={','.join(PACKAGES)}",
+                f"--include={','.join(packages)}",
                 suite,
                 scratch,
-                _mirror(suite),
+                _mirror(),
+                "/usr/share/debootstrap/scripts/sid",  # as for every Debian, also one newer than debootstrap
             )
             scratch.rename(template)
     return template
 
 
-def _mirror(suite: str) -> str:
-    """Where this machine gets the packages of its own release."""
+def _mirror() -> str:
+    """Where this machine gets the packages of its own release, and where those of others lie too."""
+    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     filters = ["Created-By: Packages", f"Release: {suite}", "Component: main"]
     return _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *filters).splitlines()[0]
 

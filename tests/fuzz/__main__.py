@@ -1,0 +1,106 @@
+"""Fuzzes one target, or all of them one after another, with the coverage that atheris sees.
+
+Usage:
+    python -m tests.fuzz --seconds 30             every target
+    python -m tests.fuzz log_lines --seconds 600  one
+    python -m tests.fuzz log_lines FILE...        reads the files only, without atheris
+
+Ends with 0 where nothing was found. What was found is a file that the output names: mend the fault, keep
+the file in `tests/fuzz/findings/NAME/`, and write a test beside the other tests of that parser.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SLOWEST_SECONDS = 120
+"""For one input. Only one that never ends takes so long."""
+
+MEMORY_MB = 2048
+LONGEST_INPUT_BYTES = 8192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", help="the target; without it, all")
+    parser.add_argument("files", nargs="*", type=Path, help="inputs to read only")
+    parser.add_argument("--seconds", type=int, default=600, help="for each target (default: %(default)s)")
+    parser.add_argument("--corpus", type=Path, help="a folder that keeps what was learnt for the next run")
+    arguments = parser.parse_args()
+    if arguments.files:
+        read_files(arguments.name, arguments.files)
+    elif arguments.name:
+        fuzz(arguments.name, arguments.seconds, arguments.corpus)
+    else:
+        fuzz_all(arguments.seconds, arguments.corpus)
+
+
+def read_files(name: str, files: list[Path]) -> None:
+    """Read inputs as the fuzzer does, with a plain traceback for a fault."""
+    from tests.fuzz.targets import TARGETS
+
+    for file in files:
+        TARGETS[name].examine(file.read_bytes())
+        print(f"{file}: nothing wrong")
+
+
+def fuzz_all(seconds: int, corpus: Path | None) -> None:
+    """Every target in a process of its own: the fuzzer ends the one it runs in."""
+    from tests.fuzz.targets import TARGETS
+
+    failed = []
+    for name in TARGETS:
+        kept = ["--corpus", str(corpus / name)] if corpus else []
+        command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(seconds), *kept]
+        print(f"+ python -m tests.fuzz {name} --seconds {seconds}", flush=True)
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"faults were found in: {', '.join(failed)}")
+
+
+def fuzz(name: str, seconds: int, corpus: Path | None) -> None:
+    """Fuzz one target; does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=["collector", "tomllib"]):
+        from tests.fuzz.targets import TARGETS
+    from tests.fuzz.seeds import seeds
+
+    with tempfile.TemporaryDirectory(prefix="llama-collector-fuzz-") as scratch:
+        begin = Path(scratch)
+        write_seeds(begin / "seeds", seeds(name))
+        dictionary = begin / "words"
+        dictionary.write_text("".join(map(_word, TARGETS[name].words)), encoding="ascii")
+        learnt = corpus or begin / "learnt"
+        learnt.mkdir(parents=True, exist_ok=True)
+        options = (
+            f"-dict={dictionary}",
+            f"-max_total_time={seconds}",
+            f"-timeout={SLOWEST_SECONDS}",
+            f"-rss_limit_mb={MEMORY_MB}",
+            f"-max_len={LONGEST_INPUT_BYTES}",
+            f"-artifact_prefix={Path.cwd()}/{name}-",
+        )
+        atheris.Setup([sys.argv[0], *options, str(learnt), str(begin / "seeds")], TARGETS[name].examine)
+        atheris.Fuzz()
+
+
+def write_seeds(directory: Path, seeds: list[bytes]) -> None:
+    """A file for each."""
+    directory.mkdir()
+    for number, seed in enumerate(seeds):
+        (directory / str(number)).write_bytes(seed)
+
+
+def _word(text: str) -> str:
+    """A line of the fuzzer's dictionary."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"\n'
+
+
+if __name__ == "__main__":
+    main()

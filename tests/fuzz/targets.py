@@ -1,0 +1,395 @@
+"""What is fuzzed: each reader of bytes from outside, the errors it documents, and what must hold then."""
+
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from collector.config import Settings, load_settings
+from collector.errors import CollectorError, ParseError, SettingsError
+from collector.jobs.header_child import FORMAT
+from collector.parsers import gguf_header, log_lines
+from collector.parsers.exposition import MAX_SAMPLES, PREFIX, parse_exposition
+from collector.parsers.gguf_header import Header, parse_header
+from collector.parsers.log_lines import (
+    CUT_MARK,
+    LEVELS,
+    MAX_LINE_BYTES,
+    Record,
+    parse_records,
+    spawned_child,
+    split_lines,
+)
+from collector.parsers.log_time import StampClock, find_starts
+from collector.parsers.model_facts import WANTED_KEYS, Facts, model_facts
+from collector.parsers.server_answers import (
+    MAX_NAME_CHARACTERS,
+    Props,
+    ServedModel,
+    parse_models,
+    parse_props,
+)
+from collector.schedule import is_due
+from tests.fuzz.cost import hold_memory, stretched, timed
+
+Value = TypeVar("Value")
+
+NOW = 1_800_000_000.0
+DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Generic[Value]):
+    """Something that reads bytes.
+
+    Args:
+        read: makes a value of them; its processor time and memory are held against their bounds.
+        hold: asserts what must be true of the value.
+        refusal: the documented error of `read`.
+        words: what an input may be made of, for the fuzzer.
+    """
+
+    read: Callable[[bytes], Value]
+    hold: Callable[[bytes, Value], None]
+    refusal: type[CollectorError]
+    words: tuple[str, ...]
+
+    def examine(self, data: bytes) -> None:
+        """Read one input, and for some inputs a long one made of it.
+
+        Raises:
+            Exception: whatever should not be.
+        """
+        self._examine(data)
+        if long := stretched(data):
+            self._examine(long)
+            hold_memory(lambda: self._attempt(long), len(long))
+
+    def _examine(self, data: bytes) -> None:
+        value, error = timed(lambda: self._attempt(data), len(data))
+        if error is not None:
+            _hold_message(error, data)
+        else:
+            assert value is not None
+            self.hold(data, value)
+
+    def _attempt(self, data: bytes) -> tuple[Value | None, CollectorError | None]:
+        try:
+            return self.read(data), None
+        except self.refusal as error:
+            return None, error
+
+
+def _hold_message(error: CollectorError, data: bytes) -> None:
+    """A sentence for people, in one piece; a fault of the settings is one line of it."""
+    message = str(error)
+    assert message
+    assert len(message) <= 1000 + 2 * len(data)
+    assert all(line.isprintable() for line in message.split("\n")), repr(message)
+    message.encode()
+
+
+def _hold_text(text: str) -> None:
+    """SQLite takes it and shows all of it."""
+    text.encode()
+    assert "\0" not in text
+
+
+# The Prometheus text of /metrics
+
+
+def _read_exposition(data: bytes) -> dict[str, float | None]:
+    return parse_exposition(data.decode("utf-8", "replace"))
+
+
+def _hold_samples(data: bytes, samples: dict[str, float | None]) -> None:
+    assert 0 < len(samples) <= MAX_SAMPLES
+    assert all(samples), "a value without a name"
+    assert all(value is None or math.isfinite(value) for value in samples.values())
+    assert sum(map(len, samples)) <= len(data)
+    json.dumps(samples, allow_nan=False).encode()
+    if all(name.isprintable() for name in samples):
+        printed = "".join(
+            f"{PREFIX}{name} {'nan' if value is None else repr(value)}\n" for name, value in samples.items()
+        )
+        assert parse_exposition(printed) == samples
+        assert parse_exposition(json.dumps(printed)) == samples
+
+
+# The lines of llama-server's log
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What is made of a log.
+
+    Args:
+        lines: its text.
+        records: what the lines are.
+        times: Unix seconds of the records, as of a backlog that was just now finished.
+        children: what the records tell of a router's children.
+    """
+
+    lines: list[str]
+    records: list[Record]
+    times: list[int]
+    children: list[tuple[int, str] | None]
+
+
+def _read_log(data: bytes) -> _Log:
+    lines = split_lines(data.removesuffix(b"\n") + b"\n")
+    records = parse_records(lines)
+    times = StampClock().times_of_backlog(records, NOW, lambda last: find_starts([data], NOW, last))
+    return _Log(lines, records, times, [spawned_child(record.message) for record in records])
+
+
+def _hold_log(data: bytes, log: _Log) -> None:
+    assert len(log.lines) == data.removesuffix(b"\n").count(b"\n") + 1
+    assert sum(map(len, log.lines)) <= len(data) + len(CUT_MARK) * (len(data) // MAX_LINE_BYTES)
+    numbers = [record.line for record in log.records]
+    assert numbers == sorted(set(numbers))
+    assert all(0 <= number < len(log.lines) for number in numbers)
+    for record in log.records:
+        _hold_record(record)
+    assert all(time <= NOW for time in log.times)
+    assert len(log.times) == len(log.records)
+    assert all(child is None or (child[0] >= 0 and child[1]) for child in log.children)
+    _hold_nothing_lost(log)
+    _hold_masked(log)
+
+
+def _hold_record(record: Record) -> None:
+    _hold_text(record.message)
+    assert record.message.strip()
+    assert record.message == record.message.rstrip()
+    assert all(character in "\t\n" or character >= " " for character in record.message)
+    assert len(record.message.encode("utf-8", "replace")) <= 4 * (MAX_LINE_BYTES + len(CUT_MARK))
+    assert record.level is None or record.level in LEVELS
+    assert record.stamp is None or math.isfinite(record.stamp)
+    assert 0 <= record.port <= 99_999
+
+
+_HEAD = re.compile(r"(?:\[ *\d{1,5}\] ?)?(?:\d{1,9}\.\d\d\.\d{3}\.\d{3} [IWED] ?)?\s*")
+_MASK, _JSON = "***", '{"type":'
+
+
+def _hold_nothing_lost(log: _Log) -> None:
+    """Every line stands in the messages, in its order, but for its head."""
+    messages = [record.message for record in log.records]
+    if any(_MASK in message for message in messages):
+        return  # a key goes, and what stands before it
+    assert log.records == log_lines._records_of_any_format(log.lines)  # the quick ways change nothing
+    if any(_JSON in line for line in log.lines):
+        return  # is written anew
+    found = [line for message in messages for line in message.split("\n")]
+    written = [line for line in map(str.rstrip, log.lines) if not _HEAD.fullmatch(line)]
+    for line, stored in zip(written, found, strict=True):
+        assert line.endswith(stored)
+        assert _HEAD.fullmatch(line.removesuffix(stored)), (line, stored)
+
+
+def _hold_masked(log: _Log) -> None:
+    """A key that may follow is masked, and what is masked stays as it is."""
+    following = parse_records(log.lines, key_follows=True)
+    assert not following or _MASK in following[0].message
+    for message in (record.message for record in log.records):
+        if "\n" not in message:
+            assert [again.message for again in parse_records([f"0.00.000.000 I {message}"])] == [message]
+
+
+# The JSON of /props and /models
+
+
+def _read_answers(data: bytes) -> tuple[Props | None, tuple[ServedModel, ...]]:
+    text = data.decode("utf-8", "replace")
+    props = parse_props(text)
+    try:
+        return props, parse_models(text)
+    except ParseError:
+        return props, ()
+
+
+def _hold_answers(data: bytes, answers: tuple[Props | None, tuple[ServedModel, ...]]) -> None:
+    props, models = answers
+    for model in (*models, *([props.model] if props and props.model else [])):
+        assert 0 < len(model.name) <= MAX_NAME_CHARACTERS
+        assert len(model.path or "") <= len(data)
+        _hold_text(model.name)
+        _hold_text(model.path or "")
+        for number in (model.exit_code, model.context_size):
+            assert number is None or -(2**63) <= number < 2**63
+    assert props is None or props.build is None or 0 < props.build < 10**9
+    assert len(models) <= len(data)
+
+
+# The header of a GGUF file
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A header, and what it says of a model."""
+
+    header: Header
+    facts: Facts
+
+
+def _read_gguf(data: bytes) -> _Model:
+    header = _parse_header(data, WANTED_KEYS)
+    return _Model(header, model_facts(header, "model-Q4_K_M.gguf", len(data), FORMAT))
+
+
+def _parse_header(data: bytes, wanted: tuple[str, ...]) -> Header:
+    return parse_header(io.BytesIO(data), len(data), wanted)
+
+
+def _hold_gguf(data: bytes, model: _Model) -> None:
+    header, columns = model.header, model.facts.columns
+    json.loads(json.dumps(asdict(model.facts), allow_nan=False))
+    for value in columns.values():
+        assert value is None or isinstance(value, str) or 0 <= value < 2**63
+        _hold_text(value if isinstance(value, str) else "")
+    assert header.data_start <= len(data) + gguf_header.MAX_HEADER_BYTES
+    assert header.tensor_count * 24 <= len(data)  # the least that one takes
+    assert len(header.values) + len(header.array_lengths) <= len(data)
+    _hold_same_in_small_blocks(data, header)
+
+
+def _hold_same_in_small_blocks(data: bytes, header: Header) -> None:
+    """Where a block ends makes no difference."""
+    block_bytes, gguf_header._BLOCK_BYTES = gguf_header._BLOCK_BYTES, 7
+    try:
+        assert repr(_parse_header(data, WANTED_KEYS)) == repr(header)  # nan is not equal to itself
+    finally:
+        gguf_header._BLOCK_BYTES = block_bytes
+
+
+# The settings
+
+_MEMORY = os.memfd_create("settings")
+_FILE = Path(f"/proc/self/fd/{_MEMORY}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Settings, and what the collector does with them at once.
+
+    Args:
+        settings: as they were read.
+        paths: of database, backups and models.
+        is_backup_due: whether a night was missed since yesterday.
+    """
+
+    settings: Settings
+    paths: tuple[Path, ...]
+    is_backup_due: bool
+
+
+def _read_settings(data: bytes) -> _Use:
+    os.truncate(_MEMORY, 0)
+    os.pwrite(_MEMORY, data, 0)
+    settings = load_settings(_FILE)
+    schedule = settings.backup.schedule
+    is_backup_due = bool(schedule) and is_due(schedule, NOW - DAY_SECONDS, NOW)
+    paths = (settings.database_path, settings.backup_directory, *settings.models_directories)
+    return _Use(settings, paths, is_backup_due)
+
+
+def _hold_settings(_: bytes, use: _Use) -> None:
+    for path in use.paths:
+        assert path.is_absolute()
+        path.exists()  # raises an error for a path that no system call takes
+    for section in fields(use.settings):
+        for value in asdict(getattr(use.settings, section.name)).values():
+            _hold_value(value)
+    if use.settings.llama_server.url.startswith("http"):
+        _hold_url(use.settings.llama_server.url)
+
+
+def _hold_value(value: Any) -> None:
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, str):
+            _hold_text(part)
+        else:
+            assert math.isfinite(part)
+
+
+def _hold_url(url: str) -> None:
+    """What the client and the resolver do first."""
+    httpx.Request("GET", url.rstrip("/") + "/metrics")
+    host = urlsplit(url).hostname
+    assert host
+    host.encode("idna")
+
+
+TARGETS: dict[str, Target[Any]] = {
+    "exposition": Target(
+        _read_exposition, _hold_samples, ParseError, (PREFIX, "nan", "1e309", '{a="b"} ', "\\n", "# HELP ")
+    ),
+    "log_lines": Target(
+        _read_log,
+        _hold_log,
+        ParseError,
+        (
+            *("0.00.001.132 I ", "[40463] ", "[ 8081] ", "srv  load: ", "\x1b[34m", "error: ", "warn: "),
+            *('{"type":"log",', '"time":1,', '"level":"info",', '"msg":"', '"}\n', "\\u001b", "\\ud800"),
+            *("--api-key", "-hft ", "hf_token=", "Authorization: ", "bearer ", "x-api-key: ", "sk-abcdef"),
+            *("spawning server instance with name=", "proxying request to model ", " on port 1"),
+        ),
+    ),
+    "server_answers": Target(
+        _read_answers,
+        _hold_answers,
+        ParseError,
+        (
+            *(
+                '{"data":[',
+                '{"id":"',
+                '"status":{',
+                '"value":"loaded"',
+                '"args":["--model",',
+                "\\ud800",
+                "1e400",
+            ),
+            *(
+                '"build_info":"b1-x"',
+                '"model_path":"',
+                '"model_alias":"',
+                '"meta":{"n_ctx":',
+                '"failed":true',
+            ),
+        ),
+    ),
+    "gguf_header": Target(
+        _read_gguf,
+        _hold_gguf,
+        ParseError,
+        ("GGUF", *WANTED_KEYS, "general.alignment", "llama", "\x03\0\0\0", "\x08\0\0\0", "\x09\0\0\0"),
+    ),
+    "settings": Target(
+        _read_settings,
+        _hold_settings,
+        SettingsError,
+        (
+            *(f"[{section.name}]\n" for section in fields(Settings)),
+            *(
+                'path = "',
+                "interval = ",
+                'url = "http://',
+                'schedule = "',
+                "timeout = ",
+                "files = [",
+                "0x",
+                "nan",
+            ),
+            *("\\u0000", '"""', "1979-05-27", "*/5 ", "sun-sat", "last", "https://[::1]:", "unix:///", "~a"),
+        ),
+    ),
+}
