@@ -497,6 +497,32 @@ def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> 
         )  # nine times the rows: finding the hours costs a little
 
 
+@pytest.mark.parametrize("view", ["errors_by_hour", "busy_by_hour", "tokens_by_hour", "gpu_by_hour"])
+def test_finding_the_hours_of_a_day_takes_no_look_at_every_hour_of_the_years_around_it(
+    database: Database, view: str
+) -> None:
+    hours = [NOON + number * HOUR for number in range(-10_000, 10_000)]
+    insert(database, LOGS, *({"level": "error", "message": "", "timestamp": t} for t in hours))
+    insert(
+        database, LLAMA_METRICS, *({"timestamp": t, "model": "m", "tokens_predicted_total": 1} for t in hours)
+    )
+    insert(database, GPU_METRICS, *(gpu(t, 0, 1.0) for t in hours))
+    steps = 0
+
+    def tick() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    database._connection.set_progress_handler(tick, 1000)
+    rows = database.query(
+        f"SELECT * FROM {view} WHERE timestamp >= {NOON} AND timestamp < {NOON + 24 * HOUR}"
+    )
+    database._connection.set_progress_handler(None, 0)
+    assert len(rows) == 24
+    assert steps < 15 * len(hours) / 1000  # a look at each takes 39
+
+
 def test_the_last_use_of_a_model_is_found_by_the_index_of_finished_requests(empty: Database) -> None:
     assert any("idx_llama_metrics_finished" in step for step in plan(empty, "SELECT * FROM unused_models"))
 

@@ -1,7 +1,10 @@
 """Deletes the oldest rows of a table in short transactions, and gives free pages back to the file system."""
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from collector.database.repository import Connected
 from collector.errors import DatabaseError
@@ -14,6 +17,9 @@ CHUNK_ROWS = 1000
 PASS_ROWS = 100_000
 """Rows whose boundary is looked for at a time: among more, a flush would wait."""
 
+COUNT_ROWS = 100_000
+"""Rows counted at a time, about: 4 ms."""
+
 RELEASE_PAGES = 200
 """Pages given back in one transaction: about 10 ms."""
 
@@ -24,6 +30,8 @@ SPARE_BYTES = 16 * 2**20
 """Left free on the disk beside a rewrite, for what is collected meanwhile."""
 
 _BEFORE_ALL_IDS = -(2**63)
+_BEFORE_ALL_TIMES: SqlValue = float("-inf")
+_AFTER_ALL_TIMES: SqlValue = b"\xff" * 8
 
 _OLDER = (
     "timestamp IS NULL AND :timestamp IS NOT NULL",
@@ -69,9 +77,57 @@ class Space:
         return self.size_bytes - self.free_bytes
 
 
-def count_rows(database: Connected, table: str) -> int:
-    """How many rows a table has: 5 ms a million."""
-    return int(database.query(f"SELECT count(*) AS n FROM {table}")[0]["n"])  # noqa: S608 - our own names
+CountStep = Callable[[], int]
+
+
+def _at_once(step: CountStep) -> int:
+    return step()
+
+
+def most_rows(database: Connected, table: str) -> int:
+    """A number that a table has no more rows than: it has fewer where some were deleted in its midst."""
+    return _number(
+        database,
+        f"SELECT (SELECT max(id) FROM {table}) - (SELECT min(id) FROM {table}) + 1 AS n",  # noqa: S608 - our own names
+    )
+
+
+def has_times(database: Connected, table: str) -> bool:
+    """Whether a table can be counted in steps: it has an id, and an index that begins with `timestamp`."""
+    query = """
+        SELECT (SELECT count(*) FROM pragma_table_info(?1) WHERE name = 'id') * (
+          SELECT count(*) FROM pragma_index_list(?1) AS one JOIN pragma_index_info(one.name) AS part
+          WHERE part.seqno = 0 AND part.name = 'timestamp' AND NOT one.partial) AS n"""
+    return _number(database, query, (table,)) > 0
+
+
+def count_rows(database: Connected, table: str, step: Callable[[CountStep], int] = _at_once) -> int:
+    """How many rows a table has: 35 ms a million.
+
+    Args:
+        database: of the table.
+        table: its name; it has the columns `timestamp`, with an index, and `id`.
+        step: takes each step, which counts a stretch of time; between two of them others have the connection.
+    """
+    untimed = f"SELECT count(*) AS n FROM {table} WHERE timestamp IS NULL"  # noqa: S608
+    between = f"SELECT count(*) AS n FROM {table} WHERE timestamp > ? AND timestamp <= ?"  # noqa: S608
+    total = step(partial(_number, database, untimed))
+    for since, until in pairwise((_BEFORE_ALL_TIMES, *_times(database, table), _AFTER_ALL_TIMES)):
+        total += step(partial(_number, database, between, (since, until)))
+    return total
+
+
+def _times(database: Connected, table: str) -> list[int]:
+    """Times between which there are so few rows that they are counted at once, if they came evenly."""
+    first, last = oldest(database, table), _newest(database, table)
+    steps = most_rows(database, table) // COUNT_ROWS
+    if first is None or last is None:
+        return []
+    return [first + (last - first) * number // (steps + 1) for number in range(1, steps + 1)]
+
+
+def _number(database: Connected, query: str, parameters: Sequence[SqlValue] = ()) -> int:
+    return int(database.query(query, parameters)[0]["n"] or 0)
 
 
 def oldest(database: Connected, table: str) -> int | None:
@@ -80,19 +136,28 @@ def oldest(database: Connected, table: str) -> int | None:
     return timestamp if isinstance(timestamp, int) else None
 
 
-def boundary_behind(database: Connected, table: str, rows: int) -> Boundary:
-    """The boundary behind the oldest rows by time, then id.
+def _newest(database: Connected, table: str) -> int | None:
+    """The newest time in a table that is a number; None where there is none."""
+    query = f"SELECT max(timestamp) AS newest FROM {table} WHERE timestamp < ''"  # noqa: S608
+    timestamp = database.query(query)[0]["newest"]
+    return timestamp if isinstance(timestamp, int) else None
+
+
+def boundary_behind(database: Connected, table: str, rows: int) -> Boundary | None:
+    """The boundary behind the oldest rows by time, then id; None where the table has not so many.
 
     Args:
         database: of the table.
         table: its name; it has the columns `timestamp` and `id`.
-        rows: how many lie before the boundary, 1 at least; the table has as many.
+        rows: how many lie before the boundary, 1 at least.
     """
-    (last,) = database.query(
+    last = database.query(
         f"SELECT timestamp FROM {table} ORDER BY timestamp LIMIT 1 OFFSET ?",  # noqa: S608
         (rows - 1,),
     )
-    timestamp = last["timestamp"]
+    if not last:
+        return None
+    timestamp = last[0]["timestamp"]
     (older,) = database.query(
         f"SELECT (SELECT count(*) FROM {table} WHERE timestamp < ?1) "  # noqa: S608
         f"+ (SELECT count(*) FROM {table} WHERE timestamp IS NULL AND ?1 IS NOT NULL) AS n",
@@ -123,9 +188,8 @@ def delete_chunk(database: Connected, table: str, boundary: Boundary) -> int:
 
 def delete_oldest(database: Connected, table: str, max_rows: int) -> int:
     """Delete the oldest rows beyond a number, in chunks; how many were deleted."""
-    total = 0
-    while (excess := count_rows(database, table) - max_rows) > 0:
-        boundary = boundary_behind(database, table, min(excess, PASS_ROWS))
+    total, excess = 0, count_rows(database, table) - max_rows
+    while total < excess and (boundary := boundary_behind(database, table, min(excess - total, PASS_ROWS))):
         while deleted := delete_chunk(database, table, boundary):
             total += deleted
     return total

@@ -18,9 +18,11 @@ from collector.database.backup import (
     Contents,
     at_lowest_priority,
     contents,
+    quoted,
     synchronise,
     verify,
 )
+from collector.database.retention import count_rows, has_times
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy
 from collector.jobs.base import Stopped
 from collector.schedule import is_due
@@ -40,6 +42,9 @@ RETRY_SECONDS = 3600
 
 REST = 3
 """The copy rests this many times as long as its last step took, so that it uses a quarter of the disk."""
+
+_SET_BACK_SECONDS = 43_200
+"""A last time so far in the future is that of a clock that was wrong; a nearer one was the same night."""
 
 _SHORTEST_REST_SECONDS = 0.002
 
@@ -90,7 +95,7 @@ def back_up(
     """
     begun, started = clock(), time.monotonic()
     with place.new_backup(datetime.fromtimestamp(begun)) as (copy, path):  # noqa: DTZ006 - names are in local time
-        before = contents(database.query)
+        before = contents(database.query, partial(_count, database, stop))
         database.copy_to(copy, partial(_rest, copy, count(1), stop))
         copied = at_lowest_priority(lambda: verify(copy, before, database.query, stop.is_set))
         _unless_stopped(stop)
@@ -99,6 +104,20 @@ def back_up(
     summary = BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
     database.meta.set(LAST_BACKUP_KEY, asdict(summary))
     return summary
+
+
+def _count(database: Database, stop: threading.Event, table: str) -> int:
+    """How many rows a table has; others have the connection between two of the steps."""
+
+    def step(action: Callable[[], int]) -> int:
+        counted = action()
+        stop.wait(_SHORTEST_REST_SECONDS)
+        _unless_stopped(stop)
+        return counted
+
+    if has_times(database, table):
+        return count_rows(database, table, step)
+    return int(database.query(f"SELECT count(*) AS n FROM {quoted(table)}")[0]["n"])  # noqa: S608
 
 
 def _rest(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:
@@ -176,10 +195,10 @@ class NightlyBackup(_Daily):
             back_up(self._database, self._place, self._settings.keep, self._stop, self._clock)
 
     def _last(self, now: float) -> float:
-        """Unix seconds of the last backup, or of the first look; never in the future."""
+        """Unix seconds of the last backup, or of the first look."""
         stored = self._database.meta.get(LAST_BACKUP_KEY)
         last = stored.get("time") if isinstance(stored, dict) else None
-        if isinstance(last, int | float) and last <= now:
+        if isinstance(last, int | float) and last <= now + _SET_BACK_SECONDS:
             return last
         self._database.meta.set(LAST_BACKUP_KEY, {"time": now})  # of a clock that was wrong, or none yet
         return now
@@ -219,7 +238,7 @@ class BackupTest(_Daily):
         now = self._clock()
         stored = self._database.meta.get(LAST_TEST_KEY)
         last = stored if isinstance(stored, dict) else {}
-        if last.get("verdict") != "ok" or not 0 <= now - last["time"] < self._seconds:
+        if last.get("verdict") != "ok" or not -_SET_BACK_SECONDS <= now - last["time"] < self._seconds:
             self._note(backups[-1], now)
 
     def _note(self, backup: Path, now: float) -> None:

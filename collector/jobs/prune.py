@@ -95,6 +95,7 @@ class Prune:
         self._is_told = False
         self._progress: Progress = _silent
         self._deleted: dict[str, int] = {}
+        self._rows: dict[str, int] = {}  # of each table, once they were counted in this run
 
     def run(self, progress: Progress = _silent) -> PruneSummary:
         """Prune once.
@@ -106,7 +107,7 @@ class Prune:
             DatabaseBusy: another program holds a lock; what was done stays done.
             DatabaseError: disk full, read-only, damaged, or the size wanted cannot be reached.
         """
-        self._progress, self._deleted = progress, {}
+        self._progress, self._deleted, self._rows = progress, {}, {}
         size_bytes = self._space().size_bytes
         with suppress(Stopped):  # the next run goes on
             self._prune()
@@ -135,9 +136,11 @@ class Prune:
         while self._shorten(self._surplus) >= rows.PASS_ROWS:
             pass  # a shorter pass was the last: what is added meanwhile is for the next run
 
-    def _surplus(self, table: str, count: int) -> int:
+    def _surplus(self, table: str) -> int:
         limit = self._settings.logs_max_rows if table == "logs" else self._settings.metrics_max_rows
-        return min(count - limit, rows.PASS_ROWS) if limit else 0
+        if not limit or rows.most_rows(self._database, table) <= limit:
+            return 0  # there is nothing to count
+        return min(self._count(table) - limit, rows.PASS_ROWS)
 
     def _by_size(self) -> bool:
         """Whether the content fits; the same share of all tables goes until it does."""
@@ -145,22 +148,23 @@ class Prune:
         while limit and (too_much := (used := self._space().used_bytes) - (1 - _SIZE_MARGIN) * limit) > 0:
             counts = {table: self._count(table) for table in self._counted}
             share = min(max(too_much / used, _SMALLEST_SHARE), rows.PASS_ROWS / max(1, *counts.values()))
-            if not self._shorten(lambda _, count, share=share: _share_of(count, share)):  # type: ignore[misc]
+            if not self._shorten(lambda table, share=share: _share_of(self._count(table), share)):  # type: ignore[misc]
                 return False
         return True
 
-    def _shorten(self, surplus: Callable[[str, int], int]) -> int:
+    def _shorten(self, surplus: Callable[[str], int]) -> int:
         """Delete the oldest rows of all tables; how many.
 
         Args:
-            surplus: how many are to go of a table, given its name and how many it has.
+            surplus: how many are to go of a table, given its name.
         """
         before = sum(self._deleted.values())
         shortened = []
         for table in self._counted:
-            going = surplus(table, self._count(table))
-            if going > 0:
-                self._delete(table, rows.boundary_behind(self._database, table, going))
+            going = surplus(table)
+            # None where another program has deleted most of them meanwhile.
+            if going > 0 and (boundary := rows.boundary_behind(self._database, table, going)):
+                self._delete(table, boundary)
                 shortened.append(table)
         oldest = [rows.oldest(self._database, table) for table in shortened if table in _SAMPLES]
         since = max((time for time in oldest if time is not None), default=None)
@@ -174,11 +178,16 @@ class Prune:
         return [table for table in self._tables if table in _COUNTED]
 
     def _count(self, table: str) -> int:
-        return rows.count_rows(self._database, table)
+        """How many rows it has, but for what was added since the first call in this run."""
+        if table not in self._rows:
+            self._rows[table] = rows.count_rows(self._database, table, self._step)
+        return self._rows[table]
 
     def _delete(self, table: str, boundary: Boundary) -> None:
         while deleted := self._step(lambda: rows.delete_chunk(self._database, table, boundary)):
             self._deleted[table] = self._deleted.get(table, 0) + deleted
+            if table in self._rows:
+                self._rows[table] -= deleted
             self._progress(sum(self._deleted.values()))
 
     def _give_back(self) -> None:

@@ -1,5 +1,6 @@
 import sqlite3
 from collections import namedtuple
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from collector.database.retention import (
     count_rows,
     delete_chunk,
     delete_oldest,
+    most_rows,
     release_pages,
     rewrite,
     space_of,
@@ -54,6 +56,7 @@ def test_the_oldest_rows_by_time_then_id_go_and_no_other(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retention, "CHUNK_ROWS", chunk)
         patch.setattr(retention, "PASS_ROWS", 2 * chunk)
+        patch.setattr(retention, "COUNT_ROWS", chunk)
         database.run_script("DELETE FROM logs; DELETE FROM sqlite_sequence")
         add_lines(database, timestamps)
         deleted = delete_oldest(database, "logs", max_rows)
@@ -62,9 +65,45 @@ def test_the_oldest_rows_by_time_then_id_go_and_no_other(
     assert (kept(database), deleted) == (expected, len(order) - len(expected))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(timestamps=st.lists(TIMES, max_size=40), gone=st.sets(st.integers(1, 40)), some=st.integers(1, 7))
+def test_a_count_in_steps_is_that_of_all_rows(
+    database: Database, timestamps: list[SqlValue], gone: set[int], some: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "COUNT_ROWS", some)
+        database.run_script("DELETE FROM logs; DELETE FROM sqlite_sequence")
+        add_lines(database, timestamps)
+        database.run_script(f"DELETE FROM logs WHERE id IN ({', '.join(map(str, gone))})")
+        rows = count_rows(database, "logs")
+    assert rows == len(kept(database))
+    assert most_rows(database, "logs") >= rows
+
+
+def test_rows_that_came_evenly_are_counted_in_even_steps(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "COUNT_ROWS", 100)
+    add_lines(database, list(range(5000, 6000)))
+    steps: list[int] = []
+
+    def noted(step: Callable[[], int]) -> int:
+        steps.append(step())
+        return steps[-1]
+
+    assert count_rows(database, "logs", noted) == 1000
+    assert max(steps) <= 100
+
+
+def test_there_is_no_boundary_behind_more_rows_than_there_are(database: Database) -> None:
+    add_lines(database, [1, 2, 3])
+    assert boundary_behind(database, "logs", 4) is None
+
+
 def test_a_chunk_is_bounded_by_a_count_where_all_rows_are_of_one_second(database: Database) -> None:
     add_lines(database, [7] * (2 * CHUNK_ROWS + 5))
     boundary = boundary_behind(database, "logs", 2 * CHUNK_ROWS)
+    assert boundary
     chunks = [delete_chunk(database, "logs", boundary) for _ in range(3)]
     assert chunks == [CHUNK_ROWS, CHUNK_ROWS, 0]
     assert kept(database) == list(range(2 * CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 6))

@@ -18,6 +18,7 @@ from collector import backup as backup_command
 from collector.config import BackupSettings, Settings
 from collector.database import Database
 from collector.database.backup import BackupDirectory, Contents, prepare, verify
+from collector.database.documented import LOGS, METRICS
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseDamaged, DatabaseError
 from collector.jobs import backup as backup_job
 from collector.jobs.backup import (
@@ -29,6 +30,8 @@ from collector.jobs.backup import (
 )
 from collector.jobs.base import Stopped
 from collector.own_tables import OWN_TABLES
+from collector.sources.host import HOST_METRICS
+from collector.sources.model_metrics import LLAMA_METRICS
 from collector.views import VIEWS
 from tests.support.damage import damage
 
@@ -135,6 +138,19 @@ def test_readers_are_never_shut_out_by_a_backup(
         assert reader.stderr
         assert (reader.returncode, reader.stderr.read()) == (0, "")
     assert copies > 0
+
+
+def test_no_commit_waits_while_the_rows_of_a_table_of_samples_are_counted(
+    database: Database, place: BackupDirectory
+) -> None:
+    database.run_script("CREATE TABLE theirs (id, note); INSERT INTO theirs VALUES (1, 'x')")
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    summary = back_up(database, place, 7, threading.Event())
+    at_once = {sql.split()[-1] for sql in statements if "count(*)" in sql and "WHERE" not in sql}
+    assert '"theirs"' in at_once
+    assert at_once.isdisjoint({f'"{table.name}"' for table in (METRICS, LOGS, HOST_METRICS, LLAMA_METRICS)})
+    assert summary.rows >= 51
 
 
 def test_only_the_newest_are_kept(database: Database, place: BackupDirectory) -> None:

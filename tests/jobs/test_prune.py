@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collector.config import RetentionSettings
 from collector.database import Database
+from collector.database import retention as rows
 from collector.database.connection import connect_for_writing
 from collector.database.documented import LOGS, METRICS
 from collector.database.retention import CHUNK_ROWS
@@ -213,6 +215,41 @@ def test_others_have_the_connection_between_two_chunks(database: Database) -> No
     assert len(waited) >= 19_000 / CHUNK_ROWS
     assert count(database, "logs") <= 1000 + len(waited)
     assert database.logs.get_all(1)[0]["message"] == "beside"
+
+
+def test_it_counts_no_table_at_once(database: Database) -> None:
+    fill(database, samples=1500, lines=1500)
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    pruning(database, metrics_max_rows=1000, logs_max_rows=1000).run()
+    counts = [statement for statement in statements if "count(*)" in statement]
+    assert counts
+    assert [statement for statement in counts if "WHERE" not in statement] == []
+
+
+def test_a_table_that_cannot_have_too_many_rows_is_not_counted(database: Database) -> None:
+    fill(database, samples=1000, lines=1000)
+    statements: list[str] = []
+    database._connection.set_trace_callback(statements.append)
+    pruning(database, metrics_max_rows=1000, logs_max_rows=0).run()
+    assert [statement for statement in statements if "count(*)" in statement] == []
+
+
+def test_rows_that_another_program_deletes_meanwhile_do_not_end_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, samples=1500, lines=1500)
+    really_count = rows.count_rows
+
+    def count_and_clear(*arguments: Any) -> int:
+        counted = really_count(*arguments)
+        database.logs.clear()
+        return counted
+
+    monkeypatch.setattr(rows, "count_rows", count_and_clear)
+    pruning(database, metrics_max_rows=0, logs_max_rows=1000).run()
+    assert count(database, "logs") == 0
+    assert count(database, "metrics") == 1500
 
 
 def test_a_reader_delays_it_and_does_not_end_it(database: Database) -> None:

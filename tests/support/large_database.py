@@ -1,0 +1,93 @@
+"""A database as the collector would have written it over years, made in minutes."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from collector.database import Database
+from collector.database.backup import synchronise
+from collector.database.documented import LOGS, METRICS, MODELS
+from collector.own_tables import OWN_TABLES
+from collector.sources.gpu import GPU_METRICS
+from collector.sources.host import HOST_METRICS
+from collector.sources.model_history import MODEL_EVENTS
+from collector.sources.model_metrics import LLAMA_METRICS
+from collector.table import Table
+from collector.views import VIEWS
+
+INTERVAL_SECONDS, MODELS_COUNT = 5, 20
+TABLES = (METRICS, HOST_METRICS, GPU_METRICS, LLAMA_METRICS, LOGS)
+"""One row a sample in each."""
+
+_TURN = 4320  # samples for which one model stays loaded: six hours
+_SOME = 200_000  # samples in one transaction
+_FAST = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -200000;
+"""
+_MODEL = f"'model-' || (x / {_TURN} % {MODELS_COUNT})"
+_STEP = f"(x % {_TURN})"
+_FINISHED = "CASE x % 10 WHEN 0 THEN {} END"
+_MEANT: dict[str, str] = {
+    "gpu_index": "0",
+    "uuid": "'GPU-0'",
+    "name": "'NVIDIA GeForce RTX 3090'",
+    "energy_joules": "1000.0 * x",
+    "model": _MODEL,
+    "model_id": _MODEL,
+    "source": _MODEL,
+    "level": "CASE WHEN x % 50 = 0 THEN 'error' ELSE 'info' END",
+    "message": "'slot release: id 0 | task ' || x || ' | stop processing: n_tokens = 2048, truncated = 0'",
+    "prompt_tokens_per_second": _FINISHED.format("1000.5"),
+    "predicted_tokens_per_second": _FINISHED.format("30.5"),
+    "uptime": "100.0 + x",
+    "uptime_seconds": f"{INTERVAL_SECONDS}.0 * {_STEP}",
+    "active_models": "1",
+    "extra": "NULL",
+    "event": "'loaded'",
+    "state": "'loaded'",
+    "previous_state": "'loading'",
+    "model_path": "NULL",
+}
+"""SQL for the columns that are more than some number; `x` is the sample's."""
+
+
+def _expression(name: str, first: int) -> str:
+    if name == "timestamp":
+        return f"{first} + x * {INTERVAL_SECONDS}"
+    grows = f"{_STEP} * 1.5" if name.endswith("_total") else "x % 997 / 9.97"
+    return _MEANT.get(name, grows)
+
+
+def _insert(table: Table, first: int, where: str = "") -> str:
+    values = ", ".join(_expression(name, first) for name in table.written_columns)
+    return (
+        "WITH RECURSIVE n(x) AS (SELECT ?1 UNION ALL SELECT x + 1 FROM n WHERE x < ?2 - 1) "
+        f"INSERT INTO {table.name} ({', '.join(table.written_columns)}) SELECT {values} FROM n {where}"
+    )
+
+
+def fill(path: Path, samples: int) -> int:
+    """Create it, its newest sample of just now; Unix seconds of the oldest one."""
+    Database(path, OWN_TABLES, VIEWS).close()
+    first = int(time.time()) - samples * INTERVAL_SECONDS
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(_FAST)
+        for number in range(MODELS_COUNT):
+            row = MODELS.row({"id": f"model-{number}", "name": f"model-{number}", "created_at": first})
+            connection.execute(MODELS.insert_statement, row)
+        for bounds in _bounds(samples):
+            connection.execute("BEGIN")
+            for table in TABLES:
+                connection.execute(_insert(table, first), bounds)
+            connection.execute(_insert(MODEL_EVENTS, first, f"WHERE {_STEP} = 0"), bounds)
+            connection.execute("COMMIT")
+        connection.executescript("PRAGMA analysis_limit = 400; ANALYZE")
+    synchronise(path)  # else the first commit would wait for all of it
+    return first
+
+
+def _bounds(samples: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, samples, _SOME):
+        yield start, min(start + _SOME, samples)
