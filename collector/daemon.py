@@ -3,11 +3,12 @@
 import faulthandler
 import gc
 import math
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -22,11 +23,18 @@ from collector import events, service
 from collector.config import Settings, read_api_key
 from collector.database import Database
 from collector.database.backup import set_aside
-from collector.database.buffer import Buffer
+from collector.database.buffer import Batch, Buffer
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
-from collector.errors import CollectorError, DatabaseBusy, DatabaseDamaged, SettingsError
-from collector.health import COLLECTOR_HEALTH, Health, State, observe
+from collector.errors import (
+    CollectorError,
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseReplaced,
+    SettingsError,
+)
+from collector.health import COLLECTOR_HEALTH, HEALTH_MARK, Health, State, observe
 from collector.heartbeat import Heartbeat, status_line
 from collector.jobs.base import Job
 from collector.jobs.damage_check import LOOK_SECONDS as CHECK_SECONDS
@@ -40,6 +48,7 @@ from collector.table import Row
 from collector.views import VIEWS
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0
@@ -53,23 +62,27 @@ class Daemon:
 
     Args:
         settings: checked settings.
-        damage: what the collector before this one has found in the database.
+        lost: why the collector before this one could not go on with the database.
+        waiting: what that one has left to be written.
 
     Raises:
         SettingsError: the API key cannot be read.
         DatabaseError: the database cannot be used.
     """
 
-    def __init__(self, settings: Settings, damage: DatabaseDamaged | None = None) -> None:
+    def __init__(
+        self, settings: Settings, lost: DatabaseError | None = None, waiting: Sequence[Batch] = ()
+    ) -> None:
         self._settings = settings
         self._buffer = Buffer()
         events.configure(settings.logging.level, settings.logging.format, self._store_event)
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
-        self._database = self._open_database(damage)
+        self._database = self._open_database(lost)
+        self._buffer.put_back(list(waiting))
         sources = build_sources(settings, api_key, self._database.query)
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
-        self._writer = Writer(self._database, self._buffer, self._health_rows)
+        self._writer = Writer(self._database, self._buffer, self._health_rows, HEALTH_MARK)
         self._own_health = Health("collector")
         self._stopping = threading.Event()
         self._maintenance = threading.Lock()
@@ -94,11 +107,11 @@ class Daemon:
         jobs.append(Job("damage_check", check, CHECK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
         return jobs + maintenance_jobs(self._settings, self._database, self._stopping)
 
-    def _open_database(self, damage: DatabaseDamaged | None) -> Database:
+    def _open_database(self, lost: DatabaseError | None) -> Database:
         path = self._settings.database_path
         try:
-            if damage:
-                raise damage
+            if isinstance(lost, DatabaseDamaged):
+                raise lost
             return Database(path, OWN_TABLES, VIEWS)
         except DatabaseDamaged as error:
             if self._settings.database.on_damage == "stop":
@@ -137,24 +150,32 @@ class Daemon:
             the settings to go on with; None = none, a signal said to end.
 
         Raises:
-            DatabaseDamaged: the database was read in full, and something does not fit.
+            DatabaseDamaged: something in the database does not fit.
+            DatabaseReplaced: what lies at its path now is to be used instead.
         """
         pause = min(2.0, self._settings.sampling.interval)
         offset = _wall_clock_offset()
         while True:
-            received = signal.sigtimedwait(SIGNALS, pause)
+            received = _signal_within(pause)
             if received and _says_end(received):
                 service.notify(STOPPING=1)
                 return None
             if received and (settings := self._reread(reread)):
                 return settings
-            if self._damage_check.damage:
-                raise self._damage_check.damage
+            self._leave_lost_database()
             if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
                 offset = _wall_clock_offset()
                 self._schedule(time.time())  # interval triggers would wait for the old time to come back
                 self._log.warning("the clock was set, or the machine slept: the timers start anew")
             self._heartbeat.beat()
+
+    def _leave_lost_database(self) -> None:
+        if self._damage_check.damage:
+            raise self._damage_check.damage
+        if self._writer.lost and not self._flush_now(even_nothing=True):
+            lost = self._writer.lost
+            if lost and lost.is_ready():
+                raise lost.error
 
     def _reread(self, reread: Callable[[], Settings]) -> Settings | None:
         """New settings that can be gone over to; None where the old ones go on, and the log says why."""
@@ -172,8 +193,12 @@ class Daemon:
         service.notify(READY=1)
         return None
 
-    def stop(self) -> None:
-        """End the timers, commit what waits, close the database."""
+    def stop(self, *, is_left: bool = False) -> None:
+        """End the timers, commit what waits, close the database.
+
+        Args:
+            is_left: where the database is lost, another collector takes what waits: see `hand_over`.
+        """
         self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
@@ -182,8 +207,13 @@ class Daemon:
         self._maintenance.acquire(timeout=_LAST_JOB_SECONDS)
         # Other words than "stopped" make the next start read the whole database.
         self._own_health.report(State("not checked" if self._damage_check.is_due else "stopped"))
-        self._last_flush()
+        if not (is_left and self._writer.lost):
+            self._last_flush()
         self._database.close()
+
+    def hand_over(self) -> list[Batch]:
+        """What waits still, for the collector after this one; lines of logs it reads again."""
+        return self._writer.hand_over()
 
     def _flush_now(self, *, even_nothing: bool = False) -> bool:
         return (
@@ -249,8 +279,7 @@ def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> N
         SettingsError: the API key cannot be read.
         DatabaseError: the database cannot be used, or turns out to be damaged.
     """
-    # Before any thread starts: threads inherit the mask, so that only this one takes the signals.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    take_signals()  # before any other thread starts: threads inherit what is blocked
     faulthandler.enable()  # systemd's watchdog ends us by SIGABRT: where each thread stood is worth knowing
     daemon = Daemon(settings)
     wanted: Settings | None = settings
@@ -258,17 +287,38 @@ def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> N
         try:
             if wanted := _run(daemon, reread):
                 daemon, settings = _renewed(settings, wanted)
-        except DatabaseDamaged as damage:
-            daemon, wanted = Daemon(settings, damage), settings
+        except (DatabaseDamaged, DatabaseReplaced) as lost:
+            daemon, wanted = _successor(daemon, settings, lost), settings
 
 
 def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
+    is_left = False
     try:
         daemon.start()
         return daemon.run(reread)
+    except (DatabaseDamaged, DatabaseReplaced):
+        is_left = True
+        raise
     finally:
-        daemon.stop()
+        daemon.stop(is_left=is_left)
         sys.stderr.flush()
+
+
+def _successor(daemon: Daemon, settings: Settings, lost: DatabaseError) -> Daemon:
+    """A collector over what lies at the database's path now; it has what the one before could not write.
+
+    Raises:
+        DatabaseError: that cannot be used, as at a start.
+    """
+    waiting = daemon.hand_over()
+    rows = sum(len(batch.rows) for batch in waiting)
+    try:
+        successor = _patiently(settings, lost, waiting)
+    except CollectorError:
+        structlog.get_logger().error("the last rows could not be written and are lost", rows=rows)
+        raise
+    structlog.get_logger().warning(f"went over to what is now {settings.database_path}", rows_waiting=rows)
+    return successor
 
 
 def _renewed(settings: Settings, wanted: Settings) -> tuple[Daemon, Settings]:
@@ -281,7 +331,9 @@ def _renewed(settings: Settings, wanted: Settings) -> tuple[Daemon, Settings]:
         return daemon, settings
 
 
-def _patiently(settings: Settings) -> Daemon:
+def _patiently(
+    settings: Settings, lost: DatabaseError | None = None, waiting: Sequence[Batch] = ()
+) -> Daemon:
     """A collector as soon as other programs let it: a lock that comes just now must not end the service.
 
     Raises:
@@ -290,20 +342,43 @@ def _patiently(settings: Settings) -> Daemon:
     told = False
     while True:
         try:
-            return Daemon(settings)
+            return Daemon(settings, lost, waiting)
         except DatabaseBusy as error:
             if not told:
                 told = True
                 structlog.get_logger().warning(f"waiting for the database: {error}")
-            received = signal.sigtimedwait(SIGNALS, _LOCK_PAUSE_SECONDS)
+            received = _signal_within(_LOCK_PAUSE_SECONDS)
             if received and _says_end(received):
                 raise
             service.notify(WATCHDOG=1)
 
 
-def _says_end(received: signal.struct_siginfo) -> bool:
+def _signal_within(seconds: float) -> int | None:
+    """The signal that has come, or comes within a time; None = none."""
+    try:
+        return _signals.get(timeout=seconds)
+    except queue.Empty:
+        return None
+
+
+def take_signals() -> None:
+    """Take the signals, blocked in this thread and in those to come, in a thread of their own.
+
+    For Python's `sigtimedwait` makes up a signal where the process was stopped meanwhile (Ctrl-Z, a
+    debugger, SIGSTOP), with whatever lay in memory as its number.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_wait_for_signals, name="signals", daemon=True).start()
+
+
+def _wait_for_signals() -> None:
+    while True:
+        _signals.put(signal.sigwait(SIGNALS))
+
+
+def _says_end(received: int) -> bool:
     """Whether a signal means to end: SIGHUP does not where systemd sends it."""
-    return received.si_signo != signal.SIGHUP or not service.is_listening()
+    return received != signal.SIGHUP or not service.is_listening()
 
 
 def tune_garbage_collection() -> None:

@@ -5,6 +5,7 @@ CollectorError
 ├── DatabaseError             the database cannot be used as it is (exit 1)
 │   ├── DatabaseInUse         another collector writes it
 │   ├── DatabaseDamaged       what is in the file is no longer what SQLite wrote
+│   ├── DatabaseReplaced      the file that was opened is no longer there, or was written over
 │   ├── DatabaseBusy          another program holds a lock on it just now: try again later
 │   └── ValueNotStorable      one value does not fit its column
 ├── BackupFailed              a backup could not be made, or what should be one is none
@@ -41,6 +42,10 @@ class DatabaseInUse(DatabaseError):  # noqa: N818 - it says what is the case
 
 class DatabaseDamaged(DatabaseError):  # noqa: N818
     """What is in the file is no longer what SQLite wrote."""
+
+
+class DatabaseReplaced(DatabaseError):  # noqa: N818
+    """The file that was opened was moved, removed, replaced or written over; what lies there is unknown."""
 
 
 class DatabaseBusy(DatabaseError):  # noqa: N818

@@ -1,5 +1,6 @@
 """How each source and job fares: told once when it changes, stored with every flush."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ COLLECTOR_HEALTH = Table(
         Column("failures", "INTEGER NOT NULL", "runs since the collector's start that did not succeed"),
     ),
 )
+
+HEALTH_MARK = "SELECT total(runs), total(since) FROM collector_health"
+"""Another one after every flush, and of every collector: tells what this one wrote last."""
 
 _RETELL_SECONDS = 600
 
@@ -51,7 +55,7 @@ OK = State("ok")
 
 
 class Health:
-    """The state of one source or job.
+    """The state of one source or job; any thread may report it.
 
     Args:
         name: of the source or job.
@@ -67,6 +71,9 @@ class Health:
         self._duration_ms: float | None = None
         self._runs = 0
         self._failures = 0
+        self._lock = (
+            threading.RLock()
+        )  # the readers of logs flush beside the timer: one of them tells a change
 
     def report(self, state: State, *, exception: BaseException | None = None) -> None:
         """Note the state after a run; a change is logged, except the first one to `ok`.
@@ -74,25 +81,27 @@ class Health:
         Words that change while the state stays (an answer from outside stands in them) are told at most
         once in `_RETELL_SECONDS`.
         """
-        changed = state.name != self.state.name
-        now = time.time()
-        if changed or (state != self.state and now - self._told_at > _RETELL_SECONDS):
-            self._tell(state, exception)
-            self._told_at = now
-        if changed:
-            self._since = int(now)
-        self.state = state
+        with self._lock:
+            changed = state.name != self.state.name
+            now = time.time()
+            if changed or (state != self.state and now - self._told_at > _RETELL_SECONDS):
+                self._tell(state, exception)
+                self._told_at = now
+            if changed:
+                self._since = int(now)
+            self.state = state
 
     def ran(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
         """Note a run that ended."""
-        self._runs += 1
-        self.last_run = time.monotonic()
-        self._duration_ms = seconds * 1000
-        if state.success:
-            self._last_success = int(time.time())
-        else:
-            self._failures += 1
-        self.report(state, exception=exception)
+        with self._lock:
+            self._runs += 1
+            self.last_run = time.monotonic()
+            self._duration_ms = seconds * 1000
+            if state.success:
+                self._last_success = int(time.time())
+            else:
+                self._failures += 1
+            self.report(state, exception=exception)
 
     def row(self) -> Row:
         """The row of `collector_health`."""

@@ -1,4 +1,8 @@
+import threading
+from contextlib import suppress
+
 import pytest
+import structlog
 
 from collector.errors import DatabaseBusy, SourceAbsent, SourceFailed
 from collector.health import COLLECTOR_HEALTH, OK, Health, State, observe
@@ -35,6 +39,26 @@ def test_a_state_is_told_once_when_it_changes(capsys: pytest.CaptureFixture[str]
     assert "absent" in told[0]
     assert "gpu: ok" in told[1]
     assert health.row()[COLLECTOR_HEALTH.written_columns.index("failures")] == 3
+
+
+def test_a_change_that_two_threads_see_at_once_is_told_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, both_tell = [], threading.Barrier(2)
+
+    class SlowLogger:
+        def warning(self, text: str) -> None:
+            told.append(text)
+            with suppress(threading.BrokenBarrierError):
+                both_tell.wait(0.5)
+
+    monkeypatch.setattr(structlog, "get_logger", SlowLogger)
+    health, busy = Health("flush"), DatabaseBusy("locked")
+    threads = [threading.Thread(target=observe, args=(health, lambda: failing(busy))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == ["flush: waiting: locked"]
+    assert health.row()[COLLECTOR_HEALTH.written_columns.index("runs")] == 2
 
 
 def test_success_from_the_start_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

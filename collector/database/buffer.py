@@ -19,12 +19,21 @@ LINE_CAPACITY_BYTES = 4 * 2**20
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of one statement that are committed together with all that was added before them."""
+    """Rows of one statement that are committed together with all that was added before them.
+
+    Args:
+        statement: what writes them.
+        rows: in their order.
+        droppable: the oldest may go where there is no room.
+        size_bytes: of the log that they were made of.
+        is_read_again: of a log, which is read from the position that the database holds.
+    """
 
     statement: str
     rows: list[Row]
     droppable: bool
     size_bytes: int = 0
+    is_read_again: bool = False
 
 
 class Buffer:
@@ -72,11 +81,14 @@ class Buffer:
             size_bytes: of the log that the rows were made of.
         """
         with self._lock:
-            self._batches.append(Batch(table.insert_statement, rows, droppable=False, size_bytes=size_bytes))
+            lines = Batch(table.insert_statement, rows, droppable=False, size_bytes=size_bytes)
+            self._batches.append(lines)
             self._lines += len(rows)
             self._line_bytes += size_bytes
             if position:
-                self._batches.append(Batch(position[0].replace_statement, [position[1]], droppable=False))
+                lines.is_read_again = True
+                statement = position[0].replace_statement
+                self._batches.append(Batch(statement, [position[1]], droppable=False, is_read_again=True))
                 self._lines += 1
 
     def add_lasting(self, statement: str, row: Row) -> None:
@@ -104,6 +116,10 @@ class Buffer:
             self._batches.clear()
             self._samples = self._lines = self._line_bytes = 0
             return batches
+
+    def hand_over(self) -> list[Batch]:
+        """Remove and return what is to go into another database: logs are read anew from its positions."""
+        return [batch for batch in self.take() if not batch.is_read_again]
 
     def put_back(self, batches: list[Batch]) -> None:
         """Return batches whose commit failed; they stand before what has arrived since."""

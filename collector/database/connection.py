@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError
+from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
 
 BUSY_TIMEOUT_SECONDS = 0.2
 """How long a write waits for a lock. Longer, and the waiting writer shuts new readers out."""
@@ -33,7 +33,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         DatabaseError: not a database, damaged, read-only, or its directory cannot be made.
         DatabaseBusy: another program holds a lock.
     """
-    _check_writable(path)
+    check_writable(path)
     with explained(path):
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
@@ -140,7 +140,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Turn SQLite's errors about the file into ours, with what to do."""
+    """Turn SQLite's errors about the file into ours, with what to do.
+
+    Args:
+        path: of the file; None where it is the one that the collector has open.
+    """
     try:
         yield
     except sqlite3.IntegrityError:
@@ -150,10 +154,13 @@ def explained(path: Path | None) -> Iterator[None]:
 
 
 def _explain(error: sqlite3.DatabaseError, path: Path | None) -> DatabaseError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended_code = getattr(error, "sqlite_errorcode", 0)
+    code = extended_code & 0xFF
     where = f"{path}: " if path else ""
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(f"{where}another program holds a lock on the database ({error})")
+    if extended_code == sqlite3.SQLITE_READONLY_DBMOVED or (code == sqlite3.SQLITE_NOTADB and not path):
+        return DatabaseReplaced(f"{where}the database was moved, removed, replaced or written over ({error})")
     advice = _ADVICE.get(code)
     kind = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
     return kind(f"{where}{error}" + (f": {advice}" if advice else ""))
@@ -166,20 +173,26 @@ _ADVICE = {
     "what can still be read with the sqlite3 shell's .recover (README, Damage).",
     sqlite3.SQLITE_READONLY: "the collector must be able to write the file and its directory. Change their "
     "owner or mode, or name another file in [database] path.",
-    sqlite3.SQLITE_CANTOPEN: "the file or its directory cannot be opened. Check the path and permissions.",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened, or no journal be made beside it. Check the path and "
+    "permissions, and whether the file system has become read-only (findmnt, dmesg).",
     sqlite3.SQLITE_FULL: "the disk is full. Free some space; what was sampled waits in memory.",
     sqlite3.SQLITE_IOERR: "the disk reports an error. Look at the kernel's log (dmesg).",
     sqlite3.SQLITE_PERM: "permission denied. Check the owner and mode of the file and its directory.",
 }
 
 
-def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise DatabaseError(f"{path} is a directory: name a file in [database] path")
+def check_writable(path: Path) -> None:
+    """Make the directory of a database, and see whether the file in it may be written or made.
+
+    Raises:
+        DatabaseError: it cannot be.
+    """
     try:
+        if path.is_dir():
+            raise DatabaseError(f"{path} is a directory: name a file in [database] path")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatabaseError(f"cannot create the directory {path.parent}: {error.strerror}") from error
+        raise DatabaseError(f"cannot use or create the directory {path.parent}: {error.strerror}") from error
     for needed in (path.parent, path):  # the rollback journal is made beside the file
         if needed.exists() and not os.access(needed, os.W_OK):
             raise DatabaseError(f"{needed} cannot be written: {_ADVICE[sqlite3.SQLITE_READONLY]}")

@@ -17,6 +17,7 @@ from collector.database.connection import (
     transaction,
 )
 from collector.database.documented import DOCUMENTED_TABLES
+from collector.database.file_watch import FileWatch
 from collector.database.lock import CollectorLock
 from collector.database.logs import LogsRepository
 from collector.database.metadata import MetadataRepository
@@ -58,6 +59,7 @@ class Database:
         except BaseException:
             self._collector_lock.release()
             raise
+        self._file = FileWatch(path)
         self.models = ModelsRepository(self)
         self.metrics = MetricsRepository(self)
         self.logs = LogsRepository(self)
@@ -92,18 +94,28 @@ class Database:
 
         Raises:
             DatabaseBusy: another program holds a lock; nothing was written.
+            DatabaseReplaced: it is no longer the file that was opened; nothing was written.
             DatabaseError: disk full, read-only, damaged; nothing was written.
         """
         with self._lock:
             if self._depth:
                 yield self._connection
                 return
+            self._file.refuse_another()
             with transaction(self._connection):
                 self._depth += 1
                 try:
                     yield self._connection
                 finally:
                     self._depth -= 1
+
+    def refuse_another_file(self) -> None:
+        """Look whether the file that was opened still lies at its path.
+
+        Raises:
+            DatabaseReplaced: there is another one, or none.
+        """
+        self._file.refuse_another()
 
     def run_script(self, script: str) -> None:
         """Run statements that cannot stand in a transaction.

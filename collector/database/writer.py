@@ -9,8 +9,9 @@ import structlog
 
 from collector.database.buffer import Batch, Buffer
 from collector.database.database import Database
+from collector.database.file_watch import Replacement
 from collector.database.lock_holders import LockWatch
-from collector.errors import DatabaseBusy, DatabaseError
+from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
 from collector.table import Row
 
 _UNFIT = (
@@ -30,6 +31,11 @@ class Writer:
         database: where they go.
         buffer: where they wait.
         closing_rows: gives (statement, rows) to be written last in every commit that has something to write.
+        mark: a SELECT whose result is another one after every commit, and which nobody else changes: it tells
+            a file that was written over, in its place, from the one that was written last.
+
+    Attributes:
+        lost: what lies where the database was, while it is not the one that was opened or is damaged.
     """
 
     def __init__(
@@ -37,10 +43,15 @@ class Writer:
         database: Database,
         buffer: Buffer,
         closing_rows: Callable[[], tuple[str, Iterable[Row]]] | None = None,
+        mark: str = "",
     ) -> None:
         self._database = database
         self._buffer = buffer
         self._closing_rows = closing_rows
+        self._mark = mark
+        self._marked: object = None
+        self._astray: list[Batch] = []  # committed into a file that was no longer at its path afterwards
+        self.lost: Replacement | None = None
         self._told_dropped = 0
         self._lock_watch = LockWatch(database.path)
         self._lock = threading.Lock()
@@ -53,16 +64,32 @@ class Writer:
 
         Raises:
             DatabaseBusy: another program holds a lock; the rows wait on.
+            DatabaseReplaced: it is no longer the file that was opened; the rows wait on.
             DatabaseError: disk full, read-only, damaged; the rows wait on.
         """
         with self._lock:  # a position must not be committed after a later one
             try:
                 rows = self._flush(even_nothing=even_nothing)
-            except DatabaseBusy:
-                self._lock_watch.locked()
+            except (DatabaseReplaced, DatabaseDamaged) as error:
+                self.lost = self.lost or Replacement(self._database.path, error)
+                self.lost.error = error
                 raise
+            except DatabaseError as error:
+                self.lost = None
+                if isinstance(error, DatabaseBusy):
+                    self._lock_watch.locked()
+                raise
+            self.lost = None
             self._lock_watch.free()
             return rows
+
+    def hand_over(self) -> list[Batch]:
+        """Remove and return what waits for another database."""
+        with self._lock:
+            self._buffer.put_back(self._astray)
+            self._astray = []
+            self._tell_dropped()
+            return self._buffer.hand_over()
 
     def _flush(self, *, even_nothing: bool) -> int:
         batches = self._buffer.take()
@@ -77,6 +104,9 @@ class Writer:
         except BaseException:
             self._buffer.put_back(batches)
             raise
+        self._astray += batches
+        self._database.refuse_another_file()
+        self._astray = []
         self._tell_dropped()
         return sum(len(batch.rows) for batch in batches)
 
@@ -100,17 +130,37 @@ class Writer:
             DatabaseError: nothing was written.
         """
         before = after = 0
+        marked = self._marked
         try:
             with self._database.transaction() as connection:
+                self._refuse_other_contents(connection)
                 before = _rows_ever(connection)
                 yield connection
                 after = _rows_ever(connection)
-        except DatabaseBusy:
+                marked = self._read_mark(connection)
+        except (DatabaseBusy, DatabaseReplaced):
             raise
         except DatabaseError:
             (now,) = self._database.query(_ROWS_EVER)
             if after == before or now["rows"] != after:
                 raise
+        self._marked = marked
+
+    def _refuse_other_contents(self, connection: sqlite3.Connection) -> None:
+        """What is copied over a file keeps its inode, and SQLite takes it for the work of another program."""
+        if self._marked is not None and self._read_mark(connection) != self._marked:
+            raise DatabaseReplaced(
+                f"{self._database.path} was written over with another database. What is sampled waits in "
+                "memory, and goes into what is found at that path in a few seconds"
+            )
+
+    def _read_mark(self, connection: sqlite3.Connection) -> object:
+        try:
+            return connection.execute(self._mark).fetchone() if self._mark else None
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            return None  # there is no such table
 
     def _commit_singly(self, statements: dict[str, list[Row]]) -> None:
         """One row that does not fit must not hold up the others: it is left out, and said."""
