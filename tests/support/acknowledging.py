@@ -1,0 +1,55 @@
+"""A collector's writer that says what it has committed, and which backups it has made.
+
+Usage: python -m tests.support.acknowledging DATABASE SYNCHRONOUS; SYNCHRONOUS is SQLite's, "" for ours.
+
+It goes on until it is killed. A line of its output is the number of a row, or the path of a backup.
+"""
+
+import sys
+import threading
+import time
+from itertools import count
+from pathlib import Path
+
+from collector.config import RetentionSettings
+from collector.database import Database
+from collector.database.backup import BackupDirectory
+from collector.database.buffer import Buffer
+from collector.database.documented import LOGS, METRICS
+from collector.database.writer import Writer
+from collector.jobs.backup import back_up
+from collector.jobs.prune import Prune
+from collector.own_tables import OWN_TABLES
+from collector.table import Row
+
+BACKUP_SECONDS, KEPT_BACKUPS = 2, 3  # their names are of seconds
+KEPT_LINES, LINES_A_ROUND = 1000, 30
+
+
+def main() -> None:
+    path, synchronous = Path(sys.argv[1]), sys.argv[2]
+    stop, buffer = threading.Event(), Buffer()
+    with Database(path, OWN_TABLES) as database:
+        if synchronous:
+            database.run_script(f"PRAGMA synchronous = {synchronous}")
+        writer = Writer(database, buffer)
+        retention = RetentionSettings(metrics_max_rows=0, logs_max_rows=KEPT_LINES)
+        prune = Prune(database, OWN_TABLES, retention, stop)
+        place = BackupDirectory(path.parent / "backup", path)
+        backup_at = time.monotonic()
+        for number in count(1):
+            lines: list[Row] = [
+                ("info", f"line {line} of round {number}", "test", number) for line in range(LINES_A_ROUND)
+            ]
+            buffer.add_lines(LOGS, lines)
+            buffer.add_samples([(METRICS, METRICS.row({"timestamp": number}))])
+            writer.flush()
+            print(number, flush=True)
+            if time.monotonic() >= backup_at:
+                backup_at = time.monotonic() + BACKUP_SECONDS
+                prune.run()
+                print(back_up(database, place, KEPT_BACKUPS, stop).file, flush=True)
+
+
+if __name__ == "__main__":
+    main()
