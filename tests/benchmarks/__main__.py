@@ -1,6 +1,8 @@
-"""Runs every benchmark and writes what they print, with machine, date and commands, into README.md beside it.
+"""Runs benchmarks and writes what they print, with machine, date and command, into README.md beside it.
 
-Usage: python -m tests.benchmarks [--quick]
+Usage: python -m tests.benchmarks [--quick] [NAME ...]
+
+Without names all run, which takes two hours; with names only those, and the others' sections stay as they are.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from tests.benchmarks import __doc__ as purpose
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     # module: (arguments, arguments of a quick run)
-    "tick": ("--seconds 600", "--seconds 20"),
+    "tick": ("--seconds 300", "--seconds 20"),
     "writer": ("", "--rounds 1"),
     "log_lines": ("", "--rounds 1"),
     "router": ("", "--seconds 20"),
@@ -24,47 +26,74 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "views": ("", "--rows 100000"),
     "backup": ("", "--gigabytes 0.1"),
     "prune": ("", "--rows 100000"),
+    "scale": ("", "--gigabytes 0.2 --rounds 10 --turns 1"),
+    "soak": ("", "--rows 20000 --seconds 10"),
+    "others": ("--seconds 120", "--seconds 20"),
 }
 README = Path(__file__).with_name("README.md")
+HEAD = f"# Benchmarks\n\n{purpose}\n\nWritten by `python -m tests.benchmarks`, not by hand."
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small runs, printed and not written")
-    quick = parser.parse_args().quick
-    sections = [section(name, *arguments, quick=quick) for name, arguments in BENCHMARKS.items()]
-    if not quick:
-        README.write_text("\n".join([head(), *sections]), encoding="utf-8")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}: there are {', '.join(BENCHMARKS)}")
+    for name in options.names or BENCHMARKS:
+        arguments = BENCHMARKS[name][options.quick]
+        command = f"python -m tests.benchmarks.{name} {arguments}".strip()
+        print(f"+ {command}", flush=True)
+        printed = run(command)
+        if not options.quick:
+            write(name, f"`{command}`\n\n{machine()}\n\n{as_markdown(printed)}")
 
 
-def section(name: str, arguments: str, quick_arguments: str, *, quick: bool) -> str:
-    """Run one benchmark; what stands about it in the README.
+def run(command: str) -> str:
+    """What one benchmark prints.
 
     Raises:
         CalledProcessError: it failed.
     """
-    command = f"python -m tests.benchmarks.{name} {quick_arguments if quick else arguments}".strip()
-    print(f"+ {command}", flush=True)
     ended = subprocess.run(
         [sys.executable, *command.split()[1:]], stdout=subprocess.PIPE, text=True, check=True
     )
     print(ended.stdout, flush=True)
-    return f"## {name}\n\n`{command}`\n\n```\n{ended.stdout.rstrip()}\n```\n"
+    return ended.stdout.rstrip()
 
 
-def head() -> str:
-    processor = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
+def write(name: str, text: str) -> None:
+    """Put a section in the place of the one of that name; all stand in the order of the list above."""
+    sections = read() | {name: text}
+    ordered = [f"## {name}\n\n{sections[name]}" for name in BENCHMARKS if name in sections]
+    README.write_text("\n\n".join([HEAD, *ordered]) + "\n", encoding="utf-8")
+
+
+def read() -> dict[str, str]:
+    """The sections that are written already, by name."""
+    if not README.exists():
+        return {}
+    _, *sections = README.read_text(encoding="utf-8").split("\n## ")
+    parts = [section.partition("\n\n") for section in sections]
+    return {name: text.strip() for name, _, text in parts}
+
+
+def as_markdown(printed: str) -> str:
+    """Tables as they are, other text as it was printed."""
+    return printed if printed.startswith("|") else f"```\n{printed}\n```"
+
+
+def machine() -> str:
+    """When and where it ran."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     return (
-        f"# Benchmarks\n\n{purpose}\n\nWritten by `python -m tests.benchmarks` on {datetime.now(UTC):%Y-%m-%d}: "
-        f"{processor}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}.\n"
+        f"{datetime.now(UTC):%Y-%m-%d}, {next(named, 'unknown processor')}, {os.cpu_count()} cores, "
+        f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}"
     )
 
 
