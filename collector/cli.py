@@ -130,7 +130,7 @@ def _seconds(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from collector.daemon import run_until_signalled
+    from collector.lifecycle import run_until_signalled
 
     run_until_signalled(_settings(options), lambda: _settings(options))
     sys.stdout.flush()

@@ -1,11 +1,7 @@
 """The running collector: start, run, stop. The only importer of APScheduler."""
 
-import faulthandler
 import gc
 import math
-import queue
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,21 +15,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 import collector
-from collector import events, service
+from collector import events, service, signals
 from collector.config import Settings, read_api_key
 from collector.database import Database
 from collector.database.backup import set_aside
 from collector.database.buffer import Batch, Buffer
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
-from collector.errors import (
-    CollectorError,
-    DatabaseBusy,
-    DatabaseDamaged,
-    DatabaseError,
-    DatabaseReplaced,
-    SettingsError,
-)
+from collector.errors import DatabaseDamaged, DatabaseError, SettingsError
 from collector.health import COLLECTOR_HEALTH, HEALTH_MARK, Health, State, observe
 from collector.heartbeat import Heartbeat, status_line
 from collector.jobs.base import Job
@@ -47,14 +36,11 @@ from collector.sources.registry import build_sources
 from collector.table import Row
 from collector.views import VIEWS
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_PATIENCE_SECONDS + 0.25  # the tick of the same second is complete by then
 _LAST_FLUSH_SECONDS = 1.0
 _LAST_POLL_SECONDS = 0.5
 _LAST_JOB_SECONDS = 0.5
-_LOCK_PAUSE_SECONDS = 0.2
 
 
 class Daemon:
@@ -156,8 +142,8 @@ class Daemon:
         pause = min(2.0, self._settings.sampling.interval)
         offset = _wall_clock_offset()
         while True:
-            received = _signal_within(pause)
-            if received and _says_end(received):
+            received = signals.within(pause)
+            if received and signals.says_end(received):
                 service.notify(STOPPING=1)
                 return None
             if received and (settings := self._reread(reread)):
@@ -266,119 +252,6 @@ class Daemon:
 
     def _store_event(self, level: str, text: str) -> None:
         self._buffer.add_lines(LOGS, [(level, text, "collector", int(time.time()))])
-
-
-def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> None:
-    """A collector from start to stop, in this thread; new settings end it and start another one.
-
-    Args:
-        settings: to begin with.
-        reread: reads the settings anew; raises SettingsError.
-
-    Raises:
-        SettingsError: the API key cannot be read.
-        DatabaseError: the database cannot be used, or turns out to be damaged.
-    """
-    take_signals()  # before any other thread starts: threads inherit what is blocked
-    faulthandler.enable()  # systemd's watchdog ends us by SIGABRT: where each thread stood is worth knowing
-    daemon = Daemon(settings)
-    wanted: Settings | None = settings
-    while wanted:
-        try:
-            if wanted := _run(daemon, reread):
-                daemon, settings = _renewed(settings, wanted)
-        except (DatabaseDamaged, DatabaseReplaced) as lost:
-            daemon, wanted = _successor(daemon, settings, lost), settings
-
-
-def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
-    is_left = False
-    try:
-        daemon.start()
-        return daemon.run(reread)
-    except (DatabaseDamaged, DatabaseReplaced):
-        is_left = True
-        raise
-    finally:
-        daemon.stop(is_left=is_left)
-        sys.stderr.flush()
-
-
-def _successor(daemon: Daemon, settings: Settings, lost: DatabaseError) -> Daemon:
-    """A collector over what lies at the database's path now; it has what the one before could not write.
-
-    Raises:
-        DatabaseError: that cannot be used, as at a start.
-    """
-    waiting = daemon.hand_over()
-    rows = sum(len(batch.rows) for batch in waiting)
-    try:
-        successor = _patiently(settings, lost, waiting)
-    except CollectorError:
-        structlog.get_logger().error("the last rows could not be written and are lost", rows=rows)
-        raise
-    structlog.get_logger().warning(f"went over to what is now {settings.database_path}", rows_waiting=rows)
-    return successor
-
-
-def _renewed(settings: Settings, wanted: Settings) -> tuple[Daemon, Settings]:
-    """A collector with the wanted settings, else one with the old ones; and those that it has."""
-    try:
-        return _patiently(wanted), wanted
-    except CollectorError as error:
-        daemon = _patiently(settings)
-        structlog.get_logger().error(f"the old settings go on: {error}")
-        return daemon, settings
-
-
-def _patiently(
-    settings: Settings, lost: DatabaseError | None = None, waiting: Sequence[Batch] = ()
-) -> Daemon:
-    """A collector as soon as other programs let it: a lock that comes just now must not end the service.
-
-    Raises:
-        DatabaseBusy: a signal says to end while another program still holds a lock.
-    """
-    told = False
-    while True:
-        try:
-            return Daemon(settings, lost, waiting)
-        except DatabaseBusy as error:
-            if not told:
-                told = True
-                structlog.get_logger().warning(f"waiting for the database: {error}")
-            received = _signal_within(_LOCK_PAUSE_SECONDS)
-            if received and _says_end(received):
-                raise
-            service.notify(WATCHDOG=1)
-
-
-def _signal_within(seconds: float) -> int | None:
-    """The signal that has come, or comes within a time; None = none."""
-    try:
-        return _signals.get(timeout=seconds)
-    except queue.Empty:
-        return None
-
-
-def take_signals() -> None:
-    """Take the signals, blocked in this thread and in those to come, in a thread of their own.
-
-    For Python's `sigtimedwait` makes up a signal where the process was stopped meanwhile (Ctrl-Z, a
-    debugger, SIGSTOP), with whatever lay in memory as its number.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_wait_for_signals, name="signals", daemon=True).start()
-
-
-def _wait_for_signals() -> None:
-    while True:
-        _signals.put(signal.sigwait(SIGNALS))
-
-
-def _says_end(received: int) -> bool:
-    """Whether a signal means to end: SIGHUP does not where systemd sends it."""
-    return received != signal.SIGHUP or not service.is_listening()
 
 
 def tune_garbage_collection() -> None:

@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).parents[1] / "collector"
 LAYERS: list[set[str]] = [
     {"errors", "table", "units", "schedule", "progress"},
     {"config", "parsers", "database", "events", "service", "readers"},
-    {"health"},
+    {"health", "signals"},
     {"sources", "jobs"},
     {"sampler", "log_poller", "heartbeat", "own_tables", "views", "check", "status"},
     {"maintenance"},
     {"daemon", "scan", "prune", "export", "backup", "restore", "install", "report", "watch"},
+    {"lifecycle"},
     {"cli"},
     {"__main__"},
 ]

@@ -174,11 +174,11 @@ def test_a_clock_that_is_set_back_makes_no_test_of_a_backup_due_again(
 
 
 WAITER = """
-from collector import daemon
-daemon.take_signals()
+from collector import signals
+signals.take()
 print("waiting", flush=True)
-print(daemon._signal_within(1), flush=True)
-print(daemon._signal_within(30))
+print(signals.within(1), flush=True)
+print(signals.within(30))
 """
 
 
