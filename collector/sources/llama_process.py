@@ -76,12 +76,14 @@ class LlamaProcessSource:
 
     def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
         """Measure every process of that name, longest running first."""
+        since_boot = _since_boot()  # once, so that the ages of all processes are of one moment
         self._find()
         now = time.monotonic()
         elapsed = now - self._read_at if self._read_at is not None else None
         self._read_at = now
-        measured = [self._measure(pid, elapsed) for pid in list(self._known)]
-        processes = tuple(sorted((p for p in measured if p), key=lambda process: -process.uptime_seconds))
+        measured = [self._measure(pid, elapsed, since_boot) for pid in list(self._known)]
+        found = [process for process in measured if process]
+        processes = tuple(sorted(found, key=lambda process: (-process.uptime_seconds, process.pid)))
         return Reading(processes, snapshot=self._snapshot(processes))
 
     def close(self) -> None:
@@ -119,7 +121,7 @@ class LlamaProcessSource:
         except psutil.Error:
             return  # it ended, or may not be looked at: then it is none of ours
 
-    def _measure(self, pid: int, elapsed: float | None) -> LlamaProcess | None:
+    def _measure(self, pid: int, elapsed: float | None, since_boot: float) -> LlamaProcess | None:
         measured = self._known[pid]
         try:
             with measured.process.oneshot():
@@ -142,7 +144,7 @@ class LlamaProcessSource:
             resident,
             measured.arguments,
             measured.may_sleep,
-            measured.uptime_seconds,
+            measured.uptime_seconds(since_boot),
         )
 
 
@@ -154,12 +156,11 @@ class _Measured:
         self._cpu_seconds = cpu_seconds
         self.arguments = _arguments(process)
         self.may_sleep = _may_sleep(process, self.arguments)
-        # A start in Unix seconds is right by the wall clock of just now only.
-        self._started_at = _since_boot() - (time.time() - process.create_time())
+        # psutil adds when the machine was booted by today's wall clock; what is left without it stays right.
+        self._started_at = process.create_time() - psutil.boot_time()
 
-    @property
-    def uptime_seconds(self) -> float:
-        return max(0.0, _since_boot() - self._started_at)
+    def uptime_seconds(self, since_boot: float) -> float:
+        return max(0.0, since_boot - self._started_at)
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds

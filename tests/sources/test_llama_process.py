@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -124,6 +125,20 @@ def test_several_processes_are_summed_and_the_oldest_gives_the_uptime() -> None:
         assert [p.port for p in reading.detail] == [1, 2]
         memory = 100 * sum(p.resident_bytes for p in reading.detail) / psutil.virtual_memory().total
         assert reading.snapshot["memory_usage"] == pytest.approx(memory)
+
+
+def test_ages_are_of_one_moment_however_long_a_reading_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_status = psutil.Process.status
+
+    def slow_status(process: psutil.Process) -> str:
+        time.sleep(0.3)
+        return read_status(process)
+
+    monkeypatch.setattr(psutil.Process, "status", slow_status)
+    with process(), process():
+        older, younger = read(LlamaProcessSource(NAME))
+    apart = younger.started_at - older.started_at
+    assert older.uptime_seconds - younger.uptime_seconds == pytest.approx(apart, abs=0.001)
 
 
 def at(port: int, pid: int) -> LlamaProcess:
