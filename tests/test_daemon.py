@@ -106,6 +106,7 @@ def test_counters_of_a_real_server_under_load_end_up_in_the_rows(tmp_path: Path,
         assert 0 < snapshot["memory_usage"] < 50
 
 
+@pytest.mark.slow
 def test_a_speed_is_the_true_speed_of_the_requests_that_finished(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model) as server, Collector(tmp_path, settings_for(server.url)) as collector:
         collector.wait_for(READY)

@@ -248,6 +248,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(collected: Collector) -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 def test_it_is_of_one_moment_while_a_collector_writes_and_no_row_is_lost(tmp_path: Path) -> None:
     with Collector(tmp_path, f"{QUIET}[sampling]\ninterval = 1\n") as collector:
         collector.wait_for("SELECT * FROM metrics")

@@ -73,6 +73,7 @@ def test_ready_means_that_the_first_sample_is_in_the_database(tmp_path: Path, sy
         systemd.hear("STOPPING=1")
 
 
+@pytest.mark.slow
 def test_the_status_line_tells_every_change_once(tmp_path: Path, systemd: Systemd) -> None:
     with Collector(tmp_path, QUIET, systemd.environment) as collector:
         first = systemd.hear("STATUS=")

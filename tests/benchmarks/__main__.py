@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "gguf_header": ("", ""),
     "views": ("", "--rows 100000"),
     "backup": ("", "--gigabytes 0.1"),
-    "prune": ("", "--rows 100000"),
+    "prune": ("", "--rows 200000"),
     "scale": ("", "--gigabytes 0.2 --rounds 10 --turns 1"),
     "soak": ("", "--rows 20000 --seconds 10"),
     "others": ("--seconds 120", "--seconds 20"),

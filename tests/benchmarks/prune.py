@@ -72,6 +72,9 @@ def fill(database: Database, rows: int) -> None:
 
 def told(name: str, milliseconds: Iterable[float]) -> None:
     values = sorted(milliseconds)
+    if not values:
+        print(f"{name:<24}     0 times")
+        return
     percentile = values[int(0.99 * (len(values) - 1))]
     print(
         f"{name:<24} {len(values):5} times   median {statistics.median(values):6.1f} ms   "
