@@ -18,7 +18,7 @@ from tests.fuzz import cost
 from tests.fuzz.seeds import findings, seeds
 from tests.fuzz.targets import TARGETS, Target
 
-SECONDS = 25
+SECONDS = 30
 ENDED_WELL = re.compile(r"^Done (\d+) runs", re.MULTILINE)
 
 

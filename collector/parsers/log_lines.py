@@ -93,6 +93,7 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
         records = _records_with_prefix(prefixed)
     else:
         records = _records_of_jsonl(lines) or _records_of_any_format(lines)
+        text = "\n".join(record.message for record in records)  # JSON may have hidden a key behind escapes
     if key_follows or _hints_at_key(text):
         _mask_keys(records, key_follows=key_follows)
     return records

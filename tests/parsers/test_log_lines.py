@@ -191,6 +191,8 @@ def test_whatever_bytes_a_line_holds_it_becomes_storable_text(line: bytes, expec
         "used hf_SECRETSECRETSECRET here",
         "0.00.001.000 I srv  a: --api-key SECRET",
         '{"type":"log","level":"info","msg":"--api-key SECRET"}',
+        '{"type":"log","level":"info","msg":"--api\\u002dkey SECRET"}',
+        '{"type":"log","level":"info","msg":"Authori\\u001b[0mzation: SECRET"}',
         "[40463] 0.00.001.000 I srv  a: --api-key SECRET",
         "0.00.001.000 I a: b\n  --api-key SECRET",
         "0.00.001.000 I srv          load:   --api-key\n0.00.001.000 I srv          load:   SECRET",
