@@ -271,7 +271,7 @@ def load_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read(path)
         document = tomllib.loads(text)
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
@@ -280,6 +280,25 @@ def load_settings(path: Path | None) -> Settings:
     except (ValueError, RecursionError) as error:  # of a number of 5,000 digits not tomllib's own error
         raise SettingsError([f"{path}: is not TOML: {error}"]) from error
     return settings_from(document, _Locations(str(path), text))
+
+
+def _read(path: Path) -> str:
+    """The text of the file, where it is one that tomllib reads in little memory."""
+    with path.open("rb") as file:
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise SettingsError([f"{path}: is longer than {_MAX_FILE_BYTES:,} bytes"])
+    text = data.decode("utf-8").replace("\r\n", "\n")
+    # What tomllib keeps of a dotted key grows with the square of its parts.
+    if any(line.count(".") > _MAX_DOTS for line in _TEXT_OR_COMMENT.sub("", text).split("\n")):
+        raise SettingsError([f"{path}: a key has more than {_MAX_DOTS} dots"])
+    return text
+
+
+_MAX_FILE_BYTES, _MAX_DOTS = 64 * 1024, 32
+_TEXT_OR_COMMENT = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|' r"'''.*?'''|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|#[^\n]*", re.DOTALL
+)
 
 
 def settings_from(document: Mapping[str, object], locations: "_Locations | None" = None) -> Settings:

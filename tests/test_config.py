@@ -131,6 +131,30 @@ def test_a_file_that_is_no_settings_file_is_refused_with_its_name(
     assert str(file) in caught.value.faults[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"#" * 65_537, "is longer than 65,536 bytes"),
+        (b"a" + b".a" * 33 + b" = 1", "a key has more than 32 dots"),
+        (b'"x.y" . ' * 40 + b"z = 1", "a key has more than 32 dots"),
+    ],
+)
+def test_a_file_that_would_take_much_memory_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "collector.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=said):
+        load_settings(file)
+
+
+def test_dots_in_texts_and_comments_are_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "collector.toml"
+    dots = "." * 40
+    file.write_text(
+        f"# {dots}\r\n[models]\r\ndirectory = [\"/a{dots}\", '/b{dots}'] # {dots}\r\n", newline=""
+    )
+    assert load_settings(file).models.directory == [f"/a{dots}", f"/b{dots}"]
+
+
 @pytest.mark.parametrize("value", [16**4000, [16**4000]], ids=["number", "list"])
 def test_a_number_too_long_for_python_to_print_is_refused(value: object) -> None:
     with pytest.raises(SettingsError, match=r"interval must be .*, not such a long number"):
