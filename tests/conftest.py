@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from collector.database import Database
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.nvml_stub import NvmlStub
 from tests.support.recorded import collecting, wait_for_everything
+
+# A busy machine is no fault, and whether a change passes is no matter of luck: chance is what tests/fuzz is for.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.database import Database, retention
@@ -48,7 +48,6 @@ def age(timestamp: SqlValue) -> tuple[int, str]:
 TIMES = st.one_of(st.none(), st.integers(0, 5), st.just("yesterday"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(timestamps=st.lists(TIMES, max_size=40), max_rows=st.integers(0, 20), chunk=st.integers(1, 7))
 def test_the_oldest_rows_by_time_then_id_go_and_no_other(
     database: Database, timestamps: list[SqlValue], max_rows: int, chunk: int
@@ -65,7 +64,6 @@ def test_the_oldest_rows_by_time_then_id_go_and_no_other(
     assert (kept(database), deleted) == (expected, len(order) - len(expected))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(timestamps=st.lists(TIMES, max_size=40), gone=st.sets(st.integers(1, 40)), some=st.integers(1, 7))
 def test_a_count_in_steps_is_that_of_all_rows(
     database: Database, timestamps: list[SqlValue], gone: set[int], some: int

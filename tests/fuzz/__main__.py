@@ -10,6 +10,7 @@ the file in `tests/fuzz/findings/NAME/`, and write a test beside the other tests
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,14 +30,15 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="the target; without it, all")
     parser.add_argument("files", nargs="*", type=Path, help="inputs to read only")
     parser.add_argument("--seconds", type=int, default=600, help="for each target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="makes the same inputs again; 0 = by chance")
     parser.add_argument("--corpus", type=Path, help="a folder that keeps what was learnt for the next run")
     arguments = parser.parse_args()
     if arguments.files:
         read_files(arguments.name, arguments.files)
     elif arguments.name:
-        fuzz(arguments.name, arguments.seconds, arguments.corpus)
+        sys.exit(fuzz(arguments.name, arguments.seconds, arguments.corpus, arguments.seed))
     else:
-        fuzz_all(arguments.seconds, arguments.corpus)
+        fuzz_all(arguments.seconds, arguments.corpus, arguments.seed)
 
 
 def read_files(name: str, files: list[Path]) -> None:
@@ -48,7 +50,7 @@ def read_files(name: str, files: list[Path]) -> None:
         print(f"{file}: nothing wrong")
 
 
-def fuzz_all(seconds: int, corpus: Path | None) -> None:
+def fuzz_all(seconds: int, corpus: Path | None, seed: int) -> None:
     """Every target in a process of its own: the fuzzer ends the one it runs in."""
     from tests.fuzz.targets import TARGETS
 
@@ -56,6 +58,7 @@ def fuzz_all(seconds: int, corpus: Path | None) -> None:
     for name in TARGETS:
         kept = ["--corpus", str(corpus / name)] if corpus else []
         command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(seconds), *kept]
+        command += ["--seed", str(seed)]
         print(f"+ python -m tests.fuzz {name} --seconds {seconds}", flush=True)
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
@@ -63,31 +66,41 @@ def fuzz_all(seconds: int, corpus: Path | None) -> None:
         sys.exit(f"faults were found in: {', '.join(failed)}")
 
 
-def fuzz(name: str, seconds: int, corpus: Path | None) -> None:
-    """Fuzz one target; does not return."""
+def fuzz(name: str, seconds: int, corpus: Path | None = None, seed: int = 0) -> int:
+    """Fuzz one target in a child, for the fuzzer ends its process; the exit status, 0 where nothing was found."""
+    with tempfile.TemporaryDirectory(prefix="llama-collector-fuzz-") as scratch:
+        child = os.fork()
+        if not child:
+            run_fuzzer(name, seconds, corpus, seed, Path(scratch))
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def run_fuzzer(name: str, seconds: int, corpus: Path | None, seed: int, scratch: Path) -> None:
+    """Does not return."""
     import atheris
 
+    tempfile.tempdir = str(scratch)
     with atheris.instrument_imports(include=["collector", "tomllib"]):
         from tests.fuzz.targets import TARGETS
     from tests.fuzz.seeds import seeds
 
-    with tempfile.TemporaryDirectory(prefix="llama-collector-fuzz-") as scratch:
-        begin = Path(scratch)
-        write_seeds(begin / "seeds", seeds(name))
-        dictionary = begin / "words"
-        dictionary.write_text("".join(map(_word, TARGETS[name].words)), encoding="ascii")
-        learnt = corpus or begin / "learnt"
-        learnt.mkdir(parents=True, exist_ok=True)
-        options = (
-            f"-dict={dictionary}",
-            f"-max_total_time={seconds}",
-            f"-timeout={SLOWEST_SECONDS}",
-            f"-rss_limit_mb={MEMORY_MB}",
-            f"-max_len={LONGEST_INPUT_BYTES}",
-            f"-artifact_prefix={Path.cwd()}/{name}-",
-        )
-        atheris.Setup([sys.argv[0], *options, str(learnt), str(begin / "seeds")], TARGETS[name].examine)
-        atheris.Fuzz()
+    write_seeds(scratch / "seeds", seeds(name))
+    dictionary = scratch / "words"
+    dictionary.write_text("".join(map(_word, TARGETS[name].words)), encoding="ascii")
+    learnt = corpus or scratch / "learnt"
+    learnt.mkdir(parents=True, exist_ok=True)
+    options = (
+        f"-dict={dictionary}",
+        f"-max_total_time={seconds}",
+        f"-timeout={SLOWEST_SECONDS}",
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-max_len={LONGEST_INPUT_BYTES}",
+        f"-seed={seed}",
+        f"-artifact_prefix={Path.cwd()}/{name}-",
+    )
+    atheris.Setup([sys.argv[0], *options, str(learnt), str(scratch / "seeds")], TARGETS[name].examine)
+    atheris.Fuzz()
 
 
 def write_seeds(directory: Path, seeds: list[bytes]) -> None:
