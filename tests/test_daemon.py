@@ -369,7 +369,7 @@ class TestGpu:
                 wait_until_it_hangs()
                 started = time.monotonic()
                 assert collector.stop() == 0
-                assert time.monotonic() - started < 2
+                assert time.monotonic() - started < 10
 
     def test_gpu_memory_of_a_model_is_that_of_its_own_process(
         self, tmp_path: Path, tiny_model: Path, nvml_stub: NvmlStub
