@@ -296,8 +296,10 @@ def _read(path: Path) -> str:
 
 
 _MAX_FILE_BYTES, _MAX_DOTS = 64 * 1024, 32
+# A text that nothing ends goes too: to look for the end of each anew takes the square of the time.
 _TEXT_OR_COMMENT = re.compile(
-    r'"""(?:\\.|[^\\])*?"""|' r"'''.*?'''|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|#[^\n]*", re.DOTALL
+    r'"""(?:\\.|[^\\])*?(?:"""|\Z)|' r"'''.*?(?:'''|\Z)|" r'"(?:\\.|[^"\\\n])*"?|' r"'[^'\n]*'?|#[^\n]*",
+    re.DOTALL,
 )
 
 
