@@ -150,7 +150,7 @@ class _Matching:
         row_id = new_model_id(now)
         self._changes.in_use.add(row_id)
         self._inventory.records[model.record.path] = model.record._replace(model_id=row_id)
-        named = {"id": row_id, "name": model.name, "model_path": model.record.found_at}
+        named = {"id": row_id, "name": model.name, "model_path": model.record.found_at, "created_at": now}
         self._changes.inserted.append(self._told_columns(model) | named | {"file_size": model.file_size})
 
     def _told_columns(self, model: Model) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_a_model_gets_a_row_with_all_that_its_header_says(
     summary = scan.run()
     row = only(database)
     assert row["id"].startswith(f"model_{row['created_at']}_")
-    assert before <= row["created_at"] == row["updated_at"] <= time.time()
+    assert before <= row["created_at"] <= row["updated_at"] <= time.time()
     assert {name: row[name] for name in row.keys() - {"id", "created_at", "updated_at"}} == {
         "name": "Llama-3.Q4_K_M",
         "type": "llama",

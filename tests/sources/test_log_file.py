@@ -71,13 +71,14 @@ def test_lines_come_as_they_are_written_with_the_time_of_their_reading(
     log: Path, open_collector: Open
 ) -> None:
     log.touch()
+    before = int(time.time()) - 1  # a line is written before it is read
     with open_collector() as collector:
         collector.poll()
         for number in range(1, 4):
             append(log, line(number))
             assert collector.poll() == OK
         assert collector.messages() == numbered(1, 3)
-        assert all(abs(row["timestamp"] - time.time()) <= 2 for row in collector.rows())
+        assert all(before <= row["timestamp"] <= time.time() for row in collector.rows())
         assert {(row["level"], row["source"]) for row in collector.rows()} == {("info", "llama-server")}
 
 
@@ -520,12 +521,15 @@ def test_an_unfinished_line_is_never_cut_inside_a_character(data: bytes, whole: 
 def test_the_newest_record_waits_a_moment_for_its_other_lines(
     log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.2)
     append(log, line(1) + "0.02.000.000 I srv  test: a\n")
     with open_collector() as collector:
+        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 60.0)
         collector.poll()
         assert collector.messages() == numbered(1, 1)
         append(log, "b\n")
+        collector.poll()
+        assert collector.messages() == numbered(1, 1)
+        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.2)
         collector.poll_until(lambda: len(collector.rows()) > 1)
         assert collector.messages() == [*numbered(1, 1), "srv  test: a\nb"]
 
@@ -650,7 +654,7 @@ def test_a_backlog_of_a_known_process_keeps_its_clock(log: Path, open_collector:
     with open_collector() as collector:
         collector.poll()
         ages = [time.time() - row["timestamp"] for row in collector.rows()[1:]]
-        assert ages == pytest.approx([499, 498, 497], abs=2)
+        assert ages == pytest.approx([499, 498, 497], abs=20), "by the file's time they would be new"
 
 
 def test_a_backlog_of_a_router_gets_the_times_of_its_children_right(log: Path, open_collector: Open) -> None:
