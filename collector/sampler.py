@@ -1,10 +1,12 @@
-"""One tick: every source is read in its own thread, and what came in time makes the row of `metrics`."""
+"""One tick: the sources are read, one after another, and what came in time makes the row of `metrics`."""
 
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,7 @@ SNAPSHOT_PATIENCE_SECONDS = 0.5
 """How long the row of `metrics` waits for its sources. A slower one still writes its own rows."""
 
 TURN_SECONDS = 0.05
-"""How long a source has the interpreter to itself before the next one starts beside it."""
+"""How long one thread reads source after source before another goes on with those that are left."""
 
 STUCK_SECONDS = 10
 """A reading that takes longer than this, and than three intervals, is told as stuck."""
@@ -36,29 +38,40 @@ class Sampler:
     def __init__(self, sources: Sequence[Source[Any]], buffer: Buffer, interval: float) -> None:
         self._buffer = buffer
         stuck_after = max(STUCK_SECONDS, 3 * interval)
-        self._workers = [_Worker(source, buffer, stuck_after) for source in sources]
+        self._turns = [_Turn(source, buffer, stuck_after) for source in sources]
+        self._hands: list[_Hand] = []
         self._unknown: dict[str, SqlValue] = {}
         self.newest: dict[str, SqlValue] = {}
         for source in sources:
             self._unknown |= source.unknown
-        self.health = tuple(worker.health for worker in self._workers)
+        self.health = tuple(turn.health for turn in self._turns)
 
     def tick(self) -> None:
         """Read every source that is free, wait a little, and add the row of `metrics`."""
         tick = Tick(int(time.time()))
-        for worker in self._workers:
-            # One after another while they are quick: threads that run at once fight for the interpreter
-            # at each system call, which costs more processor time than all the readings.
-            worker.start(tick)
+        left = deque(turn for turn in self._turns if turn.begin(tick))
+        while left:
+            # While they are quick, one thread reads them all: each thread that wakes costs about as much
+            # as a reading, and threads that run at once fight for the interpreter at each system call.
+            self._free_hand().take(partial(_take_turns, left))
             tick.wait(TURN_SECONDS)
         tick.wait(SNAPSHOT_PATIENCE_SECONDS - (time.monotonic() - tick.started))
         self.newest = self._snapshot(tick)
         self._buffer.add_samples([(METRICS, METRICS.row(self.newest))])
 
     def close(self) -> None:
-        """End the threads; one that hangs is left behind, it ends with the process."""
-        for worker in self._workers:
-            worker.close()
+        """Close the sources and end the threads; one that hangs is left behind, it ends with the process."""
+        for turn in self._turns:
+            self._free_hand().take(turn.close)
+        for hand in self._hands:
+            hand.end()
+
+    def _free_hand(self) -> "_Hand":
+        """A hand that holds nothing; there are never more than sources that hang, and one."""
+        free = next((hand for hand in self._hands if hand.is_free), None)
+        if free is None:
+            self._hands.append(free := _Hand())
+        return free
 
     def _snapshot(self, tick: Tick) -> dict[str, SqlValue]:
         values: dict[str, SqlValue] = {"timestamp": tick.timestamp, **self._unknown}
@@ -69,41 +82,76 @@ class Sampler:
         return values
 
 
-class _Worker:
-    """The thread of one source."""
+class _Turn:
+    """One source and what is known of how it fares."""
 
     def __init__(self, source: Source[Any], buffer: Buffer, stuck_after: float) -> None:
         self._source = source
         self._buffer = buffer
         self._stuck_after = stuck_after
         self.health = Health(source.name)
-        self._busy_since: float | None = None
-        self._ticks: queue.SimpleQueue[Tick | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"source {source.name}", daemon=True)
-        self._thread.start()
+        self._in_use = threading.Lock()
+        self._begun = 0.0
 
-    def start(self, tick: Tick) -> None:
-        """Begin a reading, unless the last one is still under way."""
-        if self._busy_since is None:
-            self._busy_since = time.monotonic()
+    def begin(self, tick: Tick) -> bool:
+        """Whether the source is to be read; not where the last reading is still under way."""
+        if self._in_use.acquire(blocking=False):
+            self._begun, self._tick = time.monotonic(), tick
             tick.readings[self._source.name] = Future()
-            self._ticks.put(tick)
-        elif time.monotonic() - self._busy_since > self._stuck_after:
+            return True
+        if time.monotonic() - self._begun > self._stuck_after:
             self.health.report(State("stuck", "it does not come back from reading", "warning", success=False))
+        return False
+
+    def take(self) -> None:
+        """Read the source, for the tick that began it."""
+        answer = self._tick.readings[self._source.name]
+        reading = observe(self.health, partial(self._source.read, self._tick), _state_of)
+        if reading is not None:
+            self._buffer.add_samples(reading.rows)
+            for statement in reading.lasting:
+                self._buffer.add_lasting(statement.sql, statement.values)
+        self._in_use.release()
+        answer.set_result(reading)
 
     def close(self) -> None:
-        self._ticks.put(None)
-
-    def _work(self) -> None:
-        while (tick := self._ticks.get()) is not None:
-            reading = observe(self.health, partial(self._source.read, tick), _state_of)
-            if reading is not None:
-                self._buffer.add_samples(reading.rows)
-                for statement in reading.lasting:
-                    self._buffer.add_lasting(statement.sql, statement.values)
-            self._busy_since = None
-            tick.readings[self._source.name].set_result(reading)
+        """Close the source, once its reading has ended; it is never read again."""
+        self._in_use.acquire()
         self._source.close()
+
+
+def _next_turn(left: "deque[_Turn]") -> "_Turn | None":
+    with suppress(IndexError):  # another hand may have taken the last one
+        return left.popleft()
+    return None
+
+
+def _take_turns(left: "deque[_Turn]") -> None:
+    while turn := _next_turn(left):
+        turn.take()
+
+
+class _Hand:
+    """A thread that does one thing after another; it does not keep the process alive."""
+
+    def __init__(self) -> None:
+        self.is_free = True
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="sources", daemon=True).start()
+
+    def take(self, work: Callable[[], None]) -> None:
+        """Do it at once: only for a free hand."""
+        self.is_free = False
+        self._work.put(work)
+
+    def end(self) -> None:
+        """End the thread when its work is done."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while work := self._work.get():
+            work()
+            self.is_free = True
 
 
 def _state_of(reading: Reading[Any]) -> State:

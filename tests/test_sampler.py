@@ -145,9 +145,51 @@ def test_a_source_sees_the_reading_of_an_earlier_one_of_the_same_tick() -> None:
     assert row["uptime"] == row["timestamp"]
 
 
+def test_quick_sources_are_read_one_after_another_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.sampler.TURN_SECONDS", 10.0)
+    readers: list[tuple[str, int]] = []
+
+    def note(name: str) -> Callable[[Tick], Reading[Any]]:
+        def read(_: Tick) -> Reading[Any]:
+            readers.append((name, threading.get_ident()))
+            return Reading(None)
+
+        return read
+
+    sampler = Sampler([Fake(name, note(name), {}) for name in "abc"], Buffer(), 1)
+    sampler.tick()
+    sampler.tick()
+    assert [name for name, _ in readers] == list("abcabc")
+    assert len({thread for _, thread in readers}) == 1
+
+
+def test_a_source_is_closed_only_when_its_reading_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.sampler.SNAPSHOT_PATIENCE_SECONDS", 0.1)
+    release, ended = threading.Event(), threading.Event()
+
+    def late(_: Tick) -> Reading[Any]:
+        release.wait()
+        assert not fakes[0].closed.is_set()
+        ended.set()
+        return Reading(None)
+
+    fakes = [Fake("late", late, {}), Fake("quick", lambda _: Reading(None), {})]
+    sampler = Sampler(fakes, Buffer(), 1)
+    sampler.tick()
+    sampler.close()
+    assert fakes[1].closed.wait(10)
+    release.set()
+    assert fakes[0].closed.wait(10)
+    assert ended.is_set()
+
+
 def test_closing_ends_every_thread_and_closes_every_source() -> None:
+    before = set(threading.enumerate())
     fakes = [Fake(str(number), lambda _: Reading(None), {}) for number in range(3)]
     sampler = Sampler(fakes, Buffer(), 1)
     sampler.tick()
     sampler.close()
-    assert all(fake.closed.wait(5) for fake in fakes)
+    assert all(fake.closed.wait(10) for fake in fakes)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()

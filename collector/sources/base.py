@@ -46,7 +46,7 @@ class Reading(Generic[Detail_co]):
 class Source(Protocol[Detail_co]):
     """One thing that is read.
 
-    `read` may block: each source has a thread of its own, and only that thread calls it. Where
+    `read` may block, and holds up no other source then. It is called by one thread at a time. Where
     there is nothing to read it raises SourceAbsent, where reading fails SourceFailed; then no row
     is written.
     """
@@ -101,7 +101,7 @@ class Tick:
     def wait(self, seconds: float) -> None:
         """Wait until every reading that was started has ended, at most this long."""
         deadline = time.monotonic() + seconds
-        for future in self.readings.values():
+        for future in reversed(self.readings.values()):  # after the last one the others have mostly ended
             if not future.done():
                 with suppress(TimeoutError):
                     future.result(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The partition of the models directory. A thread of its own: a network file system may hang."""
+"""The partition of the models directory. A source of its own: a network file system may hang."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
