@@ -106,8 +106,11 @@ def parse_models(text: str) -> tuple[ServedModel, ...]:
 
 
 def option(arguments: Sequence[str], *names: str) -> str | None:
-    """The value of a command line option, in either form: `--port 8080` or `--port=8080`."""
-    for position, argument in enumerate(arguments):
+    """The value of a command line option, in either form: `--port 8080` or `--port=8080`.
+
+    Of several the last, as llama.cpp takes them.
+    """
+    for position, argument in reversed(tuple(enumerate(arguments))):
         if argument in names:
             return next(iter(arguments[position + 1 :]), None)
         name, separator, value = argument.partition("=")

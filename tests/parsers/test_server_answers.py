@@ -122,9 +122,13 @@ def test_a_list_without_bound_is_refused() -> None:
         (["--portable", "5"], None),
         ([], None),
         (["-m", "a", "--port", "5"], "5"),
+        (["--port", "5", "--port=6", "--port", "7"], "7"),
+        (["--port", "7", "--port"], None),
     ],
 )
-def test_an_option_is_found_in_either_form(arguments: list[str], value: str | None) -> None:
+def test_an_option_is_found_in_either_form_and_the_last_one_counts(
+    arguments: list[str], value: str | None
+) -> None:
     assert option(arguments, "--port") == value
 
 
