@@ -67,7 +67,7 @@ class Sampler:
             hand.end()
 
     def _free_hand(self) -> "_Hand":
-        """A hand that holds nothing; there are never more than sources that hang, and one."""
+        """A hand that holds nothing: the first one, as long as every source is quick."""
         free = next((hand for hand in self._hands if hand.is_free), None)
         if free is None:
             self._hands.append(free := _Hand())
