@@ -53,14 +53,17 @@ class Sampler:
         while left:
             # While they are quick, one thread reads them all: each thread that wakes costs about as much
             # as a reading, and threads that run at once fight for the interpreter at each system call.
-            self._free_hand().take(partial(_take_turns, left))
+            self._free_hand().take(partial(_take_turns, left, tick))
             tick.wait(TURN_SECONDS)
         tick.wait(SNAPSHOT_PATIENCE_SECONDS - (time.monotonic() - tick.started))
         self.newest = self._snapshot(tick)
         self._buffer.add_samples([(METRICS, METRICS.row(self.newest))])
 
     def close(self) -> None:
-        """Close the sources and end the threads; one that hangs is left behind, it ends with the process."""
+        """Close the sources and end the threads; one that hangs is left behind, it ends with the process.
+
+        There is no tick at that time, and none after it.
+        """
         for turn in self._turns:
             self._free_hand().take(turn.close)
         for hand in self._hands:
@@ -90,33 +93,32 @@ class _Turn:
         self._buffer = buffer
         self._stuck_after = stuck_after
         self.health = Health(source.name)
-        self._in_use = threading.Lock()
-        self._begun = 0.0
+        self._tick: Tick | None = None
 
     def begin(self, tick: Tick) -> bool:
         """Whether the source is to be read; not where the last reading is still under way."""
-        if self._in_use.acquire(blocking=False):
-            self._begun, self._tick = time.monotonic(), tick
+        last = self._tick
+        if last is None or last.readings[self._source.name].done():
+            self._tick = tick
             tick.readings[self._source.name] = Future()
             return True
-        if time.monotonic() - self._begun > self._stuck_after:
+        if time.monotonic() - last.started > self._stuck_after:
             self.health.report(State("stuck", "it does not come back from reading", "warning", success=False))
         return False
 
-    def take(self) -> None:
-        """Read the source, for the tick that began it."""
-        answer = self._tick.readings[self._source.name]
-        reading = observe(self.health, partial(self._source.read, self._tick), _state_of)
+    def take(self, tick: Tick) -> None:
+        """Read the source, for a tick that it has begun."""
+        reading = observe(self.health, partial(self._source.read, tick), _state_of)
         if reading is not None:
             self._buffer.add_samples(reading.rows)
             for statement in reading.lasting:
                 self._buffer.add_lasting(statement.sql, statement.values)
-        self._in_use.release()
-        answer.set_result(reading)
+        tick.readings[self._source.name].set_result(reading)
 
     def close(self) -> None:
-        """Close the source, once its reading has ended; it is never read again."""
-        self._in_use.acquire()
+        """Close the source, once its reading has ended."""
+        if self._tick:
+            self._tick.readings[self._source.name].result()
         self._source.close()
 
 
@@ -126,9 +128,9 @@ def _next_turn(left: "deque[_Turn]") -> "_Turn | None":
     return None
 
 
-def _take_turns(left: "deque[_Turn]") -> None:
+def _take_turns(left: "deque[_Turn]", tick: Tick) -> None:
     while turn := _next_turn(left):
-        turn.take()
+        turn.take(tick)
 
 
 class _Hand:
