@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import collector
-from collector.config import Settings, find_settings_file, load_settings
 from collector.errors import CollectorError, SettingsError
+from collector.settings import Settings, find_settings_file, load_settings
 
 EXIT_DONE, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 78
 
@@ -130,7 +130,7 @@ def _seconds(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from collector.lifecycle import run_until_signalled
+    from collector.daemon.supervisor import run_until_signalled
 
     run_until_signalled(_settings(options), lambda: _settings(options))
     sys.stdout.flush()
@@ -139,20 +139,20 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from collector.check import run_checks
+    from collector.commands.check import run_checks
 
     return EXIT_DONE if run_checks(options.config, options.reader, full=options.full) else EXIT_FAILED
 
 
 def _service(options: argparse.Namespace) -> int:
-    from collector import install
+    from collector.commands import install
 
     {"install": install.install, "uninstall": install.uninstall}[options.name](dry_run=options.dry_run)
     return EXIT_DONE
 
 
 def _scan(options: argparse.Namespace) -> int:
-    from collector.scan import scan_now
+    from collector.commands.scan import scan_now
 
     scan_now(_settings(options))
     return EXIT_DONE
@@ -166,28 +166,28 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    from collector.prune import prune_now
+    from collector.commands.prune import prune_now
 
     prune_now(_settings(options), vacuum=options.vacuum)
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
-    from collector.export import export
+    from collector.commands.export import export
 
     export(_settings(options).database_path, options.output, force=options.force)
     return EXIT_DONE
 
 
 def _backup(options: argparse.Namespace) -> int:
-    from collector.backup import back_up_now
+    from collector.commands.backup import back_up_now
 
     back_up_now(_settings(options))
     return EXIT_DONE
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from collector import restore
+    from collector.commands import restore
 
     settings = _settings(options)
     if options.list:
@@ -202,11 +202,11 @@ def _restore(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if options.watch:
-        from collector.watch import watch
+        from collector.commands.watch import watch
 
         watch(settings.database_path, settings.sampling.interval)
     else:
-        from collector.status import print_status
+        from collector.commands.status import print_status
 
         print_status(settings.database_path, as_json=options.json)
     return EXIT_DONE

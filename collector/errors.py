@@ -1,18 +1,30 @@
-"""Every error the collector raises on purpose.
+"""Every error of the collector, named after the condition that it reports.
 
-CollectorError
+CollectorError                its message is meant for the user
 ├── SettingsError             the settings are wrong; every fault is in the message (exit 78)
 ├── DatabaseError             the database cannot be used as it is (exit 1)
 │   ├── DatabaseInUse         another collector writes it
-│   ├── DatabaseDamaged       what is in the file is no longer what SQLite wrote
-│   ├── DatabaseReplaced      the file that was opened is no longer there, or was written over
-│   ├── DatabaseBusy          another program holds a lock on it just now: try again later
+│   ├── DatabaseDamaged       the content of the file is not what SQLite wrote
+│   ├── DatabaseReplaced      the file that was opened is no longer there, or was overwritten
+│   ├── DatabaseBusy          another program holds a lock on it at the moment: try again later
 │   └── ValueNotStorable      one value does not fit its column
-├── BackupFailed              a backup could not be made, or what should be one is none
+├── BackupFailed              a backup could not be made, or a file is not a usable backup
 ├── ExportFailed              the SQL text could not be written
-├── ParseError                bytes from outside are not what they claim to be
-├── SourceAbsent              what a source reads does not exist here: no fault, no row
-└── SourceFailed              what a source reads exists and cannot be read
+├── ParseError                input is not in the format that it should be in
+│   └── NotGguf               the first bytes of the file are those of another format
+├── SourceAbsent              what a source reads does not exist here: not a fault, no row
+├── SourceFailed              what a source reads exists and cannot be read
+└── Stopped                   the collector is stopping; what is not done waits for its next start
+
+RequestFailed                 a request to llama-server gave no usable answer; translated into a state
+├── ServerDown                nothing listens there, or the network does not reach it
+├── ServerBusy                no connection, or no complete answer, within the time-out
+├── InvalidAnswer             the answer is not one of a llama-server
+│   └── AnswerTooLong         the answer has more bytes than are accepted
+└── UnexpectedStatus          an HTTP status other than 200
+
+FileRewritten                 a log file no longer holds what was read of it
+RotationUnderWay              log files are being renamed at this moment
 """
 
 
@@ -36,23 +48,23 @@ class DatabaseError(CollectorError):
     """The database cannot be used as it is; the message says why and what to do."""
 
 
-class DatabaseInUse(DatabaseError):  # noqa: N818 - it says what is the case
+class DatabaseInUse(DatabaseError):
     """Another collector holds the lock of this database."""
 
 
-class DatabaseDamaged(DatabaseError):  # noqa: N818
+class DatabaseDamaged(DatabaseError):
     """What is in the file is no longer what SQLite wrote."""
 
 
-class DatabaseReplaced(DatabaseError):  # noqa: N818
+class DatabaseReplaced(DatabaseError):
     """The file that was opened was moved, removed, replaced or written over; what lies there is unknown."""
 
 
-class DatabaseBusy(DatabaseError):  # noqa: N818
+class DatabaseBusy(DatabaseError):
     """Another program holds a lock on the file; nothing was written, the same call may work later."""
 
 
-class ValueNotStorable(DatabaseError):  # noqa: N818
+class ValueNotStorable(DatabaseError):
     """A value does not fit its column.
 
     Args:
@@ -67,11 +79,11 @@ class ValueNotStorable(DatabaseError):  # noqa: N818
         super().__init__(f"cannot store {value!r:.200} in {table}.{column}: {reason}")
 
 
-class BackupFailed(CollectorError):  # noqa: N818
+class BackupFailed(CollectorError):
     """A backup could not be made, or what should be one is none; the message says why and what to do."""
 
 
-class ExportFailed(CollectorError):  # noqa: N818
+class ExportFailed(CollectorError):
     """The SQL text of the database could not be written; the message says why and what to do."""
 
 
@@ -79,9 +91,57 @@ class ParseError(CollectorError):
     """Bytes from outside are not what they claim to be."""
 
 
-class SourceAbsent(CollectorError):  # noqa: N818
+class NotGguf(ParseError):
+    """The first bytes of the file are those of another format: no half-written GGUF file begins so."""
+
+
+class SourceAbsent(CollectorError):
     """What the source reads does not exist here (no driver, no GPU): no fault, and no row."""
 
 
-class SourceFailed(CollectorError):  # noqa: N818
+class SourceFailed(CollectorError):
     """What the source reads exists and could not be read."""
+
+
+class Stopped(CollectorError):
+    """The collector ends: what is not done waits for its next start."""
+
+
+class RequestFailed(Exception):
+    """A request to llama-server gave no usable answer."""
+
+
+class ServerDown(RequestFailed):
+    """Nothing listens there, or the network does not reach it."""
+
+
+class ServerBusy(RequestFailed):
+    """No connection, or no complete answer, came within the time-out."""
+
+
+class InvalidAnswer(RequestFailed):
+    """The answer is not one of a llama-server: endless, not HTTP, or with an untrusted certificate."""
+
+
+class AnswerTooLong(InvalidAnswer):
+    """The answer has more bytes than are accepted."""
+
+
+class UnexpectedStatus(RequestFailed):
+    """The server answered with a status other than 200.
+
+    Args:
+        status: the HTTP status.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(f"it answers {status}")
+
+
+class FileRewritten(Exception):
+    """A log file no longer holds what was read of it: it was truncated or written anew."""
+
+
+class RotationUnderWay(Exception):
+    """Log files are being renamed at this moment; the next poll finds them in order."""

@@ -9,24 +9,28 @@ from typing import TypeVar
 import structlog
 
 from collector.errors import CollectorError, DatabaseBusy, SourceAbsent
-from collector.table import Column, Row, Table
+from collector.schema import Column, Row, Table
 
 COLLECTOR_HEALTH = Table(
     "collector_health",
     "One row a source or job of the collector: how it fares now. Written with every flush.",
     (
-        Column("name", "TEXT PRIMARY KEY", "of the source or job; `collector` is the whole"),
-        Column("state", "TEXT NOT NULL", "ok, absent, failed, stuck, waiting; llama_server has its own"),
-        Column("message", "TEXT NOT NULL", "what is the case and what to do; empty when all is well"),
-        Column("since", "INTEGER NOT NULL", "Unix seconds of the last change of state"),
-        Column("last_success", "INTEGER", "Unix seconds of the last run that succeeded"),
-        Column("last_duration_ms", "REAL", "wall time of the last run, milliseconds"),
-        Column("runs", "INTEGER NOT NULL", "runs since the collector's start"),
-        Column("failures", "INTEGER NOT NULL", "runs since the collector's start that did not succeed"),
+        Column("name", "TEXT PRIMARY KEY", "key", "of the source or job; `collector` is the whole"),
+        Column(
+            "state", "TEXT NOT NULL", "state", "ok, absent, failed, stuck, waiting; llama_server has its own"
+        ),
+        Column("message", "TEXT NOT NULL", "text", "what is the case and what to do; empty when all is well"),
+        Column("since", "INTEGER NOT NULL", "time", "Unix seconds of the last change of state"),
+        Column("last_success", "INTEGER", "time", "Unix seconds of the last run that succeeded"),
+        Column("last_duration_ms", "REAL", "gauge", "wall time of the last run, milliseconds"),
+        Column("runs", "INTEGER NOT NULL", "counter", "runs since the collector's start"),
+        Column(
+            "failures", "INTEGER NOT NULL", "counter", "runs since the collector's start that did not succeed"
+        ),
     ),
 )
 
-HEALTH_MARK = "SELECT total(runs), total(since) FROM collector_health"
+FLUSH_FINGERPRINT = "SELECT total(runs), total(since) FROM collector_health"
 """Another one after every flush, and of every collector: tells what this one wrote last."""
 
 _RETELL_SECONDS = 600
@@ -75,7 +79,7 @@ class Health:
             threading.RLock()
         )  # the readers of logs flush beside the timer: one of them tells a change
 
-    def report(self, state: State, *, exception: BaseException | None = None) -> None:
+    def set_state(self, state: State, *, exception: BaseException | None = None) -> None:
         """Note the state after a run; a change is logged, except the first one to `ok`.
 
         Words that change while the state stays (an answer from outside stands in them) are told at most
@@ -91,7 +95,7 @@ class Health:
                 self._since = int(now)
             self.state = state
 
-    def ran(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
+    def record_run(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
         """Note a run that ended."""
         with self._lock:
             self._runs += 1
@@ -101,7 +105,7 @@ class Health:
                 self._last_success = int(time.time())
             else:
                 self._failures += 1
-            self.report(state, exception=exception)
+            self.set_state(state, exception=exception)
 
     def row(self) -> Row:
         """The row of `collector_health`."""
@@ -149,5 +153,5 @@ def observe(
     except Exception as error:  # noqa: BLE001 - see above
         state = State("failed", f"{type(error).__name__}: {error}", level="error", success=False)
         exception = error
-    health.ran(state, time.perf_counter() - started, exception=exception)
+    health.record_run(state, time.perf_counter() - started, exception=exception)
     return result

@@ -1,6 +1,8 @@
-"""The house as `collector/` promises it: each layer imports only from those before it."""
+"""The architecture as `collector/README.md` describes it: imports go one way."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,32 +10,36 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "collector"
 
 LAYERS: list[set[str]] = [
-    {"errors", "table", "units", "schedule", "progress"},
-    {"config", "parsers", "database", "events", "service", "readers"},
-    {"health", "signals"},
-    {"sources", "jobs"},
-    {"sampler", "log_poller", "heartbeat", "own_tables", "views", "check", "status"},
-    {"maintenance"},
-    {"daemon", "scan", "prune", "export", "backup", "restore", "install", "report", "watch"},
-    {"lifecycle"},
+    {"errors", "schema", "text", "events"},
+    {"parsers", "views", "database"},
+    {"settings"},
+    {"health"},
+    {"sources", "logs", "models", "backups", "history", "report"},
+    {"catalog"},
+    {"daemon", "commands"},
     {"cli"},
     {"__main__"},
 ]
-ONLY_IMPORTER = {
-    "apscheduler": {"daemon", "schedule"},
-    "pynvml": {"sources/gpu"},
-    "httpcore": {"sources/llama_http", "sources/bounded_network"},
-    "httpx": {"sources/llama_http"},
-    "gguf": {"jobs/header_child"},
-    "pygal": {"report/plots"},
+"""A package imports from layers above its own line, and from itself."""
+
+LIBRARIES: dict[str, set[str]] = {
+    "apscheduler": {"daemon", "parsers"},
+    "pynvml": {"sources"},
+    "httpcore": {"sources"},
+    "httpx": {"sources"},
+    "gguf": {"models"},
+    "pygal": {"report"},
 }
+"""The only packages that import a library."""
+
+MAX_MODULES_AT_THE_TOP, MAX_MODULES, MAX_LINES = 12, 15, 400
 
 
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -52,32 +58,48 @@ def imported(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_the_layers_before_it(path: Path) -> None:
+def test_a_package_imports_only_from_the_layers_before_it(path: Path) -> None:
     for name in imported(path):
         parts = name.split(".")
-        if (
-            parts[0] == "collector"
-            and len(parts) > 1
-            and (PACKAGE / parts[1]).exists() | (PACKAGE / f"{parts[1]}.py").exists()
-        ):
-            assert parts[1] == room(path) or layer(parts[1]) < layer(room(path)), name
+        if parts[0] == "collector" and len(parts) > 1 and parts[1] != "__version__":
+            assert parts[1] == package_of(path) or layer(parts[1]) < layer(package_of(path)), name
 
 
-@pytest.mark.parametrize("library", ONLY_IMPORTER)
-def test_a_library_has_one_importer(library: str) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_by_one_package(library: str) -> None:
     importers = {
-        str(path.relative_to(PACKAGE).with_suffix(""))
+        package_of(path)
         for path in modules()
         if any(name.split(".")[0] == library for name in imported(path))
     }
-    assert importers <= ONLY_IMPORTER[library]
+    assert importers <= LIBRARIES[library]
+
+
+def test_a_package_has_a_size_that_a_reader_can_survey() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MAX_MODULES_AT_THE_TOP
+    for directory in {path.parent for path in modules()} - {PACKAGE}:
+        assert len(list(directory.glob("*.py"))) <= MAX_MODULES, directory
+
+
+def test_a_long_file_states_the_reason() -> None:
+    for path in modules():
+        if len(path.read_text().splitlines()) > MAX_LINES:
+            assert "Long because" in (ast.get_docstring(ast.parse(path.read_text())) or ""), path
 
 
 def test_only_one_file_opens_the_database() -> None:
     assert [p.name for p in modules() if "sqlite3.connect(" in p.read_text()] == ["connection.py"]
 
 
-def test_no_broad_except_stands_outside_the_one_observer() -> None:
+def test_all_error_classes_are_in_one_file() -> None:
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and path.name != "errors.py":
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                assert not any(base.endswith(("Error", "Exception")) for base in bases), (path, node.name)
+
+
+def test_only_the_observer_catches_every_exception() -> None:
     broad = [
         str(path.relative_to(PACKAGE))
         for path in modules()
@@ -86,3 +108,13 @@ def test_no_broad_except_stands_outside_the_one_observer() -> None:
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     ]
     assert broad == ["health.py"]
+
+
+@pytest.mark.parametrize(
+    "module", ["commands.status", "commands.export", "commands.watch", "report.page", "settings"]
+)
+def test_what_only_reads_starts_without_the_libraries_of_the_daemon(module: str) -> None:
+    script = f"import sys, collector.{module}; print(*sorted(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.split())
+    assert loaded.isdisjoint({"httpx", "psutil", "apscheduler", "structlog"})

@@ -18,10 +18,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from collector.catalog import OWN_TABLES
 from collector.cli import _parser
-from collector.config import Settings
 from collector.database.documented import DOCUMENTED_TABLES
-from collector.own_tables import OWN_TABLES
+from collector.settings import Settings
 from collector.views import VIEWS
 from tests.support.collector import Collector
 
@@ -98,12 +98,12 @@ def test_every_command_stands_in_the_readme_and_no_other() -> None:
 
 
 def test_every_state_of_llama_server_is_explained() -> None:
-    files = (ROOT / "collector" / "sources").glob("llama_*.py")
+    files = (ROOT / "collector" / "sources" / "llama").glob("*.py")
     source = "".join(file.read_text() for file in files)
     told = set(re.findall(r'(?:_away|State)\(\s*"([a-z ]+)"', source))
     assert len(told) >= 8
-    explained = set(re.findall(r"^\| `([a-z ]+)` \|", README.read_text(), re.MULTILINE))
-    assert told <= explained
+    documented = set(re.findall(r"^\| `([a-z ]+)` \|", README.read_text(), re.MULTILINE))
+    assert told <= documented
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

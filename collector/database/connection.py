@@ -34,7 +34,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         DatabaseBusy: another program holds a lock.
     """
     check_writable(path)
-    with explained(path):
+    with translate_sqlite_errors(path):
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -60,7 +60,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         ) from error
     except OSError as error:
         raise DatabaseError(f"{path}: {error.strerror}: llama-collector check --as USER says why") from error
-    with explained(path):
+    with translate_sqlite_errors(path):
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READER_TIMEOUT_SECONDS, isolation_level=None
         )
@@ -91,7 +91,7 @@ def connect_for_copy(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def refuse_damage(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:
+def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:
     """Read the whole file and compare what belongs together.
 
     Args:
@@ -126,7 +126,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         DatabaseBusy: another program holds a lock; nothing was written.
         DatabaseError: the disk is full, the file is read-only or damaged; nothing was written.
     """
-    with explained(None):
+    with translate_sqlite_errors(None):
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -139,7 +139,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def explained(path: Path | None) -> Iterator[None]:
+def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
     """Turn SQLite's errors about the file into ours, with what to do.
 
     Args:
@@ -202,7 +202,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may hold hostile views
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA synchronous = EXTRA")
-    _refuse_damage(connection, path)
+    _check_small_file(connection, path)
     if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # later, it takes writing the file anew
     mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
@@ -212,8 +212,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
+def _check_small_file(connection: sqlite3.Connection, path: Path) -> None:
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     if pages * page_size <= QUICK_CHECK_MAX_BYTES:
-        refuse_damage(connection, path, "quick_check")
+        check_integrity(connection, path, "quick_check")

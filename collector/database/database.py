@@ -9,24 +9,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from collector.database.collector_lock import CollectorLock
 from collector.database.connection import (
     connect_for_copy,
     connect_for_writing,
-    explained,
     fetch,
     transaction,
+    translate_sqlite_errors,
 )
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.file_watch import FileWatch
-from collector.database.lock import CollectorLock
-from collector.database.logs import LogsRepository
-from collector.database.metadata import MetadataRepository
-from collector.database.metrics import MetricsRepository
-from collector.database.models import ModelsRepository
-from collector.database.repository import Record
-from collector.database.schema import migrate, refresh_views
-from collector.database.server_config import ConfigRepository
-from collector.table import Table, View
+from collector.database.migrations import migrate, refresh_views
+from collector.database.repositories.base import Record
+from collector.database.repositories.logs import LogsRepository
+from collector.database.repositories.metadata import MetadataRepository
+from collector.database.repositories.metrics import MetricsRepository
+from collector.database.repositories.models import ModelsRepository
+from collector.database.repositories.server_config import ConfigRepository
+from collector.schema import Table, View
 
 COPY_STEP_PAGES = 256
 """Copied at once while the connection is held: 1 MB, a millisecond or two."""
@@ -69,7 +69,7 @@ class Database:
     def _open(self, tables: tuple[Table, ...], views: tuple[View, ...]) -> None:
         self._connection = connect_for_writing(self.path)
         try:
-            with explained(self.path):
+            with translate_sqlite_errors(self.path):
                 self.changes = [
                     *migrate(self._connection, tables),
                     *refresh_views(self._connection, views),
@@ -85,7 +85,7 @@ class Database:
             DatabaseBusy: another program holds a lock.
             DatabaseError: the file cannot be read.
         """
-        with self._lock, explained(None):
+        with self._lock, translate_sqlite_errors(None):
             return fetch(self._connection, statement, parameters)
 
     @contextmanager
@@ -101,7 +101,7 @@ class Database:
             if self._depth:
                 yield self._connection
                 return
-            self._file.refuse_another()
+            self._file.check_same_file()
             with transaction(self._connection):
                 self._depth += 1
                 try:
@@ -109,13 +109,13 @@ class Database:
                 finally:
                     self._depth -= 1
 
-    def refuse_another_file(self) -> None:
+    def check_same_file(self) -> None:
         """Look whether the file that was opened still lies at its path.
 
         Raises:
             DatabaseReplaced: there is another one, or none.
         """
-        self._file.refuse_another()
+        self._file.check_same_file()
 
     def run_script(self, script: str) -> None:
         """Run statements that cannot stand in a transaction.
@@ -124,7 +124,7 @@ class Database:
             DatabaseBusy: another program holds a lock.
             DatabaseError: disk full, read-only, damaged.
         """
-        with self._lock, explained(self.path):
+        with self._lock, translate_sqlite_errors(self.path):
             self._connection.executescript(script)
 
     def copy_to(self, path: Path, between_steps: Callable[[float], None]) -> None:
@@ -140,7 +140,7 @@ class Database:
         Raises:
             DatabaseError: the copy cannot be created or written, or the database cannot be read.
         """
-        with closing(connect_for_copy(path)) as target, self._lock, explained(self.path):
+        with closing(connect_for_copy(path)) as target, self._lock, translate_sqlite_errors(self.path):
             started = time.perf_counter()
 
             def give_way(_status: int, _remaining: int, _total: int) -> None:

@@ -3,33 +3,35 @@
 Other programs are written against them. Columns are only ever added, at the end.
 """
 
-from collector.table import AUTOMATIC_ID, Column, Index, Table
+from collector.schema import AUTOMATIC_ID, Column, Index, Table
 
 MODELS = Table(
     "models",
     "One row a model: what its file says, what the server does with it, what the user noted.",
     (
-        Column("id", "TEXT PRIMARY KEY", "model_{timestamp}_{random}"),
-        Column("name", "TEXT NOT NULL", "file name without extension, or the server's name for it"),
-        Column("type", "TEXT DEFAULT 'llama'", "architecture: llama, qwen2, gemma3, …"),
-        Column("status", "TEXT DEFAULT 'idle'", "idle, loaded, loading, error, unloaded"),
-        Column("parameters", "TEXT DEFAULT '{}'", "JSON object of the user's parameters"),
-        Column("model_path", "TEXT", "path of the file"),
-        Column("file_size", "INTEGER", "bytes"),
-        Column("params", "TEXT", "JSON object of the architecture, from the file's header"),
-        Column("quantization", "TEXT", "Q4_K_M, Q8_0, F16, …"),
-        Column("ctx_size", "INTEGER DEFAULT 4096", "context window in tokens"),
-        Column("embedding_size", "INTEGER DEFAULT 0", "width of the embedding; 0 = not known"),
-        Column("block_count", "INTEGER DEFAULT 0", "transformer blocks; 0 = not known"),
-        Column("head_count", "INTEGER DEFAULT 0", "attention heads a layer; 0 = not known"),
-        Column("head_count_kv", "INTEGER DEFAULT 0", "key-value heads a layer; 0 = as many as heads"),
-        Column("ffn_dim", "INTEGER DEFAULT 0", "width of the feed-forward layer; 0 = not known"),
-        Column("file_type", "INTEGER DEFAULT 0", "GGUF file type number; 0 = not known, or F32"),
-        Column("batch_size", "INTEGER DEFAULT 512", "tokens a batch"),
-        Column("threads", "INTEGER DEFAULT 4", "CPU threads"),
-        Column("favorite", "INTEGER DEFAULT 0", "1 = marked by the user"),
-        Column("created_at", "INTEGER", "Unix seconds of the first save"),
-        Column("updated_at", "INTEGER", "Unix seconds of the last change"),
+        Column("id", "TEXT PRIMARY KEY", "key", "model_{timestamp}_{random}"),
+        Column("name", "TEXT NOT NULL", "label", "file name without extension, or the server's name for it"),
+        Column("type", "TEXT DEFAULT 'llama'", "label", "architecture: llama, qwen2, gemma3, …"),
+        Column("status", "TEXT DEFAULT 'idle'", "state", "idle, loaded, loading, error, unloaded"),
+        Column("parameters", "TEXT DEFAULT '{}'", "text", "JSON object of the user's parameters"),
+        Column("model_path", "TEXT", "label", "path of the file"),
+        Column("file_size", "INTEGER", "gauge", "bytes"),
+        Column("params", "TEXT", "text", "JSON object of the architecture, from the file's header"),
+        Column("quantization", "TEXT", "label", "Q4_K_M, Q8_0, F16, …"),
+        Column("ctx_size", "INTEGER DEFAULT 4096", "gauge", "context window in tokens"),
+        Column("embedding_size", "INTEGER DEFAULT 0", "gauge", "width of the embedding; 0 = not known"),
+        Column("block_count", "INTEGER DEFAULT 0", "gauge", "transformer blocks; 0 = not known"),
+        Column("head_count", "INTEGER DEFAULT 0", "gauge", "attention heads a layer; 0 = not known"),
+        Column(
+            "head_count_kv", "INTEGER DEFAULT 0", "gauge", "key-value heads a layer; 0 = as many as heads"
+        ),
+        Column("ffn_dim", "INTEGER DEFAULT 0", "gauge", "width of the feed-forward layer; 0 = not known"),
+        Column("file_type", "INTEGER DEFAULT 0", "gauge", "GGUF file type number; 0 = not known, or F32"),
+        Column("batch_size", "INTEGER DEFAULT 512", "gauge", "tokens a batch"),
+        Column("threads", "INTEGER DEFAULT 4", "gauge", "CPU threads"),
+        Column("favorite", "INTEGER DEFAULT 0", "state", "1 = marked by the user"),
+        Column("created_at", "INTEGER", "time", "Unix seconds of the first save"),
+        Column("updated_at", "INTEGER", "time", "Unix seconds of the last change"),
     ),
     (
         Index("idx_models_status", "status"),
@@ -42,17 +44,17 @@ METRICS = Table(
     "metrics",
     "One row a sample: llama-server, its GPUs and its disk at a glance.",
     (
-        Column("id", AUTOMATIC_ID, "ascending"),
-        Column("cpu_usage", "REAL", "all llama-server processes, percent of all cores (0-100)"),
-        Column("memory_usage", "REAL", "all llama-server processes, percent of the RAM (0-100)"),
-        Column("disk_usage", "REAL", "partition of the models directory, percent (0-100)"),
-        Column("active_models", "INTEGER", "models loaded and ready; NULL = the server did not say"),
-        Column("uptime", "REAL", "llama-server's seconds since its start; 0 = not running"),
-        Column("gpu_usage", "REAL DEFAULT 0", "mean over the GPUs, percent (0-100); 0 without GPU"),
-        Column("gpu_memory_used", "REAL DEFAULT 0", "sum over the GPUs, MB of 1,048,576 bytes"),
-        Column("gpu_memory_total", "REAL DEFAULT 0", "sum over the GPUs, MB of 1,048,576 bytes"),
-        Column("swap_usage", "REAL DEFAULT 0", "the host's, percent (0-100); 0 without swap"),
-        Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "Unix seconds of the sample"),
+        Column("id", AUTOMATIC_ID, "key", "ascending"),
+        Column("cpu_usage", "REAL", "gauge", "all llama-server processes, percent of all cores (0-100)"),
+        Column("memory_usage", "REAL", "gauge", "all llama-server processes, percent of the RAM (0-100)"),
+        Column("disk_usage", "REAL", "gauge", "partition of the models directory, percent (0-100)"),
+        Column("active_models", "INTEGER", "gauge", "models loaded and ready; NULL = the server did not say"),
+        Column("uptime", "REAL", "gauge", "llama-server's seconds since its start; 0 = not running"),
+        Column("gpu_usage", "REAL DEFAULT 0", "gauge", "mean over the GPUs, percent (0-100); 0 without GPU"),
+        Column("gpu_memory_used", "REAL DEFAULT 0", "gauge", "sum over the GPUs, MB of 1,048,576 bytes"),
+        Column("gpu_memory_total", "REAL DEFAULT 0", "counter", "sum over the GPUs, MB of 1,048,576 bytes"),
+        Column("swap_usage", "REAL DEFAULT 0", "gauge", "the host's, percent (0-100); 0 without swap"),
+        Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "time", "Unix seconds of the sample"),
     ),
     (Index("idx_metrics_timestamp", "timestamp DESC"),),
 )
@@ -61,11 +63,11 @@ LOGS = Table(
     "logs",
     "One row a log record: llama-server's lines and the collector's own events.",
     (
-        Column("id", AUTOMATIC_ID, "ascending, in the order of arrival"),
-        Column("level", "TEXT NOT NULL", "debug, info, warn, error, critical"),
-        Column("message", "TEXT NOT NULL", "the text, without colours and prefix"),
-        Column("source", "TEXT", "llama-server, a model's name, or collector"),
-        Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "Unix seconds"),
+        Column("id", AUTOMATIC_ID, "key", "ascending, in the order of arrival"),
+        Column("level", "TEXT NOT NULL", "state", "debug, info, warn, error, critical"),
+        Column("message", "TEXT NOT NULL", "text", "the text, without colours and prefix"),
+        Column("source", "TEXT", "label", "llama-server, a model's name, or collector"),
+        Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "time", "Unix seconds"),
     ),
     (
         Index("idx_logs_timestamp", "timestamp DESC"),
@@ -78,8 +80,8 @@ SERVER_CONFIG = Table(
     "server_config",
     "Settings that other programs keep for llama-server.",
     (
-        Column("key", "TEXT PRIMARY KEY", "config"),
-        Column("value", "TEXT NOT NULL", "JSON"),
+        Column("key", "TEXT PRIMARY KEY", "key", "config"),
+        Column("value", "TEXT NOT NULL", "text", "JSON"),
     ),
 )
 
@@ -87,9 +89,9 @@ METADATA = Table(
     "metadata",
     "Any other value, by key.",
     (
-        Column("key", "TEXT PRIMARY KEY", "name of the value"),
-        Column("value", "TEXT NOT NULL", "JSON"),
-        Column("updated_at", "INTEGER", "Unix seconds of the last change"),
+        Column("key", "TEXT PRIMARY KEY", "key", "name of the value"),
+        Column("value", "TEXT NOT NULL", "text", "JSON"),
+        Column("updated_at", "INTEGER", "time", "Unix seconds of the last change"),
     ),
     (Index("idx_metadata_key", "key"),),
 )

@@ -29,7 +29,7 @@ class FileWatch:
         self._path = path
         self._opened = _place(path)
 
-    def refuse_another(self) -> None:
+    def check_same_file(self) -> None:
         """To be asked before a transaction, and after it.
 
         Raises:

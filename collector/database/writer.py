@@ -12,7 +12,7 @@ from collector.database.database import Database
 from collector.database.file_watch import Replacement
 from collector.database.lock_holders import LockWatch
 from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
-from collector.table import Row
+from collector.schema import Row
 
 _UNFIT = (
     sqlite3.IntegrityError,
@@ -56,11 +56,11 @@ class Writer:
         self._lock_watch = LockWatch(database.path)
         self._lock = threading.Lock()
 
-    def flush(self, *, even_nothing: bool = False) -> int:
+    def flush(self, *, force: bool = False) -> int:
         """Commit all that waits; how many rows there were.
 
         Args:
-            even_nothing: write the closing rows also where nothing waits, to know that writing is possible.
+            force: write the closing rows also where nothing waits, to know that writing is possible.
 
         Raises:
             DatabaseBusy: another program holds a lock; the rows wait on.
@@ -69,7 +69,7 @@ class Writer:
         """
         with self._lock:  # a position must not be committed after a later one
             try:
-                rows = self._flush(even_nothing=even_nothing)
+                rows = self._flush(force=force)
             except (DatabaseReplaced, DatabaseDamaged) as error:
                 self.lost = self.lost or Replacement(self._database.path, error)
                 self.lost.error = error
@@ -89,11 +89,11 @@ class Writer:
             self._buffer.put_back(self._astray)
             self._astray = []
             self._tell_dropped()
-            return self._buffer.hand_over()
+            return self._buffer.drain_transferable()
 
-    def _flush(self, *, even_nothing: bool) -> int:
-        batches = self._buffer.take()
-        if not batches and not even_nothing:
+    def _flush(self, *, force: bool) -> int:
+        batches = self._buffer.drain()
+        if not batches and not force:
             return 0
         statements = _by_statement(batches)
         if self._closing_rows:
@@ -105,7 +105,7 @@ class Writer:
             self._buffer.put_back(batches)
             raise
         self._astray += batches
-        self._database.refuse_another_file()
+        self._database.check_same_file()
         self._astray = []
         self._tell_dropped()
         return sum(len(batch.rows) for batch in batches)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import BinaryIO, Literal
 
-from collector.errors import ParseError
+from collector.errors import NotGguf, ParseError
 
 MAX_HEADER_BYTES = 256 * 2**20
 """The longest real headers, of models with 262,144 tokens, have 16 MB."""
@@ -37,10 +37,6 @@ _LENGTH_BYTES = 8
 ByteOrder = Literal["<", ">"]
 Number = int | float
 Value = Number | str | tuple[Number, ...]
-
-
-class NotGguf(ParseError):  # noqa: N818 - it says what is the case
-    """The first bytes are those of another format: no half-written GGUF file looks so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from collector.database.connection import fetch
 from collector.report import plots
 from collector.report.period import Period, local
-from collector.status import duration, number
+from collector.text import duration, number
 
 _MOST_SERIES = 12
 _MOST_ROWS = 50

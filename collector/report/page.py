@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 
 import collector
-from collector.database.connection import connect_read_only, explained, fetch
+from collector.database.connection import connect_read_only, fetch, translate_sqlite_errors
 from collector.errors import DatabaseError
 from collector.report.figures import Cells, Figure, figures
 from collector.report.period import Period, local
-from collector.status import duration, plain
+from collector.text import duration, plain
 from collector.views import VIEWS
 
 _STYLE = """
@@ -31,7 +31,7 @@ def make_page(database: Path, period: Period) -> str:
     Raises:
         DatabaseError: there is no database, it cannot be read, or it has no views yet.
     """
-    with closing(connect_read_only(database)) as connection, explained(database):
+    with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
         _require_views(connection, database)
         period = _known(connection, period)
         shown = [_section(figure) for figure in figures(connection, period)]

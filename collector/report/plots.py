@@ -9,7 +9,7 @@ from typing import Any
 
 from collector.errors import CollectorError
 from collector.report.period import Period
-from collector.status import plain
+from collector.text import plain
 
 try:
     import pygal

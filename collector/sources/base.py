@@ -8,20 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from collector.health import OK, State
-from collector.table import Row, SqlValue, Table
+from collector.schema import Row, SqlValue, Table, Write
 
 Detail_co = TypeVar("Detail_co", covariant=True)
 
-NEIGHBOUR_PATIENCE_SECONDS = 0.2
+READING_TIMEOUT_SECONDS = 0.2
 """How long one source waits for another's reading of the same tick."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One write that must not be lost: an SQL statement and its values."""
-
-    sql: str
-    values: Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +25,14 @@ class Reading(Generic[Detail_co]):
         rows: rows for the source's tables, complete but for nothing.
         snapshot: the columns of `metrics` that this source knows.
         state: how the source fares.
-        lasting: writes beside the rows that are never dropped, however long the database is locked.
+        changes: changes of state, which are never dropped, however long the database is locked.
     """
 
     detail: Detail_co
     rows: tuple[tuple[Table, Row], ...] = ()
     snapshot: Mapping[str, SqlValue] = field(default_factory=dict)
     state: State = OK
-    lasting: Sequence[Statement] = ()
+    changes: Sequence[Write] = ()
 
 
 class Source(Protocol[Detail_co]):
@@ -60,7 +52,7 @@ class Source(Protocol[Detail_co]):
         """The tables that its rows go to."""
 
     @property
-    def unknown(self) -> Mapping[str, SqlValue]:
+    def defaults(self) -> Mapping[str, SqlValue]:
         """What `metrics` holds in this source's columns while it gives no reading."""
 
     def read(self, tick: "Tick") -> Reading[Detail_co]:
@@ -87,7 +79,7 @@ class Tick:
         self.started = time.monotonic()
         self.readings: dict[str, Future[Reading[Any] | None]] = {}
 
-    def take(self, source: Source[Any]) -> Reading[Any]:
+    def read(self, source: Source[Any]) -> Reading[Any]:
         """Read a source here and now, and keep its reading for others.
 
         Raises:
@@ -107,7 +99,7 @@ class Tick:
                     future.result(max(0.0, deadline - time.monotonic()))
 
     def reading_of(
-        self, source: Source[Detail_co], patience: float = NEIGHBOUR_PATIENCE_SECONDS
+        self, source: Source[Detail_co], patience: float = READING_TIMEOUT_SECONDS
     ) -> Reading[Detail_co] | None:
         """An earlier source's reading of this very tick; None where it failed or takes too long."""
         future = self.readings.get(source.name)

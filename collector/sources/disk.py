@@ -7,9 +7,8 @@ from pathlib import Path
 import psutil
 
 from collector.errors import SourceFailed
+from collector.schema import BYTES_PER_MB, SqlValue, Table
 from collector.sources.base import Reading, Tick
-from collector.table import SqlValue, Table
-from collector.units import BYTES_PER_MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class DiskSource:
 
     name = "disk"
     tables: tuple[Table, ...] = ()
-    unknown: Mapping[str, SqlValue] = {"disk_usage": None}
+    defaults: Mapping[str, SqlValue] = {"disk_usage": None}
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -6,40 +6,49 @@ from typing import Any
 
 import psutil
 
+from collector.schema import AUTOMATIC_ID, BYTES_PER_MB, Column, Index, SqlValue, Table
 from collector.sources.base import Reading, Tick
 from collector.sources.disk import DiskSource
-from collector.table import AUTOMATIC_ID, Column, Index, SqlValue, Table
-from collector.units import BYTES_PER_MB
 
 HOST_METRICS = Table(
     "host_metrics",
     "One row a sample: the whole machine.",
     (
-        Column("id", AUTOMATIC_ID, "ascending"),
-        Column("timestamp", "INTEGER NOT NULL", "Unix seconds of the sample"),
-        Column("cpu_usage", "REAL", "busy share of all cores since the last sample, percent (0-100)"),
-        Column("load_1m", "REAL", "load average of 1 minute"),
-        Column("load_5m", "REAL", "load average of 5 minutes"),
-        Column("load_15m", "REAL", "load average of 15 minutes"),
-        Column("memory_total_mb", "REAL", "RAM, MB of 1,048,576 bytes"),
-        Column("memory_available_mb", "REAL", "RAM that programs can still get, MB"),
-        Column("memory_usage", "REAL", "RAM that is not available, percent (0-100)"),
-        Column("swap_total_mb", "REAL", "swap, MB"),
-        Column("swap_used_mb", "REAL", "swap in use, MB"),
-        Column("swap_usage", "REAL", "swap in use, percent (0-100); 0 without swap"),
-        Column("swap_in_bytes_per_second", "REAL", "read back from swap since the last sample"),
-        Column("swap_out_bytes_per_second", "REAL", "written to swap since the last sample"),
-        Column("disk_total_mb", "REAL", "partition of the models directory, MB"),
-        Column("disk_used_mb", "REAL", "in use on it, MB"),
-        Column("disk_free_mb", "REAL", "free on it for users, MB"),
-        Column("disk_usage", "REAL", "in use on it, percent (0-100)"),
-        Column("disk_read_bytes_per_second", "REAL", "all disks, since the last sample"),
-        Column("disk_write_bytes_per_second", "REAL", "all disks, since the last sample"),
+        Column("id", AUTOMATIC_ID, "key", "ascending"),
+        Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample"),
         Column(
-            "network_received_bytes_per_second", "REAL", "all interfaces but loopback, since the last sample"
+            "cpu_usage", "REAL", "gauge", "busy share of all cores since the last sample, percent (0-100)"
         ),
-        Column("network_sent_bytes_per_second", "REAL", "all interfaces but loopback, since the last sample"),
-        Column("cpu_temperature_celsius", "REAL", "hottest sensor of the processor; NULL = none"),
+        Column("load_1m", "REAL", "gauge", "load average of 1 minute"),
+        Column("load_5m", "REAL", "gauge", "load average of 5 minutes"),
+        Column("load_15m", "REAL", "gauge", "load average of 15 minutes"),
+        Column("memory_total_mb", "REAL", "gauge", "RAM, MB of 1,048,576 bytes"),
+        Column("memory_available_mb", "REAL", "gauge", "RAM that programs can still get, MB"),
+        Column("memory_usage", "REAL", "gauge", "RAM that is not available, percent (0-100)"),
+        Column("swap_total_mb", "REAL", "gauge", "swap, MB"),
+        Column("swap_used_mb", "REAL", "gauge", "swap in use, MB"),
+        Column("swap_usage", "REAL", "gauge", "swap in use, percent (0-100); 0 without swap"),
+        Column("swap_in_bytes_per_second", "REAL", "gauge", "read back from swap since the last sample"),
+        Column("swap_out_bytes_per_second", "REAL", "gauge", "written to swap since the last sample"),
+        Column("disk_total_mb", "REAL", "gauge", "partition of the models directory, MB"),
+        Column("disk_used_mb", "REAL", "gauge", "in use on it, MB"),
+        Column("disk_free_mb", "REAL", "gauge", "free on it for users, MB"),
+        Column("disk_usage", "REAL", "gauge", "in use on it, percent (0-100)"),
+        Column("disk_read_bytes_per_second", "REAL", "gauge", "all disks, since the last sample"),
+        Column("disk_write_bytes_per_second", "REAL", "gauge", "all disks, since the last sample"),
+        Column(
+            "network_received_bytes_per_second",
+            "REAL",
+            "gauge",
+            "all interfaces but loopback, since the last sample",
+        ),
+        Column(
+            "network_sent_bytes_per_second",
+            "REAL",
+            "gauge",
+            "all interfaces but loopback, since the last sample",
+        ),
+        Column("cpu_temperature_celsius", "REAL", "gauge", "hottest sensor of the processor; NULL = none"),
     ),
     (Index("idx_host_metrics_timestamp", "timestamp DESC"),),
 )
@@ -57,7 +66,7 @@ class HostSource:
 
     name = "host"
     tables = (HOST_METRICS,)
-    unknown: Mapping[str, SqlValue] = {"swap_usage": None}
+    defaults: Mapping[str, SqlValue] = {"swap_usage": None}
 
     def __init__(self, disk: DiskSource) -> None:
         self._disk = disk

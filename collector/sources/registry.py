@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from collector.config import LlamaServerSettings, Settings
+from collector.schema import Table
+from collector.settings import LlamaServerSettings, Settings
 from collector.sources.base import Source
 from collector.sources.disk import DiskSource
-from collector.sources.gpu import GpuSource
+from collector.sources.gpu.nvidia import GpuSource
 from collector.sources.host import HostSource
-from collector.sources.llama_http import Address
-from collector.sources.llama_process import LlamaProcessSource
-from collector.sources.llama_server import LlamaServerSource
-from collector.sources.model_index import Query
-from collector.table import Table
+from collector.sources.llama.http import Address
+from collector.sources.llama.model_index import Query
+from collector.sources.llama.processes import LlamaProcessSource
+from collector.sources.llama.server import LlamaServerSource
 
 SOURCE_TYPES = (DiskSource, HostSource, LlamaProcessSource, GpuSource, LlamaServerSource)
 SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for table in source.tables)

@@ -5,7 +5,7 @@ of that range are read. `local_time` is the same for people, in the time zone of
 What is not known is NULL. Only plain SQL stands in them: a reader as old as SQLite 3.8.3 can open the file.
 """
 
-from collector.table import View
+from collector.schema import View
 from collector.views.gpu import GPU_BY_HOUR
 from collector.views.models import MODEL_LOADS, MODEL_RESIDENCY, UNUSED_MODELS
 from collector.views.now import NOW

@@ -1,6 +1,6 @@
 """GPU memory, power and energy beside the tokens."""
 
-from collector.table import View, ViewColumn
+from collector.schema import View, ViewColumn
 from collector.views.periods import hours_of, time_columns
 
 _PATIENCE_SECONDS = 3600

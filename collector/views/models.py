@@ -1,6 +1,6 @@
 """Loads, stays and disuse of models."""
 
-from collector.table import View, ViewColumn
+from collector.schema import View, ViewColumn
 from collector.views.periods import local_time, time_columns
 
 MODEL_LOADS = View(

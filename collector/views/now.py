@@ -1,6 +1,6 @@
 """How things stand."""
 
-from collector.table import View, ViewColumn
+from collector.schema import View, ViewColumn
 from collector.views.periods import time_columns
 
 

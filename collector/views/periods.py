@@ -1,6 +1,6 @@
 """Hours and days, found so that a range of them reads only the rows in it."""
 
-from collector.table import ViewColumn
+from collector.schema import ViewColumn
 
 
 def local_time(timestamp: str) -> str:

@@ -1,6 +1,6 @@
 """What the models did: tokens, speeds, how busy they were."""
 
-from collector.table import View, ViewColumn
+from collector.schema import View, ViewColumn
 from collector.views.periods import days_of, hours_of, time_columns
 
 _FELL = " OR ".join(

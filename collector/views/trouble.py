@@ -1,6 +1,6 @@
 """What went wrong: errors, and times without samples."""
 
-from collector.table import View, ViewColumn
+from collector.schema import View, ViewColumn
 from collector.views.periods import hours_of, local_time, time_columns
 
 ERRORS_BY_HOUR = View(

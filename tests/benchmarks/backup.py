@@ -18,16 +18,16 @@ from pathlib import Path
 
 import psutil
 
-from collector.config import settings_from
+from collector.backups.directory import BackupDirectory
+from collector.backups.nightly import BackupSummary, back_up
+from collector.catalog import OWN_TABLES
+from collector.daemon.sampler import Sampler
 from collector.database import Database
-from collector.database.backup import BackupDirectory
 from collector.database.buffer import Buffer
 from collector.database.writer import Writer
-from collector.jobs.backup import BackupSummary, back_up
-from collector.own_tables import OWN_TABLES
-from collector.sampler import Sampler
+from collector.schema import BYTES_PER_MB
+from collector.settings import settings_from
 from collector.sources.registry import build_sources
-from collector.units import BYTES_PER_MB
 from collector.views import VIEWS
 
 SECONDS_BEFORE = 10

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collector.database import Database
-from collector.jobs.header_child import read_facts
-from collector.jobs.scan_models import MODEL_FILES, ModelScan
+from collector.models.header_process import read_facts
+from collector.models.scan import MODEL_FILES, ModelScan
 from collector.parsers.gguf_header import parse_header
 from collector.parsers.model_facts import TOKENS, WANTED_KEYS
 from tests.support.gguf_files import real_vocabularies, write_model

@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from collector.daemon import tune_garbage_collection
+from collector.daemon.daemon import tune_garbage_collection
 from collector.database.buffer import LINE_CAPACITY_ROWS
 from collector.database.connection import connect_for_writing
 from collector.database.documented import LOGS
-from collector.database.schema import migrate
-from collector.table import Row
+from collector.database.migrations import migrate
+from collector.schema import Row
 from tests.support.log_reading import file_collector
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "logs"

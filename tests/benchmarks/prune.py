@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from collector.config import RetentionSettings
 from collector.database import Database
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
+from collector.database.deletion import RELEASE_PAGES, read_space, release_pages
 from collector.database.documented import LOGS, METRICS
-from collector.database.retention import RELEASE_PAGES, release_pages, space_of
 from collector.database.writer import Writer
-from collector.jobs import prune
-from collector.units import BYTES_PER_MB
+from collector.history import retention as prune
+from collector.schema import BYTES_PER_MB
+from collector.settings import RetentionSettings
 
 NOW, KEPT_ROWS = 1_700_000_000, 100_000
 
@@ -40,7 +40,7 @@ class Flushes(threading.Thread):
     def run(self) -> None:
         while not self._ended.wait(0.2):
             row = (1.5, 2.5, 3.5, 1, 100.0, 50.0, 1024.0, 8192.0, 0.0, NOW)
-            self._buffer.add_samples([(METRICS, row)] * 10)
+            self._buffer.add([METRICS.insert(*[row] * 10)], Retention.DROPPABLE)
             started = time.perf_counter()
             self._writer.flush()
             self.milliseconds.append(1000 * (time.perf_counter() - started))
@@ -101,12 +101,12 @@ def main() -> None:
         deleted = sum(summary.deleted.values())
         print(f"{deleted:,} rows deleted in {seconds:.1f} s: {deleted / seconds:,.0f} rows/s, rests included")
         steps = []
-        while space_of(database).free_bytes:
+        while read_space(database).free_bytes:
             started = time.perf_counter()
             release_pages(database)
             steps.append(1000 * (time.perf_counter() - started))
         told(f"{RELEASE_PAGES} pages given back", steps)
-        after = space_of(database).size_bytes
+        after = read_space(database).size_bytes
         print(f"{summary.size_before_bytes / BYTES_PER_MB:.1f} MB before, {after / BYTES_PER_MB:.1f} MB now")
 
 

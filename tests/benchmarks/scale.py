@@ -28,17 +28,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collector.config import settings_from
-from collector.daemon import Daemon
+from collector.backups import nightly as backup
+from collector.backups.verification import read_contents
+from collector.catalog import OWN_TABLES
+from collector.commands.status import read_status
+from collector.daemon.daemon import Daemon
 from collector.database import Database
-from collector.database.backup import contents
 from collector.database.connection import connect_read_only
-from collector.database.retention import CHUNK_ROWS, boundary_behind, count_rows, delete_chunk
-from collector.jobs import backup
-from collector.own_tables import OWN_TABLES
-from collector.sources.log_file import LogFileReader
-from collector.sources.log_reader import LogSink
-from collector.status import read_status
+from collector.database.deletion import CHUNK_ROWS, count_rows, delete_chunk, find_boundary
+from collector.logs.files import LogFileReader
+from collector.logs.reader import LogSink
+from collector.settings import settings_from
 from collector.views import VIEWS
 from tests.benchmarks.views import day_of
 from tests.support.large_database import INTERVAL_SECONDS, TABLES, fill
@@ -278,7 +278,7 @@ def keeping(case: Case) -> Iterator[Measures]:
     with HeldDatabase(case.path) as database:
 
         def delete() -> float:
-            boundary = boundary_behind(database, "metrics", CHUNK_ROWS)
+            boundary = find_boundary(database, "metrics", CHUNK_ROWS)
             assert boundary
             return timed(lambda: delete_chunk(database, "metrics", boundary))
 
@@ -286,7 +286,7 @@ def keeping(case: Case) -> Iterator[Measures]:
             "prune chunk": delete,
             "prune counts, held": lambda: database.longest_hold(lambda: count_rows(database, "metrics")),
             "backup counts, held": lambda: database.longest_hold(
-                lambda: contents(database.query, partial(backup._count, database, stop))
+                lambda: read_contents(database.query, partial(backup._count, database, stop))
             ),
             "backup step": lambda: copy_step(database, copy),
         }

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.database.documented import LOGS, METRICS, MODELS
 from collector.errors import DatabaseBusy
-from collector.own_tables import OWN_TABLES
-from collector.sources.gpu import GPU_METRICS
+from collector.schema import SqlValue, Table
+from collector.sources.gpu.nvidia import GPU_METRICS
 from collector.sources.host import HOST_METRICS
-from collector.sources.model_history import MODEL_EVENTS
-from collector.sources.model_metrics import LLAMA_METRICS
-from collector.table import SqlValue, Table
+from collector.sources.llama.events import MODEL_EVENTS
+from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.views import VIEWS
 
 INTERVAL_SECONDS, DAY_SECONDS, GPUS = 5, 86_400, 2

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from collector.database import Database
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.connection import connect_for_writing
 from collector.database.documented import LOGS, METRICS
-from collector.database.schema import migrate
+from collector.database.migrations import migrate
 from collector.database.writer import Writer
-from collector.table import Row, Table
+from collector.schema import Row, Table
 
 ROWS, ROWS_A_COMMIT = 50_000, 1_000
 NOW = 1_700_000_000
@@ -39,9 +39,9 @@ def through_writer(path: Path, table: Table, pieces: list[list[Row]]) -> float:
         started = time.perf_counter()
         for piece in pieces:
             if table is METRICS:
-                buffer.add_samples((METRICS, row) for row in piece)
+                buffer.add([METRICS.insert(*(row for row in piece))], Retention.DROPPABLE)
             else:
-                buffer.add_lines(table, piece)
+                buffer.add([table.insert(*piece)], Retention.KEPT)
             writer.flush()
         return time.perf_counter() - started
 

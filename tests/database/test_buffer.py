@@ -1,6 +1,6 @@
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS, METADATA, METRICS
-from collector.table import Row, SqlValue
+from collector.schema import Row, SqlValue
 
 
 def sample(number: int) -> Row:
@@ -8,50 +8,52 @@ def sample(number: int) -> Row:
 
 
 def samples(buffer: Buffer) -> list[SqlValue]:
-    batches = buffer.take()
-    kept = [row[-1] for batch in batches if batch.droppable for row in batch.rows]
+    batches = buffer.drain()
+    kept = [row[-1] for batch in batches if batch.retention is Retention.DROPPABLE for row in batch.rows]
     buffer.put_back(batches)
     return kept
 
 
 def test_batches_come_out_in_the_order_of_their_arrival() -> None:
     buffer = Buffer()
-    buffer.add_samples([(METRICS, sample(1))])
-    buffer.add_lines(LOGS, [("info", "x", None, 1)], (METADATA, ("k", "1", 1)))
-    buffer.add_samples([(METRICS, sample(2))])
-    assert [batch.statement.split()[3] for batch in buffer.take() if "REPLACE" not in batch.statement]
-    assert buffer.take() == []
+    buffer.add([METRICS.insert(sample(1))], Retention.DROPPABLE)
+    buffer.add(
+        [LOGS.insert(*[("info", "x", None, 1)]), METADATA.replace(("k", "1", 1))], Retention.REREADABLE
+    )
+    buffer.add([METRICS.insert(sample(2))], Retention.DROPPABLE)
+    assert [batch.statement.split()[3] for batch in buffer.drain() if "REPLACE" not in batch.statement]
+    assert buffer.drain() == []
 
 
 def test_beyond_the_bound_the_oldest_samples_go_and_are_counted() -> None:
     buffer = Buffer(sample_capacity=3)
     for number in range(5):
-        buffer.add_samples([(METRICS, sample(number))])
+        buffer.add([METRICS.insert(sample(number))], Retention.DROPPABLE)
     assert samples(buffer) == [2, 3, 4]
     assert buffer.dropped_samples == 2
 
 
 def test_a_batch_larger_than_the_bound_keeps_its_newest_rows() -> None:
     buffer = Buffer(sample_capacity=3)
-    buffer.add_samples((METRICS, sample(number)) for number in range(10))
+    buffer.add([METRICS.insert(*(sample(number) for number in range(10)))], Retention.DROPPABLE)
     assert samples(buffer) == [7, 8, 9]
     assert buffer.dropped_samples == 7
 
 
 def test_log_lines_are_never_dropped_and_tell_when_there_is_no_room() -> None:
     buffer = Buffer(sample_capacity=1, line_capacity=4)
-    buffer.add_lines(LOGS, [("info", str(n), None, n) for n in range(6)])
+    buffer.add([LOGS.insert(*[("info", str(n), None, n) for n in range(6)])], Retention.KEPT)
     for number in range(3):
-        buffer.add_samples([(METRICS, sample(number))])
+        buffer.add([METRICS.insert(sample(number))], Retention.DROPPABLE)
     assert buffer.room_for_lines == 0
-    assert sum(len(batch.rows) for batch in buffer.take() if not batch.droppable) == 6
+    assert sum(len(batch.rows) for batch in buffer.drain() if batch.retention is not Retention.DROPPABLE) == 6
 
 
 def test_what_is_put_back_stands_before_what_came_since_and_counts_again() -> None:
     buffer = Buffer(sample_capacity=3)
-    buffer.add_samples((METRICS, sample(number)) for number in (1, 2))
-    taken = buffer.take()
-    buffer.add_samples((METRICS, sample(number)) for number in (3, 4))
+    buffer.add([METRICS.insert(*(sample(number) for number in (1, 2)))], Retention.DROPPABLE)
+    taken = buffer.drain()
+    buffer.add([METRICS.insert(*(sample(number) for number in (3, 4)))], Retention.DROPPABLE)
     buffer.put_back(taken)
     assert samples(buffer) == [2, 3, 4]
     assert buffer.waiting == 3

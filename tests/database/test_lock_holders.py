@@ -9,7 +9,7 @@ import pytest
 
 from collector import events
 from collector.database import Database, lock_holders
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS
 from collector.database.writer import Writer
 from collector.errors import DatabaseBusy
@@ -48,7 +48,7 @@ class Reader:
 
 
 def refused(writer: Writer, buffer: Buffer) -> None:
-    buffer.add_lines(LOGS, [("info", "text", "collector", 1)])
+    buffer.add([LOGS.insert(*[("info", "text", "collector", 1)])], Retention.KEPT)
     with pytest.raises(DatabaseBusy):
         writer.flush()
 

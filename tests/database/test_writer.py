@@ -4,7 +4,7 @@ from contextlib import closing
 import pytest
 
 from collector.database import Database
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS, METADATA, METRICS
 from collector.database.writer import Writer
 from collector.errors import DatabaseBusy
@@ -12,8 +12,11 @@ from collector.errors import DatabaseBusy
 
 def test_everything_that_waits_is_committed_in_one_transaction(database: Database) -> None:
     buffer = Buffer()
-    buffer.add_samples([(METRICS, METRICS.row({"cpu_usage": 1.5, "timestamp": 7}))])
-    buffer.add_lines(LOGS, [("info", "line", "llama-server", 8)], (METADATA, ("position", "9", 8)))
+    buffer.add([METRICS.insert(METRICS.row({"cpu_usage": 1.5, "timestamp": 7}))], Retention.DROPPABLE)
+    buffer.add(
+        [LOGS.insert(*[("info", "line", "llama-server", 8)]), METADATA.replace(("position", "9", 8))],
+        Retention.REREADABLE,
+    )
     assert Writer(database, buffer).flush() == 3
     assert database.metrics.get_history()[0]["cpu_usage"] == 1.5
     assert database.logs.get_all()[0]["message"] == "line"
@@ -34,13 +37,13 @@ def test_without_rows_nothing_is_written_at_all(database: Database) -> None:
 def test_a_locked_database_keeps_the_rows_and_the_next_flush_writes_them_once(database: Database) -> None:
     buffer = Buffer()
     writer = Writer(database, buffer)
-    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 1}))])
+    buffer.add([METRICS.insert(METRICS.row({"timestamp": 1}))], Retention.DROPPABLE)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(DatabaseBusy, match="another program holds a lock"):
             writer.flush()
         other.execute("ROLLBACK")
-    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 2}))])
+    buffer.add([METRICS.insert(METRICS.row({"timestamp": 2}))], Retention.DROPPABLE)
     assert writer.flush() == 2
     assert [row["timestamp"] for row in database.metrics.get_history()] == [2, 1]
 
@@ -48,7 +51,7 @@ def test_a_locked_database_keeps_the_rows_and_the_next_flush_writes_them_once(da
 def test_a_reader_in_a_transaction_only_delays_the_rows(database: Database) -> None:
     buffer = Buffer()
     writer = Writer(database, buffer)
-    buffer.add_lines(LOGS, [("info", "x", None, 1)])
+    buffer.add([LOGS.insert(*[("info", "x", None, 1)])], Retention.KEPT)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM logs").fetchone()
@@ -64,9 +67,8 @@ def test_a_row_that_does_not_fit_is_left_out_and_the_others_are_kept(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     buffer = Buffer()
-    buffer.add_lines(
-        LOGS, [("info", "good", None, 1), ("info", None, None, 2), ("info", "good too", None, 3)]
-    )
+    rows = ("info", "good", None, 1), ("info", None, None, 2), ("info", "good too", None, 3)
+    buffer.add([LOGS.insert(*rows)], Retention.KEPT)
     Writer(database, buffer).flush()
     assert [row["message"] for row in database.logs.get_all()] == ["good too", "good"]
     assert "do not fit" in capsys.readouterr().out
@@ -75,8 +77,8 @@ def test_a_row_that_does_not_fit_is_left_out_and_the_others_are_kept(
 def test_dropped_samples_are_told_once(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     buffer = Buffer(sample_capacity=1)
     writer = Writer(database, buffer)
-    buffer.add_samples((METRICS, METRICS.row({"timestamp": n})) for n in range(3))
+    buffer.add([METRICS.insert(*(METRICS.row({"timestamp": n}) for n in range(3)))], Retention.DROPPABLE)
     writer.flush()
-    buffer.add_samples([(METRICS, METRICS.row({"timestamp": 9}))])
+    buffer.add([METRICS.insert(METRICS.row({"timestamp": 9}))], Retention.DROPPABLE)
     writer.flush()
     assert capsys.readouterr().out.count("oldest samples were dropped") == 1

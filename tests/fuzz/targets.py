@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from collector.config import Settings, load_settings
 from collector.errors import CollectorError, ParseError, SettingsError
-from collector.jobs.header_child import FORMAT
+from collector.models.header_process import FORMAT
 from collector.parsers import gguf_header, log_lines
+from collector.parsers.cron import is_due
 from collector.parsers.exposition import MAX_SAMPLES, PREFIX, parse_exposition
 from collector.parsers.gguf_header import Header, parse_header
 from collector.parsers.log_lines import (
@@ -37,7 +37,7 @@ from collector.parsers.server_answers import (
     parse_models,
     parse_props,
 )
-from collector.schedule import is_due
+from collector.settings import Settings, load_settings
 from tests.fuzz.cost import hold_memory, stretched, timed
 
 Value = TypeVar("Value")

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from collector.errors import ParseError
 from collector.parsers.exposition import MAX_SAMPLES, parse_exposition, resolution
+from tests.support.paths import RECORDINGS as RECORDED
 
-RECORDINGS = sorted((Path(__file__).parents[1] / "recordings" / "http").glob("*.prom"))
+RECORDINGS = sorted((RECORDED / "http").glob("*.prom"))
 
 
 def test_there_are_recordings() -> None:

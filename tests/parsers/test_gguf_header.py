@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collector.errors import ParseError
+from collector.errors import NotGguf, ParseError
 from collector.parsers import gguf_header
-from collector.parsers.gguf_header import NUMBER_FORMATS, Header, NotGguf, parse_header
+from collector.parsers.gguf_header import NUMBER_FORMATS, Header, parse_header
 from collector.parsers.model_facts import WANTED_KEYS
 from tests.support.gguf_files import (
     ARRAY,

@@ -19,8 +19,9 @@ from collector.parsers.log_lines import (
     split_lines,
 )
 from tests.fuzz.cost import timed
+from tests.support.paths import RECORDINGS as RECORDED
 
-FOLDER = Path(__file__).parents[1] / "recordings" / "logs"
+FOLDER = RECORDED / "logs"
 RECORDINGS = sorted(path for path in FOLDER.iterdir() if path.suffix != ".json")
 
 

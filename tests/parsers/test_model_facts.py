@@ -11,7 +11,7 @@ import pytest
 from gguf.constants import GGUFType, Keys
 
 from collector.errors import ParseError
-from collector.jobs.header_child import FORMAT, read_facts
+from collector.models.header_process import FORMAT, read_facts
 from collector.parsers import model_facts as facts_module
 from collector.parsers.gguf_header import parse_header
 from collector.parsers.model_facts import SIZES, WANTED_KEYS, Facts, Format, model_facts

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +7,9 @@ from hypothesis import strategies as st
 
 from collector.errors import ParseError
 from collector.parsers.server_answers import MAX_NAME_CHARACTERS, option, parse_models, parse_props
+from tests.support.paths import RECORDINGS
 
-HTTP = Path(__file__).parents[1] / "recordings" / "http"
+HTTP = RECORDINGS / "http"
 
 
 def recorded(name: str) -> str:

@@ -11,16 +11,16 @@ import time
 from itertools import count
 from pathlib import Path
 
-from collector.config import RetentionSettings
+from collector.backups.directory import BackupDirectory
+from collector.backups.nightly import back_up
+from collector.catalog import OWN_TABLES
 from collector.database import Database
-from collector.database.backup import BackupDirectory
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS, METRICS
 from collector.database.writer import Writer
-from collector.jobs.backup import back_up
-from collector.jobs.prune import Prune
-from collector.own_tables import OWN_TABLES
-from collector.table import Row
+from collector.history.retention import Prune
+from collector.schema import Row
+from collector.settings import RetentionSettings
 
 BACKUP_SECONDS, KEPT_BACKUPS = 2, 3  # their names are of seconds
 KEPT_LINES, LINES_A_ROUND = 1000, 30
@@ -41,8 +41,8 @@ def main() -> None:
             lines: list[Row] = [
                 ("info", f"line {line} of round {number}", "test", number) for line in range(LINES_A_ROUND)
             ]
-            buffer.add_lines(LOGS, lines)
-            buffer.add_samples([(METRICS, METRICS.row({"timestamp": number}))])
+            buffer.add([LOGS.insert(*lines)], Retention.KEPT)
+            buffer.add([METRICS.insert(METRICS.row({"timestamp": number}))], Retention.DROPPABLE)
             writer.flush()
             print(number, flush=True)
             if time.monotonic() >= backup_at:

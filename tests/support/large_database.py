@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from collector.backups.files import sync_to_disk
+from collector.catalog import OWN_TABLES
 from collector.database import Database
-from collector.database.backup import synchronise
 from collector.database.documented import LOGS, METRICS, MODELS
-from collector.own_tables import OWN_TABLES
-from collector.sources.gpu import GPU_METRICS
+from collector.schema import Table
+from collector.sources.gpu.nvidia import GPU_METRICS
 from collector.sources.host import HOST_METRICS
-from collector.sources.model_history import MODEL_EVENTS
-from collector.sources.model_metrics import LLAMA_METRICS
-from collector.table import Table
+from collector.sources.llama.events import MODEL_EVENTS
+from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.views import VIEWS
 
 INTERVAL_SECONDS, MODELS_COUNT = 5, 20
@@ -84,7 +84,7 @@ def fill(path: Path, samples: int) -> int:
             connection.execute(_insert(MODEL_EVENTS, first, f"WHERE {_STEP} = 0"), bounds)
             connection.execute("COMMIT")
         connection.executescript("PRAGMA analysis_limit = 400; ANALYZE")
-    synchronise(path)  # else the first commit would wait for all of it
+    sync_to_disk(path)  # else the first commit would wait for all of it
     return first
 
 

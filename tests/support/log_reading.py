@@ -10,8 +10,8 @@ from collector.database import Database
 from collector.database.buffer import Buffer
 from collector.database.writer import Writer
 from collector.health import State
-from collector.sources.log_file import LogFileReader
-from collector.sources.log_reader import LOG_POSITIONS, LogReader, LogSink, stored_positions
+from collector.logs.files import LogFileReader
+from collector.logs.reader import LOG_POSITIONS, LogReader, LogSink, stored_positions
 
 MakeReader = Callable[[LogSink, dict[str, str]], LogReader]
 

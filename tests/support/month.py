@@ -11,17 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-import collector.daemon
-from collector.config import Settings, settings_from
-from collector.daemon import Daemon, tune_garbage_collection
+import collector.daemon.daemon
+from collector.daemon.daemon import Daemon, tune_garbage_collection
+from collector.daemon.jobs import Job
 from collector.database import Database
 from collector.health import Health, observe
-from collector.jobs import prune
-from collector.jobs.base import Job
+from collector.history import retention as prune
+from collector.logs.files import LogFileReader
+from collector.logs.reader import LogSink, stored_positions
+from collector.schema import BYTES_PER_MB
+from collector.settings import Settings, settings_from
 from collector.sources.base import Reading, Source, Tick
-from collector.sources.log_file import LogFileReader
-from collector.sources.log_reader import LogSink, stored_positions
-from collector.units import BYTES_PER_MB
 from tests.support.fast_clock import FastClock
 
 READINGS = 10
@@ -90,7 +90,7 @@ class Repeated:
 
     def __init__(self, source: Source[Any]) -> None:
         self._source = source
-        self.name, self.tables, self.unknown = source.name, source.tables, source.unknown
+        self.name, self.tables, self.defaults = source.name, source.tables, source.defaults
         self._last: Reading[Any] | None = None
 
     def read(self, tick: Tick) -> Reading[Any]:
@@ -157,7 +157,7 @@ class Month:
 
     def __init__(self, directory: Path, url: str, ticks: int, clock: FastClock) -> None:
         prune._SHORTEST_REST_SECONDS = 0  # nobody waits for the connection here
-        wiring: Any = collector.daemon
+        wiring: Any = collector.daemon.daemon
         build_sources = wiring.build_sources
         wiring.build_sources = lambda *given: [Repeated(source) for source in build_sources(*given)]
         self._ticks, self._clock = ticks, clock
@@ -197,7 +197,7 @@ class Month:
             self._log.write(FLUSH_TICKS)
             observe(self._reader_health, self._reader.poll)
             self._daemon._run(self._jobs["flush"])
-            self._daemon._heartbeat.beat()
+            self._daemon._heartbeat.send()
         if tick % SCAN_TICKS == 0:
             self._daemon._run(self._jobs["scan"])
         if tick % (self._day // HOURS_A_DAY) == 0:

@@ -7,9 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
-from collector.config import RetentionSettings
 from collector.database import Database
-from collector.jobs.prune import Prune
+from collector.history.retention import Prune
+from collector.settings import RetentionSettings
 
 
 def main() -> None:

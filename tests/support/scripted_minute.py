@@ -11,18 +11,18 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from collector.config import RetentionSettings
+from collector.backups.directory import BackupDirectory
+from collector.backups.nightly import back_up
+from collector.catalog import OWN_TABLES
 from collector.database import Database
-from collector.database.backup import BackupDirectory
-from collector.database.buffer import Buffer
+from collector.database.buffer import Buffer, Retention
 from collector.database.documented import METRICS
 from collector.database.writer import Writer
 from collector.errors import CollectorError
-from collector.jobs.backup import back_up
-from collector.jobs.prune import Prune
-from collector.own_tables import OWN_TABLES
-from collector.sources.log_file import LogFileReader
-from collector.sources.log_reader import LogSink, stored_positions
+from collector.history.retention import Prune
+from collector.logs.files import LogFileReader
+from collector.logs.reader import LogSink, stored_positions
+from collector.settings import RetentionSettings
 
 ROUNDS, LINES, OLD_ROWS = 4, 40, 200
 KEPT_LOG_ROWS = LINES + 20
@@ -46,7 +46,7 @@ def collect(database: Database, log: str) -> None:
     reader = LogFileReader([log], LogSink(buffer), stored_positions(database))
     (newest,) = database.query("SELECT coalesce(max(timestamp), -1) AS round FROM metrics")
     for number in range(newest["round"] + 1, ROUNDS + 1):
-        buffer.add_samples([(METRICS, METRICS.row({"timestamp": number}))])
+        buffer.add([METRICS.insert(METRICS.row({"timestamp": number}))], Retention.DROPPABLE)
         reader.poll()
         insist(writer.flush)
         print(number, flush=True)

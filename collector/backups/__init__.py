@@ -1,0 +1,1 @@
+"""Backups: copies of the database, their verification, and restoring one."""

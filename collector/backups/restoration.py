@@ -1,0 +1,58 @@
+"""Make a database of a backup that can take the place of the one in use."""
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+
+from collector.backups.files import sync_to_disk
+from collector.backups.verification import Contents, read_contents, read_file_contents
+from collector.database.connection import (
+    check_integrity,
+    connect_for_copy,
+    connect_for_writing,
+    connect_read_only,
+    fetch,
+    translate_sqlite_errors,
+)
+from collector.database.documented import DOCUMENTED_TABLES
+from collector.database.migrations import migrate, refresh_views
+from collector.errors import BackupFailed
+from collector.schema import Table, View
+
+
+def prepare_restore(
+    backup: Path,
+    target: Path,
+    tables: Iterable[Table],
+    views: Iterable[View],
+    between_steps: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Contents:
+    """Make a file of a backup that can take the place of the database; what it holds.
+
+    Args:
+        backup: a database of any version of the documentation.
+        target: the new file; what a killed attempt left there is overwritten.
+        tables: wanted beside the documented ones.
+        views: wanted over all these tables.
+        between_steps: told how many pages are done, of how many.
+
+    Raises:
+        BackupFailed: it is the database of another program.
+        DatabaseError: it cannot be read, or is damaged.
+    """
+    for left in (target, target.with_name(f"{target.name}-journal")):
+        left.unlink(missing_ok=True)
+    with closing(connect_read_only(backup)) as source, translate_sqlite_errors(backup):
+        check_integrity(source, backup)
+        present = read_contents(lambda statement: fetch(source, statement))
+        if not present.rows.keys() & {table.name for table in DOCUMENTED_TABLES}:
+            raise BackupFailed(f"{backup} is no backup: it has none of the collector's tables")
+        with closing(connect_for_copy(target)) as copy:
+            source.backup(
+                copy, pages=1000, progress=lambda _status, left, total: between_steps(total - left, total)
+            )
+    with closing(connect_for_writing(target)) as connection, translate_sqlite_errors(target):
+        list(migrate(connection, (*DOCUMENTED_TABLES, *tables)))
+        list(refresh_views(connection, views))
+    sync_to_disk(target)
+    return read_file_contents(target)

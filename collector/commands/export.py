@@ -1,0 +1,76 @@
+"""`export`: the whole database as SQL text, also while a collector runs."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO
+
+from collector.backups.files import sync_to_disk
+from collector.backups.sql_text import count_rows, dump
+from collector.commands.progress import Progress
+from collector.database.connection import connect_read_only, translate_sqlite_errors
+from collector.errors import ExportFailed
+
+_STATEMENTS_BETWEEN_LOOKS = 10_000
+
+
+def export(database: Path, output: Path | None, *, force: bool) -> None:
+    """Write it out, a row at a time, as it is at this moment.
+
+    While it is read, a running collector's rows wait in its memory.
+
+    Args:
+        database: the file.
+        output: where the text goes, complete or not at all; None for standard output.
+        force: whether a file that is there is replaced.
+
+    Raises:
+        ExportFailed: there is such a file already, or it cannot be written.
+        DatabaseError: there is no database, or it cannot be read.
+    """
+    if output is None:
+        _export(database, sys.stdout.buffer)
+        return
+    if output.exists() and not (force and output.is_file()):
+        advice = "add --force to replace it" if output.is_file() else "name a file"
+        raise ExportFailed(f"{output} is there already: {advice}")
+    try:
+        with _new_file(output, database) as file:
+            _export(database, file)
+    except OSError as error:
+        raise ExportFailed(
+            f"{output} could not be written: {error.strerror}. Nothing was changed."
+        ) from error
+
+
+def _export(database: Path, file: IO[bytes]) -> None:
+    with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
+        file.writelines(_shown(dump(connection), count_rows(connection)))
+        file.flush()
+
+
+@contextmanager
+def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place where the block ends without an error, with the database's mode."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            os.fchmod(file.fileno(), database.stat().st_mode & 0o666)
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    sync_to_disk(path.parent)
+
+
+def _shown(statements: Iterable[bytes], rows: int) -> Iterator[bytes]:
+    """The same, and how far it is."""
+    progress = Progress()
+    for number, statement in enumerate(statements):
+        if number % _STATEMENTS_BETWEEN_LOOKS == 0:
+            progress.show(f"{number:,} of {rows:,} rows")
+        yield statement

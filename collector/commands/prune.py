@@ -1,0 +1,52 @@
+"""`prune`: brings the database within its limits now, while no collector runs."""
+
+import threading
+import time
+
+from collector import events
+from collector.catalog import OWN_TABLES, open_database
+from collector.commands.progress import Progress
+from collector.database.deletion import read_space, rewrite
+from collector.errors import DatabaseError, DatabaseInUse
+from collector.history.retention import Prune, PruneSummary
+from collector.schema import BYTES_PER_MB
+from collector.settings import Settings
+
+
+def prune_now(settings: Settings, *, vacuum: bool) -> None:
+    """Prune once and print what went.
+
+    Args:
+        settings: the limits, and which database.
+        vacuum: whether the whole file is written anew afterwards.
+
+    Raises:
+        DatabaseInUse: a collector runs; it prunes by itself.
+        DatabaseError: there is no database, it cannot be used, or cannot be brought below its size.
+    """
+    path = settings.database_path
+    if not path.exists():
+        raise DatabaseError(f"there is no database at {path}: nothing to prune")
+    started, progress = time.monotonic(), Progress()
+    try:
+        database = open_database(path)
+    except DatabaseInUse as error:
+        raise DatabaseInUse(f"{error} It prunes every {settings.retention.interval} s by itself.") from error
+    with database:
+        events.configure(
+            settings.logging.level,
+            settings.logging.format,
+            lambda level, text: database.logs.add(level, text, "collector"),
+        )
+        prune = Prune(database, OWN_TABLES, settings.retention, threading.Event())
+        summary = prune.run(lambda deleted: progress.show(f"{deleted:,} rows deleted"))
+        if vacuum:
+            rewrite(database)
+        size_bytes = read_space(database).size_bytes
+    print(_described(summary, size_bytes, time.monotonic() - started))
+
+
+def _described(summary: PruneSummary, size_bytes: int, seconds: float) -> str:
+    rows = ", ".join(f"{count:,} {table}" for table, count in summary.deleted.items())
+    before_mb, after_mb = summary.size_before_bytes / BYTES_PER_MB, size_bytes / BYTES_PER_MB
+    return f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s"

@@ -1,0 +1,47 @@
+"""`scan`: reads the models directories now, while no collector runs."""
+
+from collections.abc import Callable
+
+from collector import events
+from collector.catalog import open_database
+from collector.commands.progress import Progress
+from collector.errors import DatabaseInUse
+from collector.models.scan import ModelScan
+from collector.settings import Settings
+
+
+def scan_now(settings: Settings) -> None:
+    """Scan once and print what was found.
+
+    Raises:
+        DatabaseInUse: a collector runs; it scans by itself.
+        DatabaseError: the database cannot be used.
+    """
+    try:
+        database = open_database(settings.database_path)
+    except DatabaseInUse as error:
+        interval = settings.models.rescan_interval
+        hint = (
+            f"It scans every {interval} s by itself."
+            if interval
+            else "It does not scan: [models] rescan_interval is 0."
+        )
+        raise DatabaseInUse(f"{error} {hint}") from error
+    with database:
+        events.configure(
+            settings.logging.level,
+            settings.logging.format,
+            lambda level, text: database.logs.add(level, text, "collector"),
+        )
+        summary = ModelScan(database, settings.models_directories).run(_telling(Progress()))
+    print(
+        f"{summary.found} models: {summary.added} new, {summary.changed} changed, {summary.removed} removed; "
+        f"{summary.unreadable} unreadable files, {summary.waiting} left for later; {summary.seconds:.1f} s"
+    )
+
+
+def _telling(progress: Progress) -> Callable[[int, int, str], None]:
+    def tell(done: int, total: int, path: str) -> None:
+        progress.show(f"{done} of {total} files read  {path[-60:]}", last=not path)
+
+    return tell

@@ -1,0 +1,1 @@
+"""The running collector: start and stop, sampling, log threads, signals and systemd."""

@@ -1,0 +1,68 @@
+"""What is done from time to time beside the sampling, one after another: the jobs as a list."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from collector.backups.directory import BackupDirectory
+from collector.backups.nightly import LOOK_SECONDS, BackupTest, NightlyBackup
+from collector.backups.restoration import prepare_restore
+from collector.catalog import OWN_TABLES
+from collector.database import Database
+from collector.history.retention import Prune
+from collector.models.scan import ModelScan
+from collector.settings import Settings
+from collector.views import VIEWS
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One action that runs at a fixed interval.
+
+    Args:
+        name: stands in `collector_health`.
+        action: what it does; an error that it raises is told once and does not end the job.
+        interval_seconds: between two starts; a run that is still under way is not started again.
+        offset_seconds: how long after the full second it starts.
+        thread: jobs of one thread wait for each other: `sampling`, `writer` or `maintenance`.
+        is_vital: the start waits for its first run, and the watchdog for every one.
+    """
+
+    name: str
+    action: Callable[[], object]
+    interval_seconds: float
+    offset_seconds: float
+    thread: str
+    is_vital: bool = False
+
+
+_OFFSET_SECONDS = 0.75  # the samples of the same second are taken by then
+
+
+def maintenance_jobs(settings: Settings, database: Database, stop: threading.Event) -> list[Job]:
+    """The jobs that the settings want, in the order of their first run.
+
+    Args:
+        settings: how often each runs; 0, or no schedule, is never.
+        database: what they work on.
+        stop: ends each of them early.
+    """
+    scan = ModelScan(database, settings.models_directories)
+    place = BackupDirectory(settings.backup_directory, database.path)
+    nightly = NightlyBackup(database, place, settings.backup, stop)
+    restore = partial(prepare_restore, tables=OWN_TABLES, views=VIEWS)
+    days = settings.backup.self_test_days
+    test = BackupTest(database, place, days, restore, stop)
+    prune = Prune(database, OWN_TABLES, settings.retention, stop)
+    wanted = (
+        ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
+        ("backup", nightly.run, LOOK_SECONDS if settings.backup.schedule else 0),
+        ("backup_test", test.run, LOOK_SECONDS if days else 0),
+        ("prune", prune.run, settings.retention.interval),
+    )
+    return [
+        Job(name, action, interval, _OFFSET_SECONDS, "maintenance")
+        for name, action, interval in wanted
+        if interval
+    ]

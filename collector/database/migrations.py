@@ -1,0 +1,101 @@
+"""Creates and migrates tables and views: whatever is missing is added, nobody else's work is touched."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from collector.database.connection import transaction
+from collector.errors import DatabaseError
+from collector.schema import VIEW_MARKER, Column, Table, View
+
+
+def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator[str]:
+    """Bring a database of any documented version, an empty one included, up to these tables.
+
+    Each table is one transaction, so that an interruption anywhere leaves a database that the next
+    start completes. Unknown tables and columns stay as they are.
+
+    Yields:
+        one sentence for each change made.
+
+    Raises:
+        DatabaseError: a table of that name exists and cannot become the documented one.
+    """
+    tables = tuple(tables)
+    for table in tables:  # all refusals come before the first change
+        _missing_columns(connection, table)
+    for table in tables:
+        yield from _migrate_table(connection, table)
+
+
+def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iterator[str]:
+    """Create the views that are missing, and create anew those of ours that read otherwise now.
+
+    All of it is one transaction: no reader meets a database in which a view is missing. What somebody else
+    made under the name of a view stays as it is, and the view is left out.
+
+    Yields:
+        one sentence for each change made, and for each view that was left out.
+    """
+    written = connection.execute("SELECT lower(name), sql FROM sqlite_master WHERE sql IS NOT NULL")
+    present = dict(written.fetchall())
+    changed = []
+    for view in views:
+        sql = present.get(view.name)
+        if sql is not None and VIEW_MARKER not in sql:
+            yield f"left out view {view.name}: another program has made something of that name"
+        elif sql != view.create_statement:
+            changed.append(view)
+    if not changed:
+        return
+    with transaction(connection):
+        for view in changed:
+            connection.execute(f"DROP VIEW IF EXISTS {view.name}")
+            connection.execute(view.create_statement)
+    yield f"wrote view {', '.join(view.name for view in changed)}"
+
+
+def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
+    present = _column_names(connection, table)
+    missing = _missing_columns(connection, table)
+    new_indexes = {index.name for index in table.indexes} - _index_names(connection)
+    if present and not missing and not new_indexes:
+        return
+    with transaction(connection):
+        if not present:
+            connection.execute(table.create_statement)
+        for column in missing:
+            connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.declaration}")
+        for index in table.indexes:
+            connection.execute(table.create_index_statement(index))
+    if not present:
+        yield f"created table {table.name}"
+    for column in missing:
+        yield f"added column {table.name}.{column.name}"
+    if present and new_indexes:
+        yield f"added index {', '.join(sorted(new_indexes))}"
+
+
+def _missing_columns(connection: sqlite3.Connection, table: Table) -> tuple[Column, ...]:
+    present = _column_names(connection, table)
+    missing = tuple(c for c in table.columns if c.name.lower() not in present) if present else ()
+    for column in missing:
+        if "KEY" in column.declaration or "NOT NULL" in column.declaration or "(" in column.declaration:
+            raise DatabaseError(
+                f"table {table.name} has no column {column.name}, and SQLite cannot add it: this table was "
+                "made by another program for another purpose. Name another file in [database] path."
+            )
+    return missing
+
+
+def _column_names(connection: sqlite3.Connection, table: Table) -> set[str]:
+    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
+    if kind and kind[0] != "table":
+        raise DatabaseError(
+            f"{table.name} is a {kind[0]} in this database, not a table. "
+            "Name another file in [database] path."
+        )
+    return {row[1].lower() for row in connection.execute(f"PRAGMA table_info({table.name})")}
+
+
+def _index_names(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}

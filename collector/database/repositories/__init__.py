@@ -1,0 +1,1 @@
+"""The documented operations on the documented tables."""

@@ -1,0 +1,99 @@
+"""What the five repositories share: dictionaries out, explained errors in."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from collector.errors import DatabaseError, ValueNotStorable
+from collector.schema import SqlValue, Table
+
+Record = dict[str, Any]
+
+
+class Connected(Protocol):
+    """Whatever gives out the one writing connection: `Database`."""
+
+    path: Path
+
+    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
+        """All rows of a SELECT, as dictionaries."""
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One write transaction; inside another one, a part of it."""
+
+    def run_script(self, script: str) -> None:
+        """Statements that cannot stand in a transaction."""
+
+
+class Repository:
+    """One table behind Python calls.
+
+    Args:
+        database: where the connection and the transactions come from.
+    """
+
+    table: Table
+
+    def __init__(self, database: Connected) -> None:
+        self._database = database
+
+    @contextmanager
+    def _storing(self, values: Mapping[str, object]) -> Iterator[sqlite3.Connection]:
+        """A write transaction in which a value that does not fit is named."""
+        with self._database.transaction() as connection:
+            try:
+                yield connection
+            except (sqlite3.Error, OverflowError, UnicodeEncodeError, TypeError) as error:
+                explain_value(self.table, values, error)
+                raise
+
+    def _newest(self, limit: int) -> list[Record]:
+        """The newest rows first; those of one second by descending id."""
+        query = f"SELECT * FROM {self.table.name} ORDER BY timestamp DESC, id DESC LIMIT ?"  # noqa: S608
+        return self._database.query(query, (limit,))
+
+
+def explain_value(table: Table, values: Mapping[str, object], error: Exception) -> None:
+    """Raise `ValueNotStorable` for the value that made a statement fail, if it was a value."""
+    for column in table.columns:
+        if column.name in values and (reason := _unfit(values[column.name], column.declaration)):
+            raise ValueNotStorable(table.name, column.name, values[column.name], reason) from error
+
+
+def _unfit(value: object, declaration: str) -> str | None:
+    if value is None:
+        return "it must not be NULL" if "NOT NULL" in declaration else None
+    if not isinstance(value, SqlValue | bool):
+        return f"SQLite has no type for {type(value).__name__}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "it needs more than 64 bits"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "it is not valid Unicode (a lone surrogate)"
+    return None
+
+
+def encode_json(table: Table, value: object) -> str:
+    """The value as JSON text that every JSON reader takes (no NaN, no infinity).
+
+    Raises:
+        ValueNotStorable: it cannot be written as JSON.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueNotStorable(table.name, "value", value, str(error)) from error
+
+
+def decode_json(table: Table, key: str, text: str) -> Any:
+    """The value that a row holds.
+
+    Raises:
+        DatabaseError: the text is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise DatabaseError(f"{table.name}.value of {key!r} is not JSON ({error}): set it anew") from error

@@ -1,0 +1,122 @@
+"""The models repository."""
+
+import ast
+import json
+import secrets
+import string
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from collector.database.documented import MODELS
+from collector.database.repositories.base import Record, Repository
+
+_RANDOM_LETTERS = string.ascii_lowercase + string.digits
+_DEFAULTS: Record = {
+    column.name: ast.literal_eval(default)  # numbers and quoted texts are written alike in SQL and Python
+    for column in MODELS.columns
+    if (default := column.declaration.partition("DEFAULT ")[2])
+}
+_COLUMNS = tuple(column.name for column in MODELS.columns)
+_UPDATABLE = frozenset(_COLUMNS) - {"id", "created_at", "updated_at"}
+_JSON_COLUMNS = ("parameters", "params")
+
+_SAVE = (
+    MODELS.insert_statement
+    + " ON CONFLICT(id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("id", "created_at"))
+)  # not REPLACE: a column that we do not know keeps its value
+
+
+class ModelsRepository(Repository):
+    """Model rows: created by scans and by other programs, kept by id."""
+
+    table = MODELS
+
+    def get_all(self) -> list[Record]:
+        """All models, newest first."""
+        return self._database.query("SELECT * FROM models ORDER BY created_at DESC, id DESC")
+
+    def get_by_id(self, model_id: str) -> Record | None:
+        """The model with this id, or None."""
+        rows = self._database.query("SELECT * FROM models WHERE id = ?", (model_id,))
+        return rows[0] if rows else None
+
+    def get_favorites(self) -> list[Record]:
+        """The models marked as favourite, by name."""
+        return self._database.query("SELECT * FROM models WHERE favorite = 1 ORDER BY name, id")
+
+    def save(self, model: Mapping[str, Any]) -> Record:
+        """Insert a model, or replace the one with its id.
+
+        Missing fields take the documented defaults, unknown ones are ignored, `created_at` of an
+        existing row stays, `updated_at` becomes now. `parameters` and `params` may be given as
+        objects; they are stored as JSON.
+
+        Returns:
+            the row as it is stored.
+
+        Raises:
+            ValueNotStorable: a value does not fit its column, or there is no name.
+        """
+        now = int(time.time())
+        given = {name: value for name, value in model.items() if name in _COLUMNS and value is not None}
+        values: Record = dict.fromkeys(_COLUMNS) | _DEFAULTS | {"created_at": now} | _with_json(given)
+        values["id"] = values["id"] or new_model_id(now)
+        values["updated_at"] = now
+        with self._storing(values) as connection:
+            connection.execute(_SAVE, MODELS.row(values))
+        saved = self.get_by_id(values["id"])
+        assert saved is not None
+        return saved
+
+    def update(self, model_id: str, updates: Mapping[str, Any]) -> Record | None:
+        """Change the given fields of one model; unknown fields are ignored.
+
+        Returns:
+            the changed row, or None where there is no such model or no field to change.
+
+        Raises:
+            ValueNotStorable: a value does not fit its column.
+        """
+        values = _with_json({name: value for name, value in updates.items() if name in _UPDATABLE})
+        if not values:
+            return None
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        with self._storing(values) as connection:
+            changed = connection.execute(
+                f"UPDATE models SET {assignments}, updated_at = ? WHERE id = ?",  # noqa: S608 - known names
+                (*values.values(), int(time.time()), model_id),
+            ).rowcount
+        return self.get_by_id(model_id) if changed else None
+
+    def delete(self, model_id: str) -> bool:
+        """Remove one model; whether there was one."""
+        with self._database.transaction() as connection:
+            return connection.execute("DELETE FROM models WHERE id = ?", (model_id,)).rowcount > 0
+
+    def cleanup_missing_files(self) -> int:
+        """Remove, in one transaction, every model whose file is not on disk; how many there were.
+
+        A row without a path names no file and stays.
+        """
+        with self._database.transaction() as connection:
+            paths = connection.execute("SELECT id, model_path FROM models WHERE model_path IS NOT NULL")
+            missing = [(model_id,) for model_id, path in paths.fetchall() if not Path(path).exists()]
+            connection.executemany("DELETE FROM models WHERE id = ?", missing)
+        return len(missing)
+
+
+def new_model_id(now: int) -> str:
+    """A fresh id: `model_{timestamp}_{random}`."""
+    return f"model_{now}_{''.join(secrets.choice(_RANDOM_LETTERS) for _ in range(9))}"
+
+
+def _with_json(values: Record) -> Record:
+    encoded = {
+        name: json.dumps(values[name], ensure_ascii=False)
+        for name in _JSON_COLUMNS
+        if isinstance(values.get(name), dict | list)
+    }
+    return values | encoded

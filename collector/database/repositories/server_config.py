@@ -1,0 +1,57 @@
+"""The server_config repository."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from collector.database.documented import SERVER_CONFIG
+from collector.database.repositories.base import Record, Repository, decode_json, encode_json
+from collector.errors import DatabaseError
+
+_KEY = "config"
+
+
+class ConfigRepository(Repository):
+    """The configuration that other programs keep for llama-server, as one JSON object."""
+
+    table = SERVER_CONFIG
+
+    def get(self) -> Record:
+        """The saved configuration over the documented defaults.
+
+        Raises:
+            DatabaseError: what is stored is not a JSON object.
+        """
+        rows = self._database.query("SELECT value FROM server_config WHERE key = ?", (_KEY,))
+        saved = decode_json(self.table, _KEY, rows[0]["value"]) if rows else {}
+        if not isinstance(saved, dict):
+            raise DatabaseError(f"server_config.{_KEY} holds {saved!r:.80}, not a JSON object: save it anew")
+        return default_server_config() | saved
+
+    def save(self, config: Mapping[str, object]) -> None:
+        """Store the complete configuration.
+
+        Raises:
+            ValueNotStorable: it is not JSON.
+        """
+        value = encode_json(self.table, dict(config))
+        with self._storing({"value": value}) as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO server_config (key, value) VALUES (?, ?)", (_KEY, value)
+            )
+
+
+def default_server_config() -> Record:
+    """The documented default configuration of this user."""
+    return {
+        "serverPath": "/usr/local/bin/llama-server",
+        "host": "localhost",
+        "port": 8080,
+        "baseModelsPath": str(Path.home() / "models"),
+        "ctx_size": 2048,
+        "batch_size": 512,
+        "threads": 4,
+        "llama_server_enabled": True,
+        "llama_server_port": 8080,
+        "llama_server_host": "0.0.0.0",  # noqa: S104 - a documented default of another program
+        "llama_server_metrics": True,
+    }

@@ -1,1 +1,0 @@
-"""What runs on a timer beside the sampling."""

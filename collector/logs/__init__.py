@@ -1,0 +1,1 @@
+"""Readers of llama-server's output: log files through rotations, and the journal."""

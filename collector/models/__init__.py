@@ -1,0 +1,1 @@
+"""The inventory of model files: directory walk, header reader, rows of `models`."""

@@ -1,0 +1,177 @@
+"""Tables and views as data: one declaration creates a table, migrates it, fills it and documents it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from textwrap import dedent
+from typing import Literal
+
+SqlValue = None | int | float | str | bytes
+Row = tuple[SqlValue, ...]
+
+BYTES_PER_MB = 2**20
+"""What the documented schema calls a megabyte."""
+
+Kind = Literal["key", "time", "gauge", "counter", "maximum", "bitmask", "state", "label", "text"]
+"""How the values of a column behave over time; rollups, metric types and documents are derived from it.
+
+key: identifies a row, or refers to one.       time: Unix seconds.
+gauge: goes up and down; its mean has a meaning. counter: only grows, from 0 with each run of what it counts.
+maximum: highest value so far.                 bitmask: a sum of flags.
+state: one of a few values that lasts a while. label: names what the row is about.
+text: anything else; it is not aggregated.
+"""
+
+AUTOMATIC_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Args:
+        name: its name, with the unit in it unless the documented name has none.
+        declaration: SQL type and constraints, as they stand in CREATE TABLE.
+        kind: how its values behave over time.
+        meaning: what a value says, with unit and range; shown in the README.
+    """
+
+    name: str
+    declaration: str
+    kind: Kind
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One index.
+
+    Args:
+        name: its name.
+        columns: as they stand in CREATE INDEX.
+        condition: which rows it holds; all of them if empty.
+    """
+
+    name: str
+    columns: str
+    condition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Rows for one SQL statement, executed once for each of them.
+
+    Args:
+        statement: SQL with one placeholder for each value of a row.
+        rows: in the order of execution.
+    """
+
+    statement: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the database and the statements that create and fill it."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...] = ()
+
+    @cached_property
+    def create_statement(self) -> str:
+        """CREATE TABLE, one column a line, as in the documentation."""
+        columns = ",\n".join(f"  {column.name} {column.declaration}" for column in self.columns)
+        return f"CREATE TABLE {self.name} (\n{columns}\n)"
+
+    def create_index_statement(self, index: Index) -> str:
+        """CREATE INDEX of one of its indexes, unless it is there."""
+        condition = f" WHERE {index.condition}" if index.condition else ""
+        return f"CREATE INDEX IF NOT EXISTS {index.name} ON {self.name}({index.columns}){condition}"
+
+    @cached_property
+    def written_columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row holds: all but an automatic id."""
+        return tuple(c.name for c in self.columns if c.declaration != AUTOMATIC_ID)
+
+    @cached_property
+    def insert_statement(self) -> str:
+        """INSERT of one row in the order of `written_columns`."""
+        names = ", ".join(self.written_columns)
+        marks = ", ".join("?" * len(self.written_columns))
+        return f"INSERT INTO {self.name} ({names}) VALUES ({marks})"  # noqa: S608 - names are our own
+
+    @cached_property
+    def replace_statement(self) -> str:
+        """INSERT OR REPLACE of one row, for tables that hold one current row a key."""
+        return self.insert_statement.replace("INSERT", "INSERT OR REPLACE", 1)
+
+    def insert(self, *rows: Row) -> Write:
+        """INSERT of these rows, each in the order of `written_columns`."""
+        return Write(self.insert_statement, rows)
+
+    def replace(self, *rows: Row) -> Write:
+        """INSERT OR REPLACE of these rows, each in the order of `written_columns`."""
+        return Write(self.replace_statement, rows)
+
+    def row(self, values: Mapping[str, SqlValue]) -> Row:
+        """The values in the order of `written_columns`; what is not named is NULL.
+
+        Raises:
+            KeyError: a name is no column of this table.
+        """
+        if unknown := values.keys() - set(self.written_columns):
+            raise KeyError(f"{self.name} has no column {', '.join(sorted(unknown))}")
+        return tuple(map(values.get, self.written_columns))
+
+
+VIEW_MARKER = "-- a view of llama-collector"
+"""Stands in the SQL of each of our views: a view without it belongs to somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewColumn:
+    """One column of a view.
+
+    Args:
+        name: its name, with the unit in it.
+        expression: SQL that gives it.
+        meaning: what a value says, with unit and range; shown in the README.
+    """
+
+    name: str
+    expression: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: a question to the database that has a name.
+
+    Args:
+        name: its name.
+        meaning: the question that it answers, and what a row is.
+        columns: what it gives.
+        source: the rest of its SELECT, from FROM on.
+        common: WITH clause before it.
+    """
+
+    name: str
+    meaning: str
+    columns: tuple[ViewColumn, ...]
+    source: str
+    common: str = ""
+
+    @cached_property
+    def create_statement(self) -> str:
+        """CREATE VIEW, with its meaning in it for whoever reads the schema."""
+        columns = ",\n".join(f"  {column.expression} AS {column.name}" for column in self.columns)
+        parts = (self.common, f"SELECT\n{columns}", self.source)
+        select = "\n".join(dedent(part).strip("\n") for part in parts if part)
+        return f"CREATE VIEW {self.name} AS {VIEW_MARKER}: {self.meaning}\n{select}"
+
+
+def quote_identifier(name: str) -> str:
+    """A table's name as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'

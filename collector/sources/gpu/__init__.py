@@ -1,0 +1,1 @@
+"""GPU metrics: one table, and a reader for each vendor."""

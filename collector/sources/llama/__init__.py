@@ -1,0 +1,1 @@
+"""llama-server: its processes, its state, its models and their metrics."""

@@ -1,0 +1,183 @@
+"""Asking llama-server: one kept connection, bounded answers, and what went wrong in its own terms."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
+
+import httpcore
+import httpx
+
+from collector.errors import AnswerTooLong, InvalidAnswer, ServerBusy, ServerDown, UnexpectedStatus
+from collector.sources.llama.bounded_network import BoundedNetwork
+
+MAX_ANSWER_BYTES = 4 * 2**20
+"""A router's list of 200 models takes about 0.3 MB, /metrics 3 KB."""
+
+_OK = 200
+_KEPT_SECONDS = 5
+"""The server closes a connection that is idle for longer."""
+
+_SHOWN_CHARACTERS = 200
+"""Of what a library says of an answer: whole headers can stand in it."""
+
+_MAY_BE_CLOSING = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_UNKNOWN_ISSUER = (18, 19, 20, 21)
+"""OpenSSL's numbers of the faults that a file of certificates mends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of status 200 that came in whole.
+
+    Args:
+        text: its body.
+        headers: by name, in letters of either case.
+    """
+
+    text: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a llama-server is and how to ask it.
+
+    Args:
+        url: http://, https:// or unix:///PATH.sock, with the prefix of all its paths.
+        api_key: sent with every request; None for none.
+        timeout: seconds to connect, and to answer.
+    """
+
+    url: str
+    api_key: str | None = field(repr=False)
+    timeout: float
+
+
+class LlamaHttp:
+    """HTTP towards one llama-server.
+
+    Args:
+        address: where it is.
+    """
+
+    def __init__(self, address: Address) -> None:
+        parts = urlsplit(address.url)
+        self._timeout = address.timeout
+        path = quote(parts.path.rstrip("/"), safe="/%:@!$&()*+,;=~")
+        self._base = (
+            "http://localhost" if parts.scheme == "unix" else f"{parts.scheme}://{parts.netloc}{path}"
+        )
+        self._headers = {b"Accept-Encoding": b"identity"}  # a compressed answer could unpack without bound
+        if address.api_key:
+            self._headers[b"Authorization"] = f"Bearer {address.api_key}".encode()
+        self._requests: dict[str, httpx.Request] = {}
+        self._network = BoundedNetwork()
+        # The transport alone: a client's cookies, redirects and proxies have no business here.
+        self._transport = _Transport(
+            _trusted_certificates() if parts.scheme == "https" else None,
+            parts.path if parts.scheme == "unix" else None,
+            self._network,
+        )
+
+    def get(self, path: str) -> Answer:
+        """GET one path.
+
+        The server closes a kept connection after 5 seconds or 100 requests: a request that meets the
+        closing is sent once more. All in all it takes no longer than twice the time-out.
+
+        Raises:
+            ServerDown: nothing listens there.
+            ServerBusy: no whole answer in time.
+            InvalidAnswer: not HTTP, cut off, too long, or the certificate is not trusted.
+            UnexpectedStatus: any status but 200.
+        """
+        self._network.begin(2 * self._timeout, MAX_ANSWER_BYTES)
+        try:
+            try:
+                return self._ask(path)
+            except _MAY_BE_CLOSING:
+                return self._ask(path)
+        except AnswerTooLong as error:
+            raise InvalidAnswer(f"the answer to {path} is longer than {MAX_ANSWER_BYTES} bytes") from error
+        except httpx.TransportError as error:
+            raise _explained(error) from error
+        except httpx.InvalidURL as error:  # a child's --api-prefix can be anything
+            raise InvalidAnswer(f"its address cannot be asked: {error}") from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def _request(self, path: str) -> httpx.Request:
+        if path not in self._requests:
+            timeouts = {"timeout": httpx.Timeout(self._timeout).as_dict()}
+            self._requests[path] = httpx.Request(
+                "GET", self._base + path, headers=self._headers, extensions=timeouts
+            )
+        return self._requests[path]
+
+    def _ask(self, path: str) -> Answer:
+        response = self._transport.handle_request(self._request(path))
+        try:
+            body = b"".join(response.iter_raw())
+        finally:
+            response.close()
+        if response.status_code != _OK:
+            raise UnexpectedStatus(response.status_code)
+        return Answer(body.decode("utf-8", "replace"), response.headers)
+
+
+class _Transport(httpx.HTTPTransport):
+    """httpx's own, over a network of ours: only the pool of connections that it stands on takes one."""
+
+    def __init__(
+        self, certificates: ssl.SSLContext | None, socket: str | None, network: BoundedNetwork
+    ) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=certificates, keepalive_expiry=_KEPT_SECONDS, uds=socket, network_backend=network
+        )
+
+
+def _explained(error: httpx.TransportError) -> Exception:
+    cause = _system_error(error)
+    if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
+        return ServerBusy(
+            "it takes no connection within [llama_server] timeout: it hangs, or its machine cannot be reached"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return ServerBusy("it takes longer than [llama_server] timeout to answer")
+    if isinstance(cause, ssl.SSLError):
+        return InvalidAnswer(_tls_fault(cause))
+    if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
+        return ServerDown(str(error))
+    return InvalidAnswer(_http_fault(error))
+
+
+def _system_error(error: httpx.TransportError) -> object:
+    """What the system or OpenSSL said: httpcore keeps it in the exception that httpx translates."""
+    return next(iter(error.__cause__.args), None) if error.__cause__ else None
+
+
+def _http_fault(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.NetworkError):
+        return "it closes the connection before its answer is whole"
+    if isinstance(error, httpx.LocalProtocolError):
+        return "the API key holds what no header may hold"
+    return f"what answers there does not speak HTTP ({error!s:.{_SHOWN_CHARACTERS}})"
+
+
+def _tls_fault(error: ssl.SSLError) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"what listens there does not speak https ({error.reason})"
+    if error.verify_code in _UNKNOWN_ISSUER:
+        return (
+            f"its certificate is not trusted ({error.verify_message}): "
+            "name the file that holds it in the environment variable SSL_CERT_FILE"
+        )
+    return f"its certificate does not hold here ({error.verify_message}): give it one that does"
+
+
+def _trusted_certificates() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))

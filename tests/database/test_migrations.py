@@ -1,0 +1,267 @@
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from collector.catalog import OWN_TABLES
+from collector.database import Database
+from collector.database.connection import transaction
+from collector.database.documented import DOCUMENTED_TABLES
+from collector.database.migrations import migrate, refresh_views
+from collector.errors import DatabaseError
+from collector.schema import View, ViewColumn
+from collector.views import VIEWS
+
+DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
+DOCUMENTED_INDEXES = {
+    ("idx_models_status", "models", "status"),
+    ("idx_models_name", "models", "name"),
+    ("idx_models_created", "models", "created_at DESC"),
+    ("idx_metrics_timestamp", "metrics", "timestamp DESC"),
+    ("idx_logs_timestamp", "logs", "timestamp DESC"),
+    ("idx_logs_source", "logs", "source"),
+    ("idx_logs_level", "logs", "level"),
+    ("idx_metadata_key", "metadata", "key"),
+}
+DOCUMENTED_NAMES = ("models", "metrics", "logs", "server_config", "metadata")
+ADDED_IN_1_1 = (
+    "embedding_size",
+    "block_count",
+    "head_count",
+    "head_count_kv",
+    "ffn_dim",
+    "file_type",
+    "favorite",
+)
+ADDED_IN_1_2 = ("gpu_usage", "gpu_memory_used", "gpu_memory_total", "swap_usage")
+OUR_TABLES = (*DOCUMENTED_TABLES, *OWN_TABLES)
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
+    """Name, type, not-null, default and primary key of each column, in order."""
+    return [tuple(row[1:]) for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def without(schema: str, *columns: str) -> str:
+    for column in columns:
+        schema = re.sub(rf"^  {column} .*\n", "", schema, flags=re.MULTILINE)
+    return schema
+
+
+VERSIONS = {
+    "initial": without(DOCUMENTED_SCHEMA, *ADDED_IN_1_1, *ADDED_IN_1_2),
+    "1.1": without(DOCUMENTED_SCHEMA, *ADDED_IN_1_2),
+    "1.2": DOCUMENTED_SCHEMA,
+    "1.2 without swap": without(DOCUMENTED_SCHEMA, "swap_usage"),
+}
+
+
+def old_database(path: Path, schema: str) -> None:
+    """A database as another program left it, with rows and with things of its own."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(schema)
+        connection.executescript(
+            """
+            ALTER TABLE models ADD COLUMN their_note TEXT;
+            CREATE TABLE their_table (x);
+            INSERT INTO their_table VALUES (7);
+            INSERT INTO models (id, name, created_at, their_note) VALUES ('model_1_aaaaaaaaa', 'old', 5, 'mine');
+            INSERT INTO metrics (cpu_usage, timestamp) VALUES (12.5, 100), (NULL, 101);
+            INSERT INTO logs (level, message) VALUES ('info', 'hello');
+            INSERT INTO metadata VALUES ('k', '[1]', 3);
+            """
+        )
+
+
+def test_a_new_database_has_the_documented_columns_in_their_order(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db").close()
+    with (
+        closing(sqlite3.connect(tmp_path / "ours.db")) as ours,
+        closing(sqlite3.connect(":memory:")) as documented,
+    ):
+        documented.executescript(DOCUMENTED_SCHEMA)
+        for table in DOCUMENTED_NAMES:
+            assert columns_of(ours, table) == columns_of(documented, table)
+
+
+def test_a_new_database_has_the_eight_documented_indexes_and_no_other_on_those_tables(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db").close()
+    with closing(sqlite3.connect(tmp_path / "ours.db")) as ours:
+        found = {
+            (name, table, sql[sql.index("(") + 1 : -1])
+            for name, table, sql in ours.execute(
+                "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            )
+        }
+    assert found == DOCUMENTED_INDEXES
+
+
+def test_the_directory_of_the_database_is_created(tmp_path: Path) -> None:
+    Database(tmp_path / "a" / "b" / "c.db").close()
+    assert (tmp_path / "a" / "b" / "c.db").is_file()
+
+
+def test_the_database_uses_the_documented_page_size_encoding_and_journal(database: Database) -> None:
+    for pragma, expected in (("page_size", 4096), ("encoding", "UTF-8"), ("journal_mode", "delete")):
+        assert next(iter(database.query(f"PRAGMA {pragma}")[0].values())) == expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_documented_version_is_migrated_and_loses_nothing(tmp_path: Path, version: str) -> None:
+    old_database(tmp_path / "old.db", VERSIONS[version])
+    with Database(tmp_path / "old.db", OWN_TABLES) as database:
+        model = database.models.get_by_id("model_1_aaaaaaaaa")
+        assert model is not None
+        assert (model["name"], model["created_at"], model["their_note"]) == ("old", 5, "mine")
+        assert (model["favorite"], model["embedding_size"]) == (0, 0)
+        assert [row["cpu_usage"] for row in database.metrics.get_history()] == [None, 12.5]
+        assert [row["swap_usage"] for row in database.metrics.get_history()] == [0, 0]
+        assert database.query("SELECT x FROM their_table") == [{"x": 7}]
+        assert database.meta.get("k") == [1]
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        for table in OUR_TABLES:
+            names = {column[0] for column in columns_of(connection, table.name)}
+            assert names >= {column.name for column in table.columns}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_second_migration_changes_nothing(tmp_path: Path, version: str) -> None:
+    old_database(tmp_path / "old.db", VERSIONS[version])
+    Database(tmp_path / "old.db").close()
+    with Database(tmp_path / "old.db") as database:
+        assert database.changes == []
+
+
+def test_what_is_added_is_told(tmp_path: Path) -> None:
+    old_database(tmp_path / "old.db", VERSIONS["1.1"])
+    with Database(tmp_path / "old.db") as database:
+        assert "added column metrics.swap_usage" in database.changes
+        assert not any("models" in change and "column" in change for change in database.changes)
+
+
+def test_an_interruption_at_any_statement_leaves_a_database_that_the_next_start_completes(
+    tmp_path: Path,
+) -> None:
+    statements = 0
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def interrupting(allowed: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
+        def authorize(*_: object) -> int:
+            nonlocal statements
+            statements += 1
+            return sqlite3.SQLITE_OK if statements <= allowed else sqlite3.SQLITE_DENY
+
+        return authorize
+
+    for allowed in range(0, 4000, 97):
+        path = tmp_path / f"{allowed}.db"
+        old_database(path, VERSIONS["initial"])
+        statements = 0
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.set_authorizer(interrupting(allowed))
+            try:
+                list(migrate(connection, OUR_TABLES))
+                finished = True
+            except (sqlite3.DatabaseError, DatabaseError):
+                finished = False
+        with Database(path, OUR_TABLES[5:]) as database:
+            assert bool(database.changes) is not finished
+            assert len(database.metrics.get_history()) == 2
+        if finished:
+            break
+    else:
+        pytest.fail("the migration never ended")
+
+
+def test_a_table_of_another_purpose_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE logs (whatever TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(DatabaseError, match=r"logs has no column id.*another program"):
+        Database(path)
+    assert path.read_bytes() == before
+
+
+def test_a_view_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "view.db")) as connection:
+        connection.execute("CREATE VIEW metrics AS SELECT 1 AS id")
+    with pytest.raises(DatabaseError, match="metrics is a view"):
+        Database(tmp_path / "view.db")
+
+
+def test_our_database_can_be_used_by_a_program_written_from_the_document(tmp_path: Path) -> None:
+    """Its statements, as chapters 9 and 11 imply them, on a file that we made."""
+    Database(tmp_path / "ours.db").close()
+    with closing(sqlite3.connect(tmp_path / "ours.db", isolation_level=None)) as theirs, transaction(theirs):
+        theirs.execute("INSERT INTO models (id, name) VALUES ('m', 'x')")
+        theirs.execute(
+            "INSERT INTO metrics (cpu_usage, memory_usage, disk_usage, active_models, uptime) "
+            "VALUES (25, 40, 45, 1, 100)"
+        )
+        (timestamp,) = theirs.execute("SELECT timestamp FROM metrics").fetchone()
+        assert isinstance(timestamp, int)
+        assert theirs.execute("SELECT ctx_size, threads FROM models").fetchone() == (4096, 4)
+
+
+def view(expression: str, name: str = "answer") -> View:
+    return View(name, "What is the answer?", (ViewColumn("it", expression, "the answer"),), "FROM metadata")
+
+
+def views_of(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+
+
+def test_a_view_that_reads_otherwise_now_is_written_anew(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db", views=[view("41")]).close()
+    with Database(tmp_path / "ours.db", views=[view("42")]) as database:
+        assert database.changes == ["wrote view answer"]
+    assert views_of(tmp_path / "ours.db") == {"answer": view("42").create_statement}
+
+
+def test_views_that_are_as_they_should_be_are_left_alone(tmp_path: Path) -> None:
+    Database(tmp_path / "ours.db", OWN_TABLES, VIEWS).close()
+    before = (tmp_path / "ours.db").read_bytes()
+    with Database(tmp_path / "ours.db", OWN_TABLES, VIEWS) as database:
+        assert database.changes == []
+    assert (tmp_path / "ours.db").read_bytes() == before
+
+
+def test_views_of_others_stay(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE VIEW their_view AS SELECT 7 AS x")
+    with Database(tmp_path / "theirs.db", views=[view("42")]) as database:
+        assert database.query("SELECT x FROM their_view") == [{"x": 7}]
+
+
+@pytest.mark.parametrize("made", ["CREATE VIEW Answer AS SELECT 7 AS x", "CREATE TABLE answer (x DEFAULT 7)"])
+def test_what_others_made_under_the_name_of_a_view_stays_and_is_told(tmp_path: Path, made: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute(made)
+    with Database(tmp_path / "theirs.db", views=[view("42"), view("43", "other")]) as database:
+        (told,) = [change for change in database.changes if "answer" in change]
+        assert told == "left out view answer: another program has made something of that name"
+        assert [row["name"] for row in database.query("PRAGMA table_info(answer)")] == ["x"]
+    assert views_of(tmp_path / "theirs.db")["other"]
+
+
+def test_an_interruption_leaves_all_views_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "ours.db"
+    Database(path, views=[view("1"), view("1", "other")]).close()
+    before = views_of(path)
+
+    def deny_the_last(action: int, name: str | None, *_: object) -> int:
+        denied = action == sqlite3.SQLITE_CREATE_VIEW and name == "other"
+        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.set_authorizer(deny_the_last)
+        with pytest.raises(DatabaseError):
+            list(refresh_views(connection, [view("2"), view("2", "other")]))
+    assert views_of(path) == before

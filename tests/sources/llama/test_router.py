@@ -1,0 +1,19 @@
+"""Which URL leads to this machine; the router itself is tested with real ones in `test_router`."""
+
+import pytest
+
+from collector.sources.llama.router import is_local
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8080", "http://127.0.0.1", "https://127.8.9.10:1", "unix:///run/llama.sock"]
+)
+def test_an_address_of_this_machine_is_local(url: str) -> None:
+    assert is_local(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://198.51.100.1:8080", "http://[2001:db8::1]:80", "https://example.org"]
+)
+def test_another_address_is_not_and_no_name_is_asked_for(url: str) -> None:
+    assert not is_local(url)

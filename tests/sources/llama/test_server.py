@@ -1,0 +1,255 @@
+"""States and rows of the llama-server source, against recorded and against impossible answers.
+
+What a real llama-server gives is tested in tests/daemon/test_daemon.py.
+"""
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from collector.sources.base import Reading, Tick
+from collector.sources.llama.http import MAX_ANSWER_BYTES, Address
+from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.sources.llama.processes import LlamaProcessSource
+from collector.sources.llama.server import LlamaServerSource
+from tests.support.odd_server import OddServer, Script, answer
+from tests.support.paths import RECORDINGS
+
+HTTP = RECORDINGS / "http"
+PROPS = (HTTP / "single-props.json").read_text().replace("b0-unknown", "b11434-abcdef0")
+METRICS = (HTTP / "single-metrics-busy.prom").read_text()
+
+
+def known_models(statement: str, _parameters: Sequence[object]) -> list[dict[str, Any]]:
+    """A database that knows one model."""
+    known = {"id": "model_1_x", "name": "gemma", "status": "idle", "model_path": None}
+    return [known] if "FROM models" in statement else []
+
+
+SourceAt = Callable[..., LlamaServerSource]
+
+
+@pytest.fixture
+def source_at() -> Iterator[SourceAt]:
+    """Makes a source for a URL; all are closed at the end."""
+    made: list[LlamaServerSource] = []
+
+    def make(url: str, timeout: float = 0.3) -> LlamaServerSource:
+        processes = LlamaProcessSource("no-such-process")
+        address = Address(url, None, timeout)
+        made.append(LlamaServerSource(address, processes=processes, gpu=None, query=known_models))
+        return made[-1]
+
+    yield make
+    for source in made:
+        source.close()
+
+
+def served(props: bytes, *metrics: bytes) -> Script:
+    """One answer for /props, and one after another for /metrics."""
+    answers = iter(metrics)
+
+    def script(path: str) -> Iterator[bytes]:
+        yield props if path == "/props" else next(answers)
+
+    return script
+
+
+def recorded(name: str, status: int) -> bytes:
+    return answer(status, (HTTP / name).read_bytes())
+
+
+def read(source: LlamaServerSource) -> Reading[None]:
+    return source.read(Tick(1000))
+
+
+def row(reading: Reading[None]) -> dict[str, Any]:
+    assert len(reading.rows) == 1, reading.state
+    ((_, values),) = reading.rows
+    return dict(zip(LLAMA_METRICS.written_columns, values, strict=True))
+
+
+def test_a_recorded_single_server_gives_its_row(source_at: SourceAt) -> None:
+    with OddServer(served(answer(200, PROPS), answer(200, METRICS))) as server:
+        reading = read(source_at(server.url))
+    values = row(reading)
+    assert reading.state.name == "up"
+    assert reading.snapshot == {"active_models": 1}
+    assert (values["model"], values["model_id"], values["timestamp"]) == ("gemma", "model_1_x", 1000)
+    assert (values["tokens_predicted_total"], values["n_decode_total"]) == (64, 96)
+    assert (values["requests_processing"], values["requests_deferred"]) == (2, 3)
+    assert values["extra"] is None
+    assert values["kv_cache_usage_ratio"] is None
+    assert values["predicted_tokens_per_second"] is None
+
+
+def test_values_that_no_column_knows_are_kept_as_json(source_at: SourceAt) -> None:
+    text = METRICS + 'llamacpp:brand_new_total 5\nllamacpp:per_pos{position="0"} nan\n'
+    with OddServer(served(answer(200, PROPS), answer(200, text))) as server:
+        extra = row(read(source_at(server.url)))["extra"]
+    assert json.loads(extra) == {"brand_new_total": 5, 'per_pos{position="0"}': None}
+
+
+def test_what_an_older_build_does_not_give_is_null(source_at: SourceAt) -> None:
+    with OddServer(served(answer(200, PROPS), answer(200, "llamacpp:requests_processing 0\n"))) as server:
+        values = row(read(source_at(server.url)))
+    assert values["requests_processing"] == 0
+    assert values["tokens_predicted_total"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "active"),
+    [
+        (served(recorded("loading-metrics.json", 503)), "loading", 0),
+        (served(recorded("apikey-missing-props.json", 401)), "needs key", None),
+        (served(answer(403, "{}")), "needs key", None),
+        (served(answer(404, "{}")), "not found", None),
+        (served(answer(200, PROPS), answer(501, "{}")), "metrics off", 1),
+        (served(answer(200, PROPS), answer(404, "{}")), "metrics off", 1),
+        (served(answer(200, PROPS), recorded("loading-metrics.json", 503)), "loading", 0),
+        (served(answer(200, PROPS), recorded("apikey-missing-metrics.json", 401)), "needs key", None),
+        (served(recorded("router-props.json", 200), recorded("apikey-missing-models.json", 401)), "needs key", None),
+        (served(answer(500, "oops")), "wrong answer", None),
+        (served(answer(301, "", "Location: http://127.0.0.1:1/")), "wrong answer", None),
+        (served(answer(200, "<html>hello</html>")), "wrong answer", None),
+        (served(answer(200, PROPS[:50])), "wrong answer", None),
+        (served(answer(200, "[1]")), "wrong answer", None),
+        (served(answer(200, "[" * 100_000)), "wrong answer", None),
+        (served(answer(200, PROPS), answer(200, "<html>")), "wrong answer", None),
+        (served(answer(200, PROPS), answer(200, b"\xff\xfe\x00" * 100)), "wrong answer", None),
+        (served(b"SSH-2.0-OpenSSH_9.2\r\n"), "wrong answer", None),
+        (served(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "wrong answer", None),
+    ],
+)  # fmt: skip
+def test_every_answer_has_its_state_and_no_invented_row(
+    source_at: SourceAt, script: Script, state: str, active: int | None
+) -> None:
+    def repeated(path: str) -> Iterator[bytes | float]:
+        yield from script(path)
+
+    with OddServer(repeated) as server:
+        reading = read(source_at(server.url))
+    assert reading.state.name == state
+    assert reading.rows == ()
+    assert reading.snapshot == {"active_models": active}
+    assert reading.state.message
+
+
+def test_a_router_is_never_asked_for_metrics(source_at: SourceAt) -> None:
+    def router(path: str) -> Iterator[bytes]:
+        yield recorded("router-props.json" if path == "/props" else "router-models-loaded.json", 200)
+
+    with OddServer(router) as server:
+        source = source_at(server.url)
+        readings = [read(source) for _ in range(3)]
+        assert server.paths == ["/props", "/models", "/models", "/models"]
+    assert [reading.snapshot for reading in readings] == [{"active_models": 1}] * 3
+    assert [reading.state.name for reading in readings] == ["up"] * 3
+
+
+def test_nothing_that_listens_is_down(source_at: SourceAt) -> None:
+    reading = read(source_at("http://127.0.0.1:1"))
+    assert (reading.state.name, reading.snapshot) == ("down", {"active_models": 0})
+
+
+def test_a_host_name_that_does_not_exist_is_down(source_at: SourceAt) -> None:
+    assert read(source_at("http://no-such-host.invalid")).state.name == "down"
+
+
+def test_a_server_that_says_nothing_is_busy(source_at: SourceAt) -> None:
+    released = threading.Event()
+
+    def silent(_path: str) -> Iterator[bytes]:
+        released.wait(10)
+        yield b""
+
+    with OddServer(silent) as server:
+        reading = read(source_at(server.url))
+        released.set()
+    assert (reading.state.name, reading.snapshot) == ("busy", {"active_models": None})
+
+
+def test_a_byte_at_a_time_ends_after_twice_the_timeout(source_at: SourceAt) -> None:
+    released = threading.Event()
+
+    def dripping(_path: str) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+        while not released.wait(0.05):
+            yield b"x"
+
+    with OddServer(dripping) as server:
+        started = time.monotonic()
+        assert read(source_at(server.url)).state.name == "busy"
+        assert time.monotonic() - started < 30
+        released.set()
+
+
+def test_an_endless_answer_is_cut_off(source_at: SourceAt) -> None:
+    def endless(_path: str) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n\r\n"
+        for _ in range(10 * MAX_ANSWER_BYTES // 65536):
+            yield b"x" * 65536
+
+    with OddServer(endless) as server:
+        reading = read(source_at(server.url, timeout=5))
+    assert reading.state.name == "wrong answer"
+    assert "longer than" in reading.state.message
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_once_more(source_at: SourceAt) -> None:
+    calls = 0
+
+    def closing_first(path: str) -> Iterator[bytes]:
+        nonlocal calls
+        calls += 1
+        if calls != 1:
+            yield answer(200, PROPS if path == "/props" else METRICS)
+
+    with OddServer(closing_first) as server:
+        assert read(source_at(server.url)).state.name == "up"
+        assert server.paths[:2] == ["/props", "/props"]
+
+
+def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:
+    props = json.dumps({"model_path": "/m.gguf", "model_alias": "n" * 1_000_000})
+    with OddServer(served(answer(200, props), answer(200, METRICS))) as server:
+        assert len(row(read(source_at(server.url)))["model"]) == 500
+
+
+def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
+    runs = iter(["1", "1", "2"])
+    models = iter(["/a.gguf", "/b.gguf"])
+
+    def script(path: str) -> Iterator[bytes]:
+        if path == "/props":
+            yield answer(200, json.dumps({"model_path": next(models)}))
+        else:
+            yield answer(200, METRICS, f"Process-Start-Time-Unix: {next(runs)}")
+
+    with OddServer(script) as server:
+        source = source_at(server.url)
+        assert [row(read(source))["model"] for _ in range(3)] == ["a", "a", "b"]
+
+
+def test_a_certificate_that_is_not_trusted_says_what_to_do_and_a_trusted_one_works(
+    source_at: SourceAt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with OddServer(
+        lambda path: iter([answer(200, PROPS if path == "/props" else METRICS)]), context
+    ) as server:
+        refused = read(source_at(server.url, timeout=2))
+        assert refused.state.name == "wrong answer"
+        assert "SSL_CERT_FILE" in refused.state.message
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        assert read(source_at(server.url, timeout=2)).state.name == "up"

@@ -1,0 +1,71 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.sources.llama.token_speed import TokenSpeed
+
+
+def speeds(*readings: tuple[float | None, float | None]) -> list[float | None]:
+    speed = TokenSpeed()
+    return [speed.update(*reading) for reading in readings]
+
+
+def test_the_speed_is_the_difference_of_tokens_over_the_difference_of_seconds() -> None:
+    assert speeds((64, 0.8), (164, 2.8)) == [None, pytest.approx(50)]
+
+
+def test_where_nothing_finished_the_speed_is_unknown() -> None:
+    assert speeds((64, 0.8), (64, 0.8), (164, 2.8), (164, 2.8)) == [None, None, pytest.approx(50), None]
+
+
+def test_the_first_reading_says_nothing_about_the_past() -> None:
+    assert speeds((5000, 100.0)) == [None]
+
+
+def test_a_restart_that_is_seen_by_falling_counters_counts_from_zero() -> None:
+    assert speeds((5000, 100.0), (100, 2.0)) == [None, pytest.approx(50)]
+
+
+def test_a_restart_that_was_announced_counts_from_zero() -> None:
+    speed = TokenSpeed()
+    speed.update(10, 1.0)
+    speed.restart()
+    assert speed.update(100, 2.0) == pytest.approx(50)
+
+
+def test_in_doubt_only_counters_that_fell_count_from_zero() -> None:
+    speed = TokenSpeed()
+    speed.update(10, 1.0)
+    speed.doubt()
+    assert speed.update(1000, 2.0) is None
+    assert speed.update(1050, 3.0) == pytest.approx(50)
+    speed.doubt()
+    assert speed.update(100, 2.0) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("reading", [(None, 1.0), (1, None), (None, None)])
+def test_a_counter_that_the_server_does_not_give_is_unknown(
+    reading: tuple[float | None, float | None],
+) -> None:
+    assert speeds((10, 1.0), reading, (60, 2.0)) == [None, None, pytest.approx(50)]
+
+
+def test_differences_below_the_printed_resolution_wait_until_they_say_something() -> None:
+    # From 1,000,000 on the server prints tens: 30 tokens more may be 20 or 40.
+    assert speeds((1_000_000, 9000.0), (1_000_030, 9000.6), (1_000_400, 9008.0)) == [
+        None,
+        None,
+        pytest.approx(50),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.floats(0.01, 100)), min_size=1, max_size=20))
+def test_the_speed_is_never_negative_and_near_the_true_one(requests: list[tuple[int, float]]) -> None:
+    """Every request runs at 50 tokens a second; the counters are printed as the server prints them."""
+    speed = TokenSpeed()
+    tokens, seconds = 900_000.0, 18_000.0
+    speed.update(float(f"{tokens:.6g}"), float(f"{seconds:.6g}"))
+    for more, _ in requests:
+        tokens, seconds = tokens + more, seconds + more / 50
+        told = speed.update(float(f"{tokens:.6g}"), float(f"{seconds:.6g}"))
+        assert told is None or told == pytest.approx(50, rel=0.11)

@@ -1,0 +1,569 @@
+"""Views: rows made by hand whose answer is known, on the connection that the collector itself uses."""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.catalog import OWN_TABLES
+from collector.database import Database
+from collector.database.connection import connect_read_only
+from collector.database.documented import LOGS, METRICS, MODELS
+from collector.schema import SqlValue, Table, View
+from collector.sources.gpu.nvidia import GPU_METRICS
+from collector.sources.host import HOST_METRICS
+from collector.sources.llama.events import MODEL_EVENTS
+from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.views import VIEWS
+from tests.support.collector import Collector
+from tests.support.llama_build import CURRENT, llama_server_program
+from tests.support.llama_router import LlamaRouter
+
+HOUR = 3600
+NOON = 1_781_265_600  # 2026-06-12 12:00:00 UTC
+ALIASES = ("one", "later", "earlier", "first", "last", "row", "sample", "gpu_step", "token_steps")
+"""What the views call rows of these."""
+TIME_SERIES = ("metrics", "logs", "host_metrics", "gpu_metrics", "llama_metrics")
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    with Database(tmp_path / "views.db", OWN_TABLES, VIEWS) as opened:
+        yield opened
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with Database(tmp_path_factory.mktemp("empty") / "views.db", OWN_TABLES, VIEWS) as opened:
+        yield opened
+
+
+def insert(database: Database, table: Table, *rows: Mapping[str, Any]) -> None:
+    with database.transaction() as connection:
+        connection.executemany(table.insert_statement, [table.row(row) for row in rows])
+
+
+def insert_tokens(database: Database, *rows: tuple[int, float | None], **more: SqlValue) -> None:
+    """Rows of one model: timestamp and tokens generated so far, half as many prompt tokens."""
+    for timestamp, tokens in rows:
+        values: dict[str, SqlValue] = {"timestamp": timestamp, "model": "m", "tokens_predicted_total": tokens}
+        insert(database, LLAMA_METRICS, values | more)
+
+
+def ask(database: Database, question: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in database.query(question)]
+
+
+TOKENS = "SELECT timestamp, model, generated_tokens FROM tokens_by_hour ORDER BY timestamp, model"
+
+
+def test_tokens_of_an_hour_are_the_growth_of_the_counter(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), (NOON + 5, 130), (NOON + 10, 130), (NOON + 15, 190))
+    assert ask(database, TOKENS) == [(NOON, "m", 90)]
+
+
+def test_a_counter_that_fell_began_again_at_0(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), (NOON + 5, 150), (NOON + 10, 20), (NOON + 15, 25))
+    assert ask(database, TOKENS) == [(NOON, "m", 50 + 20 + 5)]
+
+
+def test_any_of_the_counters_that_fell_tells_that_all_began_again(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), n_decode_total=500)
+    insert_tokens(database, (NOON + 5, 150), n_decode_total=30)
+    assert ask(database, TOKENS) == [(NOON, "m", 150)]
+
+
+def test_a_new_process_began_at_0_even_where_its_counter_is_the_higher_one(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), uptime_seconds=900.0)
+    insert_tokens(database, (NOON + 60, 150), uptime_seconds=40.0)
+    assert ask(database, TOKENS) == [(NOON, "m", 150)]
+
+
+def test_a_counter_of_one_process_that_seems_to_fall_adds_nothing(database: Database) -> None:
+    """The clock was set back: the rows of that time stand in the wrong order."""
+    for second, tokens in ((0, 100), (5, 400), (7, 300), (12, 500)):
+        insert_tokens(database, (NOON + second, tokens), uptime_seconds=9000.0 + second)
+    assert ask(database, TOKENS) == [(NOON, "m", 300 + 0 + 200)]
+
+
+def test_a_quick_restart_is_seen_where_the_counters_fell(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), uptime_seconds=0.5)
+    insert_tokens(database, (NOON + 1, 40), uptime_seconds=0.7)
+    assert ask(database, TOKENS) == [(NOON, "m", 40)]
+
+
+def test_a_process_of_a_second_is_not_taken_for_two(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), uptime_seconds=0.0)  # it started within the second of the sample
+    insert_tokens(database, (NOON + 1, 140), uptime_seconds=0.2)
+    assert ask(database, TOKENS) == [(NOON, "m", 40)]
+
+
+def test_a_row_without_the_counter_is_skipped(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), (NOON + 5, None), (NOON + 10, 130))
+    assert ask(database, TOKENS) == [(NOON, "m", 30)]
+
+
+def test_rows_of_one_second_follow_each_other_by_id(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), (NOON, 110), (NOON, 150), (NOON + 5, 160))
+    assert ask(database, TOKENS) == [(NOON, "m", 60)]
+
+
+def test_what_a_model_did_before_the_first_sample_is_not_known(database: Database) -> None:
+    insert(database, METRICS, {"timestamp": NOON})
+    insert_tokens(database, (NOON, 7000), uptime_seconds=90_000.0)
+    assert ask(database, TOKENS) == [(NOON, "m", None)]
+
+
+def test_a_model_that_was_loaded_between_two_samples_counts_from_its_first_row(database: Database) -> None:
+    insert(database, METRICS, {"timestamp": NOON}, {"timestamp": NOON + 60})
+    insert_tokens(database, (NOON + 60, 80), uptime_seconds=20.0)
+    assert ask(database, TOKENS) == [(NOON, "m", 80)]
+
+
+def test_growth_belongs_to_the_hour_of_the_later_row(database: Database) -> None:
+    insert_tokens(database, (NOON - 5, 100), (NOON, 130), (NOON + 3 * HOUR + 5, 140))
+    assert ask(database, TOKENS) == [
+        (NOON - HOUR, "m", None),
+        (NOON, "m", 30),
+        (NOON + 3 * HOUR, "m", 10),
+    ]
+    assert ask(database, TOKENS.replace("ORDER", f"WHERE timestamp >= {NOON} ORDER"))[0] == (NOON, "m", 30)
+
+
+def test_models_are_counted_apart(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), (NOON + 5, 130), model="a")
+    insert_tokens(database, (NOON, 9000), (NOON + 5, 9001), model="b")
+    assert ask(database, TOKENS) == [(NOON, "a", 30), (NOON, "b", 1)]
+
+
+def test_a_day_begins_at_midnight_where_the_reader_is(database: Database) -> None:
+    insert_tokens(database, (NOON, 0), (NOON + 9 * HOUR, 10), (NOON + 11 * HOUR, 30), (NOON + 12 * HOUR, 70))
+    assert ask(
+        database, "SELECT local_time, timestamp, generated_tokens FROM tokens_by_day ORDER BY timestamp"
+    ) == [
+        ("2026-06-12 00:00:00", NOON - 14 * HOUR, 10),
+        ("2026-06-13 00:00:00", NOON + 10 * HOUR, 60),
+    ]
+
+
+def test_the_day_of_the_clock_change_lasts_25_hours(database: Database) -> None:
+    midnight = 1_792_879_200  # 2026-10-25 00:00:00 in Berlin, which sets its clocks back that night
+    insert_tokens(
+        database,
+        (midnight - 5, 0),
+        (midnight, 1),
+        (midnight + 25 * HOUR - 1, 10),
+        (midnight + 25 * HOUR, 100),
+    )
+    assert ask(
+        database,
+        "SELECT local_time, generated_tokens FROM tokens_by_day WHERE generated_tokens > 0 ORDER BY timestamp",
+    ) == [
+        ("2026-10-25 00:00:00", 10),
+        ("2026-10-26 00:00:00", 90),
+    ]
+
+
+def test_shares_and_speeds_of_an_hour_come_from_its_sums(database: Database) -> None:
+    def counters(timestamp: int, *values: float) -> dict[str, SqlValue]:
+        names = (
+            "tokens_predicted_total", "tokens_predicted_seconds_total", "prompt_tokens_total", "prompt_seconds_total",
+            "prompt_tokens_cached_total", "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total",
+        )  # fmt: skip
+        return {"timestamp": timestamp, "model": "m", **dict(zip(names, values, strict=True))}
+
+    insert(
+        database,
+        LLAMA_METRICS,
+        counters(NOON, 0, 0, 0, 0, 0, 0, 0),
+        counters(NOON + 5, 90, 3, 100, 0.5, 300, 40, 30),
+        counters(NOON + 10, 100, 4, 200, 1, 600, 80, 50),
+    )
+    (row,) = database.query("SELECT * FROM tokens_by_hour")
+    assert (row["generated_tokens_per_second"], row["prompt_tokens_per_second"]) == (25, 200)
+    assert (row["cached_tokens"], row["cache_hit_share"]) == (600, 0.75)
+    assert (row["drafted_tokens"], row["accepted_tokens"], row["acceptance_share"]) == (80, 50, 0.625)
+    assert row["work_seconds"] == 5
+
+
+def test_what_a_build_does_not_count_is_null(database: Database) -> None:
+    insert_tokens(database, (NOON, 0), (NOON + 5, 90))
+    (row,) = database.query("SELECT * FROM tokens_by_hour")
+    for name in ("cached_tokens", "cache_hit_share", "acceptance_share", "generated_tokens_per_second"):
+        assert row[name] is None
+
+
+def test_an_hour_without_a_request_has_no_speed_and_no_share(database: Database) -> None:
+    insert_tokens(
+        database, (NOON, 5), (NOON + 5, 5), tokens_predicted_seconds_total=1.0, prompt_tokens_total=3.0,
+        prompt_tokens_cached_total=3.0,
+    )  # fmt: skip
+    (row,) = database.query("SELECT * FROM tokens_by_hour")
+    assert (row["generated_tokens"], row["generated_tokens_per_second"], row["cache_hit_share"]) == (
+        0,
+        None,
+        None,
+    )
+
+
+def test_speeds_name_the_quantization(database: Database) -> None:
+    insert(database, MODELS, {"id": "i", "name": "m", "quantization": "Q4_K_M", "file_size": 2 * 2**20})
+    insert_tokens(database, (NOON, 5), model_id="i")
+    insert_tokens(database, (NOON + 5, 50), model_id="i", predicted_tokens_per_second=30.5)
+    insert_tokens(database, (NOON + 10, 60), model="unknown", prompt_tokens_per_second=400.0)
+    assert ask(
+        database,
+        "SELECT timestamp, model, quantization, file_size_mb, generated_tokens_per_second FROM speeds ORDER BY timestamp",
+    ) == [
+        (NOON + 5, "m", "Q4_K_M", 2, 30.5),
+        (NOON + 10, "unknown", None, None, None),
+    ]
+
+
+def test_busy_share_counts_the_samples_in_which_the_server_answered(database: Database) -> None:
+    for second, requests in enumerate((0, 1, 2, 0)):
+        insert(database, METRICS, {"timestamp": NOON + second, "active_models": 1})
+        insert_tokens(database, (NOON + second, 0), requests_processing=float(requests))
+    insert(database, METRICS, {"timestamp": NOON + 4, "active_models": None})  # it did not answer
+    insert(database, METRICS, {"timestamp": NOON + 5, "active_models": 0})  # on some builds no row while idle
+    assert ask(
+        database, "SELECT timestamp, model, busy_share, requests_processing, samples FROM busy_by_hour"
+    ) == [(NOON, "m", 2 / 5, 3 / 5, 5)]
+
+
+def gpu(timestamp: int, number: int, energy: float | None = None, **more: SqlValue) -> dict[str, SqlValue]:
+    known: dict[str, SqlValue] = {"memory_used_mb": 1000.0, "power_watts": 100.0, "gpu_usage": 50.0}
+    return {
+        "timestamp": timestamp,
+        "gpu_index": number,
+        "uuid": f"GPU-{number}",
+        "energy_joules": energy,
+        **known,
+        **more,
+    }
+
+
+def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
+    insert(
+        database,
+        GPU_METRICS,
+        gpu(NOON - 5, 0, 1000), gpu(NOON - 5, 1, 50),
+        gpu(NOON, 0, 1600), gpu(NOON, 1, 250),
+        gpu(NOON + 5, 0, 2500, power_watts=300.0), gpu(NOON + 5, 1, 100, memory_used_mb=3000.0),
+    )  # fmt: skip
+    insert_tokens(database, (NOON - 5, 0), (NOON + 5, 500))
+    (row,) = database.query(f"SELECT * FROM gpu_by_hour WHERE timestamp = {NOON}")
+    assert (row["gpus"], row["gpu_usage"], row["memory_used_mb"], row["power_watts"]) == (2, 50, 3000, 300)
+    assert row["energy_joules"] == (600 + 900) + (200 + 100)  # the second began again at 0: a new driver
+    assert row["generated_tokens"] == 500
+    assert row["watt_hours_per_million_tokens"] == pytest.approx(1800 / 3600 / 500 * 1_000_000)
+
+
+def test_energy_is_not_known_where_a_gpu_does_not_tell(database: Database) -> None:
+    insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900), gpu(NOON + 5, 1))
+    insert_tokens(database, (NOON, 0), (NOON + 5, 500))
+    rows = ask(database, "SELECT energy_joules, watt_hours_per_million_tokens, power_watts FROM gpu_by_hour")
+    assert rows == [(None, None, 200)]
+
+
+def event(
+    timestamp: int, name: str, before: str | None = None, seconds: float | None = None
+) -> dict[str, SqlValue]:
+    state = {"woke": "loaded", "evicted": "unloaded", "crashed": "failed"}.get(name, name)
+    return {
+        "timestamp": timestamp, "model": "m", "model_id": "i", "event": name, "state": state,
+        "previous_state": before, "seconds_since_last": seconds,
+    }  # fmt: skip
+
+
+def insert_story(database: Database) -> None:
+    insert(database, METRICS, {"timestamp": NOON}, {"timestamp": NOON + 500})
+    insert(
+        database,
+        MODEL_EVENTS,
+        event(NOON, "loading"),
+        event(NOON + 12, "loaded", "loading", 11.5),
+        event(NOON + 100, "sleeping", "loaded", 88),
+        event(NOON + 200, "woke", "sleeping", 100),
+        event(NOON + 300, "evicted", "loaded", 100),
+        event(NOON + 400, "loaded", "loading", 8.5),
+    )
+
+
+def test_a_load_tells_how_long_it_took_and_how_long_the_model_stayed(database: Database) -> None:
+    insert_story(database)
+    rows = ask(
+        database,
+        "SELECT timestamp, came_by, load_seconds, left_by, resident_seconds FROM model_loads ORDER BY timestamp",
+    )
+    assert rows == [
+        (NOON + 12, "loaded", 11.5, "sleeping", 88),
+        (NOON + 200, "woke", None, "evicted", 100),
+        (NOON + 400, "loaded", 8.5, None, 100),
+    ]
+
+
+def test_residency_sums_up_the_loads_of_a_model(database: Database) -> None:
+    insert_story(database)
+    (row,) = database.query("SELECT * FROM model_residency")
+    assert (row["model"], row["timestamp"], row["loads"], row["resident_seconds"]) == (
+        "m",
+        NOON + 400,
+        2,
+        288,
+    )
+    assert (row["mean_load_seconds"], row["longest_load_seconds"]) == (10, 11.5)
+    assert (row["sleeps"], row["evictions"], row["crashes"]) == (1, 1, 0)
+
+
+def test_unused_models_tell_since_when_and_how_large_they_are(database: Database) -> None:
+    now, day = int(time.time()), 86_400
+    insert(database, METRICS, {"timestamp": now - 20 * day})
+    for name, created in (("asked", 90), ("loaded", 90), ("never", 90), ("new", 3)):
+        insert(
+            database,
+            MODELS,
+            {"id": name, "name": name, "file_size": 2**30, "created_at": now - created * day},
+        )
+    insert_tokens(
+        database, (now - 9 * day, 5), model="asked", model_id="asked", predicted_tokens_per_second=1.0
+    )
+    insert_tokens(database, (now - 2 * day, 5), model="asked", model_id="asked")  # idle
+    insert(database, MODEL_EVENTS, event(now - 12 * day, "loaded") | {"model_id": "loaded"})
+    rows = ask(database, "SELECT name, round(unused_days, 2), last_used, file_size_mb FROM unused_models")
+    assert sorted(rows) == [
+        ("asked", 9.0, now - 9 * day, 1024),
+        ("loaded", 12.0, now - 12 * day, 1024),
+        ("never", 20.0, None, 1024),  # nobody watched before that
+        ("new", 3.0, None, 1024),
+    ]
+
+
+def test_errors_are_counted_by_hour_and_source(database: Database) -> None:
+    for second, level, source in (
+        (0, "error", "a"), (1, "critical", "a"), (2, "info", "a"), (3, "warn", "b"), (HOUR, "error", "a"), (9 * HOUR, "info", None),
+    ):  # fmt: skip
+        insert(database, LOGS, {"level": level, "message": "", "source": source, "timestamp": NOON + second})
+    rows = ask(
+        database,
+        "SELECT timestamp, source, errors, warnings, records FROM errors_by_hour ORDER BY timestamp, source",
+    )
+    assert rows == [
+        (NOON, "a", 2, 0, 3),
+        (NOON, "b", 0, 1, 1),
+        (NOON + HOUR, "a", 1, 0, 1),
+        (NOON + 9 * HOUR, None, 0, 0, 1),
+    ]
+
+
+def gaps_after(database: Database, *pauses: int) -> list[tuple[Any, ...]]:
+    timestamp = NOON
+    for pause in (0, *pauses):
+        timestamp += pause
+        insert(database, METRICS, {"timestamp": timestamp})
+    return ask(database, "SELECT began, timestamp, seconds, missing_samples FROM gaps ORDER BY timestamp")
+
+
+def test_a_gap_is_longer_than_the_pauses_around_it(database: Database) -> None:
+    assert gaps_after(database, 5, 5, 60, 5, 5) == [(NOON + 10, NOON + 70, 60, 11)]
+
+
+def test_two_gaps_beside_each_other_are_both_told(database: Database) -> None:
+    assert [row[2] for row in gaps_after(database, 5, 600, 900, 5)] == [600, 900]
+
+
+def test_a_late_sample_is_no_gap(database: Database) -> None:
+    assert gaps_after(database, 1, 1, 2, 1, 3, 1) == []
+
+
+def test_a_gap_that_ends_with_two_samples_in_a_second_is_told_once(database: Database) -> None:
+    assert len(gaps_after(database, 5, 60, 0, 5)) == 1
+
+
+def test_samples_that_are_always_an_hour_apart_leave_no_gap(database: Database) -> None:
+    assert gaps_after(database, HOUR, HOUR, HOUR) == []
+
+
+def test_now_is_one_row_for_a_person(database: Database) -> None:
+    now = int(time.time())
+    insert(database, METRICS, {"timestamp": now - 65, "uptime": 1}, {"timestamp": now - 60, "uptime": 90.0})
+    insert(database, HOST_METRICS, {"timestamp": now - 60, "cpu_usage": 12.0, "disk_free_mb": 99.0})
+    insert(database, GPU_METRICS, gpu(now - 60, 0), gpu(now - 60, 1, temperature_celsius=61.0))
+    for name, status in (("b", "loaded"), ("a", "loaded"), ("c", "unloaded")):
+        insert(database, MODELS, {"id": name, "name": name, "status": status})
+    insert_tokens(database, (now - 65, 10), model="a", model_id="a", predicted_tokens_per_second=33.333)
+    insert_tokens(database, (now - 60, 25), model="a", model_id="a", requests_processing=2.0)
+    insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 600})
+    insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 7200})
+    (row,) = database.query("SELECT * FROM now")
+    assert row["age_seconds"] in range(60, 70)
+    assert (row["timestamp"], row["server_uptime_seconds"]) == (now - 60, 90)
+    assert (row["loaded_models"], row["last_tokens_per_second"]) == ("a, b", "a 33.3")
+    assert (row["requests_processing"], row["requests_deferred"]) == (2, None)
+    assert (row["generated_tokens_last_hour"], row["errors_last_hour"]) == (15, 1)
+    assert (row["cpu_usage"], row["disk_free_mb"], row["memory_usage"]) == (12, 99, None)
+    assert (row["gpu_memory_used_mb"], row["gpu_power_watts"], row["gpu_temperature_celsius"]) == (
+        2000,
+        200,
+        61,
+    )
+
+
+def test_now_has_no_row_before_the_first_sample(database: Database) -> None:
+    assert ask(database, "SELECT * FROM now") == []
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_a_view_over_an_empty_database_says_nothing(empty: Database, view: View) -> None:
+    assert ask(empty, f"SELECT * FROM {view.name}") == []
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_a_view_has_the_columns_that_it_declares(empty: Database, view: View) -> None:
+    columns = [row["name"] for row in empty.query(f"PRAGMA table_info({view.name})")]
+    assert columns == [column.name for column in view.columns]
+
+
+def plan(database: Database, question: str) -> list[str]:
+    return [row["detail"] for row in database.query(f"EXPLAIN QUERY PLAN {question}")]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_the_range_of_a_day_scans_no_time_series(empty: Database, view: View) -> None:
+    names = {column.name for column in view.columns}
+    bounds = f" WHERE timestamp >= {NOON} AND timestamp < {NOON + 24 * HOUR}" if "timestamp" in names else ""
+    steps = plan(empty, f"SELECT * FROM {view.name}{bounds}")
+    assert any(step.startswith("SEARCH") and "INDEX" in step for step in steps)
+    scanned = {word for step in steps if step.startswith("SCAN") for word in step.split()}
+    assert not scanned & {*TIME_SERIES, *ALIASES}, steps
+
+
+def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> None:
+    """Counted in steps of SQLite's machine: the same day costs the same, however much lies around it."""
+
+    def steps(question: str) -> int:
+        count = 0
+
+        def tick() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        database._connection.set_progress_handler(tick, 100)
+        database.query(question)
+        database._connection.set_progress_handler(None, 0)
+        return count
+
+    def insert_day(day: int) -> None:
+        times = range(NOON + day * 86_400, NOON + (day + 1) * 86_400, 60)
+        insert(database, METRICS, *({"timestamp": t, "active_models": 1} for t in times))
+        insert(database, GPU_METRICS, *(gpu(t, 0, t) for t in times))
+        insert(database, LOGS, *({"level": "error", "message": "", "timestamp": t} for t in times))
+        insert(
+            database,
+            LLAMA_METRICS,
+            *(
+                {
+                    "timestamp": t,
+                    "model": "m",
+                    "tokens_predicted_total": t,
+                    "predicted_tokens_per_second": 1.0,
+                }
+                for t in times
+            ),
+        )
+
+    insert_day(0)
+    timed = [view.name for view in VIEWS if any(column.name == "timestamp" for column in view.columns)]
+    questions = {
+        name: f"SELECT * FROM {name} WHERE timestamp >= {NOON} AND timestamp < {NOON + 86_400}"
+        for name in timed
+        if name not in ("now", "model_residency", "model_loads")  # the newest sample; as many rows as loads
+    }
+    alone = {name: steps(question) for name, question in questions.items()}
+    for day in (*range(-4, 0), *range(1, 5)):
+        insert_day(day)
+    for name, question in questions.items():
+        assert steps(question) < 2 * alone[name], (
+            name
+        )  # nine times the rows: finding the hours costs a little
+
+
+@pytest.mark.parametrize("view", ["errors_by_hour", "busy_by_hour", "tokens_by_hour", "gpu_by_hour"])
+def test_finding_the_hours_of_a_day_takes_no_look_at_every_hour_of_the_years_around_it(
+    database: Database, view: str
+) -> None:
+    hours = [NOON + number * HOUR for number in range(-10_000, 10_000)]
+    insert(database, LOGS, *({"level": "error", "message": "", "timestamp": t} for t in hours))
+    insert(
+        database, LLAMA_METRICS, *({"timestamp": t, "model": "m", "tokens_predicted_total": 1} for t in hours)
+    )
+    insert(database, GPU_METRICS, *(gpu(t, 0, 1.0) for t in hours))
+    steps = 0
+
+    def tick() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    database._connection.set_progress_handler(tick, 1000)
+    rows = database.query(
+        f"SELECT * FROM {view} WHERE timestamp >= {NOON} AND timestamp < {NOON + 24 * HOUR}"
+    )
+    database._connection.set_progress_handler(None, 0)
+    assert len(rows) == 24
+    assert steps < 15 * len(hours) / 1000  # a look at each takes 39
+
+
+def test_the_last_use_of_a_model_is_found_by_the_index_of_finished_requests(empty: Database) -> None:
+    assert any("idx_llama_metrics_finished" in step for step in plan(empty, "SELECT * FROM unused_models"))
+
+
+def test_a_user_who_may_only_read_can_ask_every_view(empty: Database) -> None:
+    with closing(connect_read_only(empty.path)) as reader:
+        for view in VIEWS:
+            assert reader.execute(f"SELECT * FROM {view.name}").fetchall() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_tokens_of_a_real_router_add_up_across_evictions_and_restarts(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    program = llama_server_program(CURRENT)
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("alpha", "beta"):
+        shutil.copy(tiny_model, models / f"{name}.gguf")
+
+    def work(router: LlamaRouter, model: str, requests: int) -> None:
+        for _ in range(requests):
+            router.complete(model, tokens=240)
+        counted = f"model = '{model}' AND tokens_predicted_total = {240 * requests}"
+        collector.wait_for(f"SELECT * FROM llama_metrics WHERE {counted} AND timestamp >= {time.time() - 20}")
+
+    router = LlamaRouter(program, models, tmp_path / "router.log", ("--models-max", "1"))
+    with Collector(
+        tmp_path, f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n'
+    ) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        with router:
+            work(router, "alpha", 8)
+            work(router, "beta", 5)  # which evicts the first
+            work(router, "alpha", 12)
+        with router:
+            work(router, "alpha", 15)  # a higher count than that of the run before
+        assert collector.stop() == 0
+    rows = collector.query("SELECT model, sum(generated_tokens) AS tokens FROM tokens_by_hour GROUP BY model")
+    assert {row["model"]: row["tokens"] for row in rows} == {"alpha": 35 * 240, "beta": 5 * 240}
+    loads = collector.query("SELECT model, left_by FROM model_loads ORDER BY timestamp")
+    assert [row["model"] for row in loads] == ["alpha", "beta", "alpha", "alpha"]
+    assert [row["left_by"] for row in loads][:2] == ["evicted", "evicted"]
