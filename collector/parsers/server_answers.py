@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
 from collector.errors import ParseError
+from collector.parsers.command_line import option
 
 ModelState = Literal["unloaded", "loading", "loaded", "sleeping", "failed"]
 
@@ -61,6 +61,7 @@ class Props:
         has_metrics: whether it runs with --metrics; None where this build does not say.
         max_instances: how many models a router keeps loaded; 0 = no bound; None = not told.
         model: the model of a single server; None of a router.
+        slots: requests that it works on at the same time; None = not reported.
     """
 
     is_router: bool
@@ -69,6 +70,7 @@ class Props:
     has_metrics: bool | None
     max_instances: int | None
     model: ServedModel | None
+    slots: int | None = None
 
 
 def parse_props(text: str) -> Props:
@@ -88,6 +90,7 @@ def parse_props(text: str) -> Props:
         else None,
         max_instances=_whole(props.get("max_instances")),
         model=None if is_router else _single_model(props),
+        slots=_whole(props.get("total_slots")),
     )
 
 
@@ -103,20 +106,6 @@ def parse_models(text: str) -> tuple[ServedModel, ...]:
     return tuple(
         _router_model(entry) for entry in entries if isinstance(entry, dict) and _text(entry.get("id"))
     )
-
-
-def option(arguments: Sequence[str], *names: str) -> str | None:
-    """The value of a command line option, in either form: `--port 8080` or `--port=8080`.
-
-    Of several the last, as llama.cpp takes them.
-    """
-    for position, argument in reversed(tuple(enumerate(arguments))):
-        if argument in names:
-            return next(iter(arguments[position + 1 :]), None)
-        name, separator, value = argument.partition("=")
-        if separator and name in names:
-            return value
-    return None
 
 
 def _single_model(props: dict[str, Any]) -> ServedModel:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.errors import ParseError
-from collector.parsers.server_answers import MAX_NAME_CHARACTERS, option, parse_models, parse_props
+from collector.parsers.command_line import option
+from collector.parsers.server_answers import MAX_NAME_CHARACTERS, parse_models, parse_props
 from tests.support.paths import RECORDINGS
 
 HTTP = RECORDINGS / "http"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from collector.parsers.server_answers import option
+from collector.parsers.command_line import option
 from collector.schema import SqlValue, Table
 from collector.sources.base import Reading, Tick
 

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from collector.errors import InvalidAnswer, ParseError, ServerBusy, ServerDown, UnexpectedStatus
 from collector.health import State
-from collector.parsers.server_answers import Props, ServedModel, option, parse_models, parse_props
+from collector.parsers.command_line import option
+from collector.parsers.server_answers import Props, ServedModel, parse_models, parse_props
 from collector.schema import Row
 from collector.sources.base import Tick
 from collector.sources.llama.http import Address, Answer, LlamaHttp

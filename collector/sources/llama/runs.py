@@ -1,0 +1,433 @@
+"""Runs: which process served which model, from when to when, and where its counters began.
+
+The counters of /metrics start at 0 in every process. So two rows of `llama_metrics` can be compared only
+within one run. Which run a row belongs to is decided here, once, when the row is written:
+
+- The process is known (id and start since boot): another process is another run.
+- It is not (a remote server, another container): the header of /metrics that every process draws anew
+  decides; without one, a counter that fell shows that the process is another one.
+
+Neither decision uses the wall clock, so setting it changes no sum.
+"""
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from collector.parsers.command_line import mask_secrets
+from collector.parsers.server_answers import ServedModel
+from collector.schema import AUTOMATIC_ID, Column, SqlValue, Table, Write
+from collector.sources.gpu.source import GpuDetail
+from collector.sources.llama.model_index import Query
+from collector.sources.llama.processes import LlamaProcess
+
+SERVER_RUNS = Table(
+    "server_runs",
+    "One row a process that served a model: a single llama-server, or a router's child for one model.",
+    (
+        Column("id", AUTOMATIC_ID, "key", "ascending in the order in which runs were first seen"),
+        Column("server", "TEXT NOT NULL", "label", "the server that it belongs to: its listening address"),
+        Column("address", "TEXT", "label", "where this process answers: HOST:PORT, or the path of a socket"),
+        Column("model", "TEXT NOT NULL", "label", "the server's name for the model"),
+        Column("model_id", "TEXT", "key", "models.id"),
+        Column("process_id", "INTEGER", "label", "of the process; NULL = it cannot be seen from here"),
+        Column("boot_id", "TEXT", "label", "of the boot of the host in which the process ran"),
+        Column(
+            "started_boot_seconds",
+            "REAL",
+            "label",
+            "start of the process, seconds since that boot; identifies it together with process_id and boot_id",
+        ),
+        Column("started_at", "REAL", "time", "Unix seconds of the start of the process; NULL = not known"),
+        Column("first_seen_at", "INTEGER NOT NULL", "time", "Unix seconds of the first sample that saw it"),
+        Column(
+            "ended_at", "INTEGER", "time", "Unix seconds of the sample that saw its end; NULL = it was not seen"
+        ),
+        Column(
+            "outcome",
+            "TEXT",
+            "state",
+            "how it ended: unloaded, evicted, crashed, failed, ended (the server went away), replaced (another "
+            "process serves the model), unobserved (while no collector ran); NULL = it has not ended",
+        ),
+        Column("exit_code", "INTEGER", "label", "of the process, after crashed and failed"),
+        Column(
+            "counters_from_zero",
+            "INTEGER NOT NULL",
+            "state",
+            "1 = it began within the recorded time, so all that its counters show was done in it; 0 = before",
+        ),
+        Column(
+            "metrics_run", "TEXT", "label", "number that the process draws at its start and sends with /metrics"
+        ),
+        Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
+        Column("arguments", "TEXT", "text", "JSON array: its command line, with masked keys"),
+        Column("context_size", "INTEGER", "label", "tokens of context of one slot"),
+        Column("slots", "INTEGER", "label", "requests that it works on at the same time"),
+        Column("driver_version", "TEXT", "label", "of the GPU driver when the run was first seen"),
+        Column("gpus", "TEXT", "text", "JSON array of the GPUs of the host: vendor, uuid, name, bus_address"),
+    ),
+)
+
+_COLUMNS = tuple(column.name for column in SERVER_RUNS.columns)
+_SAVE = (
+    f"INSERT INTO server_runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT(id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])}"
+)
+
+RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
+"""Counters that every build has, and that fall only when a process starts anew."""
+
+START_TOLERANCE_SECONDS = 2.0
+"""Of a run of version 0.1.0 the start is known by the wall clock only, to a second."""
+
+ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
+
+Counters = tuple[float | None, ...]
+"""The values of `RESTART_COUNTERS`; None where the build does not report one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one sample saw of the process that serves a model.
+
+    Args:
+        timestamp: Unix seconds of the sample.
+        server: name of the server.
+        address: where the process answers.
+        model: the model that it serves.
+        model_id: `models.id`.
+        process: None where it cannot be seen.
+        metrics_run: the header of /metrics; None where it was not read or has none.
+        counters: values of `RESTART_COUNTERS`; None where /metrics was not read.
+        is_new: whether it is known that nothing served the model at an earlier sample.
+        build: its build number.
+        slots: requests that it works on at the same time.
+        gpus: the GPUs of the host; None where they are not read.
+    """
+
+    timestamp: int
+    server: str
+    address: str
+    model: ServedModel
+    model_id: str | None
+    process: LlamaProcess | None = None
+    metrics_run: str | None = None
+    counters: Counters | None = None
+    is_new: bool = False
+    build: int | None = None
+    slots: int | None = None
+    gpus: GpuDetail | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """One row of `server_runs`, in the order of its columns, and the newest counters of the process.
+
+    Attributes:
+        counters: None while no row of `llama_metrics` belongs to the run.
+        is_observed: whether this collector has seen the process, not only the one before it.
+    """
+
+    id: int
+    server: str
+    address: str | None
+    model: str
+    model_id: str | None
+    process_id: int | None
+    boot_id: str | None
+    started_boot_seconds: float | None
+    started_at: float | None
+    first_seen_at: int
+    ended_at: int | None
+    outcome: str | None
+    exit_code: int | None
+    counters_from_zero: int
+    metrics_run: str | None
+    build: int | None
+    arguments: str | None
+    context_size: int | None
+    slots: int | None
+    driver_version: str | None
+    gpus: str | None
+    counters: Counters | None = field(default=None, compare=False)
+    is_observed: bool = field(default=False, compare=False)
+
+    def save(self) -> Write:
+        """Insert or update the row."""
+        return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStart:
+    """When the recorded time began.
+
+    Args:
+        boot_id: boot in which it began; None where it is not known (rows of version 0.1.0).
+        boot_seconds: seconds since that boot.
+        timestamp: Unix seconds; None where nothing was recorded yet.
+    """
+
+    boot_id: str | None
+    boot_seconds: float | None
+    timestamp: float | None
+
+    def is_before(self, process: LlamaProcess) -> bool:
+        """Return whether a process of the present boot started within the recorded time.
+
+        By the clock that nobody sets where that is possible: a process of another boot than the one in which
+        the history began is younger than it, in the same boot the seconds since the boot decide.
+        """
+        if self.boot_id is None:
+            return self.timestamp is not None and process.started_at >= self.timestamp
+        if self.boot_id != process.boot_id or self.boot_seconds is None:
+            return True
+        return process.started_boot_seconds >= self.boot_seconds
+
+
+class ServerRuns:
+    """The newest run of each server and model; any thread may call it.
+
+    Ids are assigned here, not by SQLite: rows that refer to a run wait in the buffer together with it, for
+    hours if the database is locked.
+
+    Args:
+        query: reads the database.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._lock = threading.Lock()
+        self._runs: dict[tuple[str, str], Run] = {}
+        self._history: HistoryStart | None = None
+        self._last_id = 0
+
+    def load(self) -> None:
+        """Read what earlier collectors recorded, on the first call.
+
+        Raises:
+            DatabaseBusy: another program holds a lock; the next call tries again.
+        """
+        with self._lock:
+            if self._history is None:
+                stored = [Run(**row) for row in self._query(_NEWEST_RUNS, ())]
+                for run in stored:
+                    run.counters = self._newest_counters(run.id)
+                history = self._history_start()
+                self._last_id = self._query(_LAST_ID, ())[0]["id"]
+                self._runs = {(run.server, run.model): run for run in stored}
+                self._history = history
+
+    def new_id(self) -> int:
+        """Return an id that no run has had."""
+        with self._lock:
+            return self._new_id()
+
+    def current(self, server: str, model: str) -> Run | None:
+        """Return the run that serves a model now, or None."""
+        run = self._runs.get((server, model))
+        return run if run and run.outcome is None else None
+
+    def observe(self, sighting: Sighting) -> tuple[Run, list[Write]]:
+        """Return the run of a process that serves a model now, and what must be written of it.
+
+        Raises:
+            DatabaseBusy: see `load`.
+        """
+        self.load()
+        with self._lock:
+            key = (sighting.server, sighting.model.name)
+            run, changes = self._runs.get(key), []
+            if run is None or not _is_same_process(run, sighting):
+                if run and run.outcome is None:
+                    run.outcome = REPLACED if run.is_observed else UNOBSERVED
+                    changes.append(run.save())
+                run = self._begin(sighting, run)
+                self._runs[key] = run
+                changes.append(run.save())
+            elif _update(run, sighting):
+                changes.append(run.save())
+            run.is_observed = True
+            return run, changes
+
+    def end(
+        self, server: str, model: str, timestamp: int, outcome: str, exit_code: int | None = None
+    ) -> tuple[Run | None, list[Write]]:
+        """Record how the current run of a model ended.
+
+        Args:
+            server: name of the server.
+            model: its name for the model.
+            timestamp: Unix seconds of the sample that saw the end.
+            outcome: see `server_runs.outcome`.
+            exit_code: of the process, where it is reported.
+
+        Returns:
+            the run, None where there was none, and what must be written.
+        """
+        with self._lock:
+            run = self.current(server, model)
+            if run is None:
+                return None, []
+            run.outcome, run.ended_at, run.exit_code = outcome, timestamp, exit_code
+            return run, [run.save()]
+
+    def end_absent(self, server: str, present: Iterable[str], timestamp: int) -> list[Write]:
+        """End all runs of a server but those of the models that are present; return what must be written.
+
+        A run that only an earlier collector saw ended at an unknown time.
+        """
+        changes: list[Write] = []
+        names = set(present)
+        with self._lock:
+            for (of_server, model), run in self._runs.items():
+                if of_server == server and model not in names and run.outcome is None:
+                    run.outcome = ENDED if run.is_observed else UNOBSERVED
+                    run.ended_at = timestamp if run.is_observed else None
+                    changes.append(run.save())
+        return changes
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _begin(self, sighting: Sighting, previous: Run | None) -> Run:
+        """Create the run of a process that was not seen before.
+
+        Its counters count in full where it began within the recorded time: a process came before it, or it is
+        known that none was there, or its start says so.
+        """
+        assert self._history is not None
+        process = sighting.process
+        from_zero = (
+            previous is not None
+            or sighting.is_new
+            or (process is not None and self._history.is_before(process))
+        )
+        run = Run(
+            id=self._new_id(),
+            server=sighting.server,
+            address=sighting.address,
+            model=sighting.model.name,
+            model_id=sighting.model_id,
+            process_id=None,
+            boot_id=None,
+            started_boot_seconds=None,
+            started_at=None,
+            first_seen_at=sighting.timestamp,
+            ended_at=None,
+            outcome=None,
+            exit_code=None,
+            counters_from_zero=int(from_zero),
+            metrics_run=None,
+            build=None,
+            arguments=None,
+            context_size=None,
+            slots=None,
+            driver_version=None,
+            gpus=None,
+        )
+        _update(run, sighting)
+        return run
+
+    def _newest_counters(self, run_id: int) -> Counters | None:
+        rows = self._query(_NEWEST_COUNTERS, (run_id,))
+        return tuple(rows[0].values()) if rows else None
+
+    def _history_start(self) -> HistoryStart:
+        rows = self._query(_FIRST_COLLECTOR_RUN, ())
+        if not rows:
+            return HistoryStart(None, None, None)
+        return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
+
+
+_NEWEST_RUNS = "SELECT * FROM server_runs WHERE id IN (SELECT max(id) FROM server_runs GROUP BY server, model)"
+_LAST_ID = (
+    "SELECT max(coalesce((SELECT max(id) FROM server_runs), 0), "
+    "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'server_runs'), 0)) AS id"
+)
+_NEWEST_COUNTERS = (
+    f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
+    "WHERE run_id = ? AND tokens_predicted_total NOT NULL ORDER BY id DESC LIMIT 1"
+)
+_FIRST_COLLECTOR_RUN = "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
+
+
+def counters_of(samples: Mapping[str, float | None]) -> Counters:
+    """Return the values of `RESTART_COUNTERS` among the samples of /metrics."""
+    return tuple(samples.get(name) for name in RESTART_COUNTERS)
+
+
+def _is_same_process(run: Run, sighting: Sighting) -> bool:
+    """Return whether the process that serves a model is that of its newest run.
+
+    Where nothing identifies the process, a run that ended because its model was unloaded never goes on,
+    while one whose server could not be reached for a while does: the network may have been away, not the
+    server. A counter that fell is always another run.
+    """
+    process = sighting.process
+    if run.process_id is not None and process:
+        same = (run.boot_id, run.process_id, run.started_boot_seconds) == (
+            process.boot_id,
+            process.pid,
+            process.started_boot_seconds,
+        )
+    elif run.metrics_run and sighting.metrics_run:
+        same = run.metrics_run == sighting.metrics_run
+    elif run.started_at is not None and process:  # a run of version 0.1.0, which recorded no process id
+        same = abs(run.started_at - process.started_at) <= START_TOLERANCE_SECONDS
+    else:
+        same = run.outcome in (None, ENDED)
+    return same and not _has_fallen(run.counters, sighting.counters)
+
+
+def _has_fallen(before: Counters | None, now: Counters | None) -> bool:
+    pairs = zip(before or (), now or (), strict=False)
+    return any(old is not None and new is not None and new < old for old, new in pairs)
+
+
+def _update(run: Run, sighting: Sighting) -> bool:
+    """Record what is known of a run; return whether its row changed."""
+    process, counters = sighting.process, sighting.counters
+    known: dict[str, SqlValue] = {
+        "address": sighting.address,
+        "model_id": sighting.model_id,
+        "metrics_run": sighting.metrics_run,
+        "build": sighting.build,
+        "slots": sighting.slots,
+        "context_size": sighting.model.context_size,
+    }
+    if run.process_id is None:
+        arguments = process.arguments if process else sighting.model.arguments
+        known["arguments"] = json.dumps(mask_secrets(arguments), ensure_ascii=False) if arguments else None
+        if process:
+            known |= {
+                "process_id": process.pid,
+                "boot_id": process.boot_id,
+                "started_boot_seconds": process.started_boot_seconds,
+                "started_at": process.started_at,
+            }
+    if run.gpus is None and sighting.gpus:
+        known |= _gpu_columns(sighting.gpus)
+    changed = {name: value for name, value in known.items() if value not in (None, getattr(run, name))}
+    if run.outcome is not None:
+        changed |= {"outcome": None, "ended_at": None, "exit_code": None}
+    for name, value in changed.items():
+        setattr(run, name, value)
+    if counters is not None:
+        run.counters = counters
+    return bool(changed)
+
+
+def _gpu_columns(detail: GpuDetail) -> dict[str, SqlValue]:
+    versions = sorted({gpu.driver_version for gpu in detail.gpus if gpu.driver_version})
+    gpus: list[dict[str, Any]] = [
+        {"vendor": gpu.vendor, "uuid": gpu.uuid, "name": gpu.name, "bus_address": gpu.bus_address}
+        for gpu in detail.gpus
+    ]
+    return {
+        "driver_version": ", ".join(versions) or None,
+        "gpus": json.dumps(gpus, ensure_ascii=False) if gpus else None,
+    }
