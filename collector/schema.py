@@ -12,11 +12,12 @@ Row = tuple[SqlValue, ...]
 BYTES_PER_MB = 2**20
 """What the documented schema calls a megabyte."""
 
-Kind = Literal["key", "time", "gauge", "counter", "maximum", "bitmask", "state", "label", "text"]
+Kind = Literal["key", "time", "gauge", "counter", "increment", "maximum", "bitmask", "state", "label", "text"]
 """How the values of a column behave over time; rollups, metric types and documents are derived from it.
 
 key: identifies a row, or refers to one.       time: Unix seconds.
 gauge: goes up and down; its mean has a meaning. counter: only grows, from 0 with each run of what it counts.
+increment: amount since the last row; its sum has a meaning.
 maximum: highest value so far.                 bitmask: a sum of flags.
 state: one of a few values that lasts a while. label: names what the row is about.
 text: anything else; it is not aggregated.

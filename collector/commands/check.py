@@ -21,7 +21,7 @@ from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, absolute, find_settings_file, load_settings, read_api_key
 from collector.sources.base import Tick
 from collector.sources.disk import DiskSource
-from collector.sources.gpu.nvidia import GpuSource
+from collector.sources.gpu.source import GpuSource
 from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 
 _LOW_DISK_MB = 1024

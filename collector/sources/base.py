@@ -1,7 +1,7 @@
 """What a source is: something that is read once a tick and gives rows."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ from collector.health import OK, State
 from collector.schema import Row, SqlValue, Table, Write
 
 Detail_co = TypeVar("Detail_co", covariant=True)
+
+Query = Callable[[str, Sequence[object]], list[dict[str, Any]]]
+"""Returns the rows of a SELECT as dictionaries."""
 
 READING_TIMEOUT_SECONDS = 0.2
 """How long one source waits for another's reading of the same tick."""

@@ -6,7 +6,7 @@ from collector.schema import Table
 from collector.settings import LlamaServerSettings, Settings
 from collector.sources.base import Source
 from collector.sources.disk import DiskSource
-from collector.sources.gpu.nvidia import GpuSource
+from collector.sources.gpu.source import GpuSource
 from collector.sources.host import HostSource
 from collector.sources.llama.http import Address
 from collector.sources.llama.model_index import Query
@@ -21,7 +21,7 @@ def build_sources(settings: Settings, api_key: str | None, query: Query) -> list
     """Every source that the settings ask for."""
     disk = DiskSource(settings.models_directories[0])
     processes = LlamaProcessSource(settings.llama_server.process_name)
-    gpu = GpuSource() if settings.gpu.enabled else None
+    gpu = GpuSource(query) if settings.gpu.enabled else None
     sources: list[Source[Any]] = [disk, HostSource(disk), processes]
     if gpu:
         sources.append(gpu)

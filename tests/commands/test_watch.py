@@ -23,7 +23,7 @@ from collector.commands.watch import spark_line
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS
 from collector.schema import Table
-from collector.sources.gpu.nvidia import GPU_METRICS
+from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
 from collector.sources.llama.metrics import LLAMA_METRICS
 

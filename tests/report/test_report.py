@@ -22,7 +22,7 @@ from collector.errors import DatabaseError
 from collector.report.page import make_page
 from collector.report.period import DAY, HOUR, Period
 from collector.schema import Table
-from collector.sources.gpu.nvidia import GPU_METRICS
+from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
 from collector.sources.llama.events import MODEL_EVENTS
 from collector.sources.llama.metrics import LLAMA_METRICS

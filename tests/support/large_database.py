@@ -11,7 +11,7 @@ from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS, MODELS
 from collector.schema import Table
-from collector.sources.gpu.nvidia import GPU_METRICS
+from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
 from collector.sources.llama.events import MODEL_EVENTS
 from collector.sources.llama.metrics import LLAMA_METRICS

@@ -129,6 +129,14 @@ int nvmlShutdown(void) {
     return error;
 }
 
+int nvmlSystemGetDriverVersion(char *buffer, unsigned length) {
+    Answer answer;
+    if (!sessions) return UNINITIALIZED;
+    int error = ask("nvmlSystemGetDriverVersion", NO_GPU, &answer);
+    if (!error) snprintf(buffer, length, "%s", answer.value);
+    return error;
+}
+
 const char *nvmlErrorString(int code) {
     static char text[40];
     snprintf(text, sizeof text, "stub error %d", code);
@@ -229,6 +237,17 @@ int nvmlDeviceGetPerformanceState(void *handle, unsigned *value) {
 }
 
 #ifndef STUB_OF_AN_OLD_DRIVER /* what drivers of 2020 and before do not have */
+
+typedef struct {
+    char bus_id_legacy[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char bus_id[32];
+} Pci;
+
+int nvmlDeviceGetPciInfo_v3(void *handle, Pci *pci) {
+    memset(pci, 0, sizeof *pci);
+    return text("nvmlDeviceGetPciInfo_v3", handle, pci->bus_id, sizeof pci->bus_id);
+}
 
 typedef struct {
     unsigned version;

@@ -77,6 +77,7 @@ class NvmlStub:
         self.install()
         self.answer("nvmlInitWithFlags")
         self.answer("nvmlShutdown")
+        self.answer("nvmlSystemGetDriverVersion", "580.95.05")
         for function, value in GPU_ANSWERS.items():
             self.answer(function, value)
         self.set_count(1)
@@ -99,6 +100,7 @@ class NvmlStub:
         self.answer("nvmlDeviceGetCount_v2", count)
         for gpu in range(count):
             self.answer("nvmlDeviceGetUUID", f"GPU-{gpu:08}", gpu=gpu)
+            self.answer("nvmlDeviceGetPciInfo_v3", f"00000000:{gpu + 1:02X}:00.0", gpu=gpu)
 
     def set_module_version(self, version: int) -> None:
         """The version of the library that the loaded kernel module needs; `install()` puts 1 there."""

@@ -14,7 +14,7 @@ from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.database.documented import LOGS, METRICS, MODELS
 from collector.schema import SqlValue, Table, View
-from collector.sources.gpu.nvidia import GPU_METRICS
+from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
 from collector.sources.llama.events import MODEL_EVENTS
 from collector.sources.llama.metrics import LLAMA_METRICS

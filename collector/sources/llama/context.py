@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from collector.parsers.server_answers import ServedModel
 from collector.sources.base import Source, Tick
+from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.model_index import ModelIndex
 from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 
@@ -20,7 +21,7 @@ class Neighbours:
     """
 
     processes: LlamaProcessSource
-    gpu: Source[Mapping[int, float]] | None
+    gpu: Source[GpuDetail] | None
     index: ModelIndex
 
     def processes_of(self, tick: Tick) -> tuple[LlamaProcess, ...]:
@@ -31,7 +32,7 @@ class Neighbours:
     def gpu_memory_of(self, tick: Tick) -> Mapping[int, float]:
         """MB by process id; empty where it is not known."""
         reading = tick.reading_of(self.gpu) if self.gpu else None
-        return reading.detail if reading else {}
+        return reading.detail.process_memory_mb if reading else {}
 
     def id_of(self, model: ServedModel) -> str | None:
         """`models.id`; None where the model has no row."""

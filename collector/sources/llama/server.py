@@ -12,6 +12,7 @@ from collector.parsers.server_answers import Props, parse_props
 from collector.schema import SqlValue, Write
 from collector.settings import API_KEY_VARIABLE
 from collector.sources.base import Reading, Source, Tick
+from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.events import MODEL_EVENTS, ModelHistory
 from collector.sources.llama.http import Address, LlamaHttp
 from collector.sources.llama.metrics import LLAMA_METRICS
@@ -33,7 +34,7 @@ class LlamaServerSource:
     Args:
         address: where it is.
         processes: the llama-server processes of this machine.
-        gpu: gives GPU memory in MB by process id; None where GPUs are not read.
+        gpu: the source of GPU memory by process id; None where GPUs are not read.
         query: reads the database.
     """
 
@@ -46,7 +47,7 @@ class LlamaServerSource:
         address: Address,
         *,
         processes: LlamaProcessSource,
-        gpu: Source[Mapping[int, float]] | None,
+        gpu: Source[GpuDetail] | None,
         query: Query,
     ) -> None:
         self._url = address.url

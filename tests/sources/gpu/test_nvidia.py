@@ -1,7 +1,7 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,22 +13,24 @@ import pytest
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
 from collector.sources.base import Reading, Tick
-from collector.sources.gpu.nvidia import GPU_METRICS, RETRY_SECONDS, GpuSource
+from collector.sources.gpu.nvidia import RETRY_SECONDS, NvidiaReader
+from collector.sources.gpu.source import GPU_METRICS, GpuDetail, GpuSource
 from tests.support.nvml_stub import GIB, NvmlStub
 
-ALWAYS = {"timestamp", "gpu_index", "uuid", "name"}
-MEASURED = set(GPU_METRICS.written_columns) - ALWAYS
+IDENTITY = {"timestamp", "gpu_index", "vendor", "uuid", "name", "bus_address"}
+MEASURED = set(GPU_METRICS.written_columns) - IDENTITY
 
 COLUMNS_OF = {
-    "nvmlDeviceGetUUID": {"uuid"},
+    "nvmlDeviceGetUUID": {"uuid", "energy_used_joules"},
     "nvmlDeviceGetName": {"name"},
+    "nvmlDeviceGetPciInfo_v3": {"bus_address"},
     "nvmlDeviceGetUtilizationRates": {"gpu_usage", "memory_bandwidth_usage"},
     "nvmlDeviceGetTemperature": {"temperature_celsius"},
     "nvmlDeviceGetFanSpeed": {"fan_usage"},
     "nvmlDeviceGetPowerUsage": {"power_watts"},
     "nvmlDeviceGetEnforcedPowerLimit": {"power_limit_watts"},
     "nvmlDeviceGetClockInfo": {"graphics_clock_mhz", "memory_clock_mhz"},
-    "nvmlDeviceGetTotalEnergyConsumption": {"energy_joules"},
+    "nvmlDeviceGetTotalEnergyConsumption": {"energy_joules", "energy_used_joules"},
     "nvmlDeviceGetPerformanceState": {"performance_state"},
     "nvmlDeviceGetCurrentClocksEventReasons": {"throttle_reasons"},
     "nvmlDeviceGetComputeRunningProcesses_v3": set[str](),
@@ -62,15 +64,25 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NvmlStub]:
         yield stub
 
 
+def stored_energy(_statement: str, _parameters: object) -> list[dict[str, Any]]:
+    """The newest stored row of every GPU, five seconds older than the first reading."""
+    return [{"timestamp": 1_700_000_000 - 5, "energy_joules": 123_000.0}]
+
+
 @pytest.fixture
-def source(stub: NvmlStub, clock: Clock) -> Iterator[GpuSource]:
-    del stub  # it must be there before and after
-    source = GpuSource(clock=clock)
+def reader(clock: Clock) -> NvidiaReader:
+    return NvidiaReader(clock=clock)
+
+
+@pytest.fixture
+def source(stub: NvmlStub, reader: NvidiaReader) -> Iterator[GpuSource]:
+    del stub  # it must exist before and after
+    source = GpuSource(stored_energy, [reader])
     yield source
     source.close()
 
 
-def read(source: GpuSource, timestamp: int = 1_700_000_000) -> Reading[Mapping[int, float]]:
+def read(source: GpuSource, timestamp: int = 1_700_000_000) -> Reading[GpuDetail]:
     return source.read(Tick(timestamp))
 
 
@@ -116,6 +128,9 @@ def test_a_row_holds_what_the_driver_says_in_the_units_of_its_columns(source: Gp
         "energy_joules": 123456.789,
         "performance_state": 2,
         "throttle_reasons": 4,
+        "vendor": "nvidia",
+        "bus_address": "0000:01:00.0",
+        "energy_used_joules": pytest.approx(456.789),
     }
 
 
@@ -149,7 +164,7 @@ def test_sixteen_gpus_give_sixteen_rows(stub: NvmlStub, source: GpuSource) -> No
     reading = read(source)
     seen = [(one["gpu_index"], one["uuid"], one["temperature_celsius"]) for one in rows(reading)]
     assert seen == [(gpu, f"GPU-{gpu:08}", 40 + gpu) for gpu in range(16)]
-    assert reading.detail == {4711: 16 * 1024}
+    assert reading.detail.process_memory_mb == {4711: 16 * 1024}
 
 
 @pytest.mark.parametrize(
@@ -171,13 +186,13 @@ def test_functions_that_an_old_driver_lacks_cost_only_their_own_columns(
     stub.install("STUB_OF_AN_OLD_DRIVER")
     monkeypatch.setenv("NVML_STUB", str(tmp_path))
     with stub.loaded():
-        source = GpuSource(clock=clock)
+        source = GpuSource(readers=[NvidiaReader(clock=clock)])
         reading = read(source)
         source.close()
     (only,) = rows(reading)
-    assert untold(only) == {"energy_joules", "throttle_reasons"}
+    assert untold(only) == {"energy_joules", "energy_used_joules", "throttle_reasons", "bus_address"}
     assert only["memory_used_mb"] == 10.5 * 1024
-    assert reading.detail == {}
+    assert reading.detail.process_memory_mb == {}
 
 
 def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSource) -> None:
@@ -191,6 +206,7 @@ def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSo
         "power_watts",
         "gpu_usage",
         "energy_joules",
+        "energy_used_joules",
         "performance_state",
         "memory_used_mb",
         "memory_free_mb",
@@ -216,13 +232,13 @@ def test_a_gpu_that_shares_the_hosts_memory_has_no_memory_but_its_processes_have
     reading = read(source)
     assert untold(rows(reading)[0]) == {"memory_used_mb", "memory_free_mb", "memory_total_mb"}
     assert reading.snapshot == {"gpu_usage": 37, "gpu_memory_used": None, "gpu_memory_total": None}
-    assert reading.detail == {4711: 1024}
+    assert reading.detail.process_memory_mb == {4711: 1024}
 
 
 def test_a_gpu_that_supports_nothing_at_all_is_still_there(stub: NvmlStub, source: GpuSource) -> None:
     for function in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2", *COLUMNS_OF):
         stub.fail(function, pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert untold(row(source)) == MEASURED | {"uuid", "name"}
+    assert untold(row(source)) == MEASURED | {"uuid", "name", "bus_address"}
 
 
 def test_a_process_memory_is_summed_over_gpus_and_instances_of_one_gpu(
@@ -231,13 +247,13 @@ def test_a_process_memory_is_summed_over_gpus_and_instances_of_one_gpu(
     stub.set_count(2)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{GIB} 8:{GIB} 7:{2 * GIB}", gpu=0)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{4 * GIB}", gpu=1)
-    assert read(source).detail == {7: 7 * 1024, 8: 1024}
+    assert read(source).detail.process_memory_mb == {7: 7 * 1024, 8: 1024}
 
 
 def test_a_process_that_computes_and_draws_is_counted_once(stub: NvmlStub, source: GpuSource) -> None:
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{GIB}")
     stub.answer("nvmlDeviceGetGraphicsRunningProcesses_v3", f"7:{GIB} 9:{GIB // 2}")
-    assert read(source).detail == {7: 1024, 9: 512}
+    assert read(source).detail.process_memory_mb == {7: 1024, 9: 512}
 
 
 def test_a_process_whose_memory_is_not_told_on_every_gpu_is_left_out(
@@ -247,7 +263,7 @@ def test_a_process_whose_memory_is_not_told_on_every_gpu_is_left_out(
     stub.set_count(2)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{nothing} 8:{nothing} 9:{GIB}", gpu=0)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"8:{GIB} 9:{GIB}", gpu=1)
-    assert read(source).detail == {9: 2 * 1024}
+    assert read(source).detail.process_memory_mb == {9: 2 * 1024}
 
 
 def test_a_process_list_that_lacks_the_amount_takes_it_from_the_other(
@@ -255,7 +271,7 @@ def test_a_process_list_that_lacks_the_amount_takes_it_from_the_other(
 ) -> None:
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{2**64 - 1}")
     stub.answer("nvmlDeviceGetGraphicsRunningProcesses_v3", f"7:{GIB}")
-    assert read(source).detail == {7: 1024}
+    assert read(source).detail.process_memory_mb == {7: 1024}
 
 
 def test_what_never_changes_is_asked_once_a_session(stub: NvmlStub, source: GpuSource) -> None:
@@ -338,11 +354,13 @@ def test_a_refusal_that_lasts_does_not_grow_in_memory(stub: NvmlStub, source: Gp
     assert depth() == depth()
 
 
-def test_a_value_refused_at_every_reading_does_not_grow_in_memory(stub: NvmlStub, source: GpuSource) -> None:
+def test_a_value_refused_at_every_reading_does_not_grow_in_memory(
+    stub: NvmlStub, source: GpuSource, reader: NvidiaReader
+) -> None:
     stub.fail("nvmlDeviceGetFanSpeed", pynvml.NVML_ERROR_UNKNOWN)
     for _ in range(3):
         read(source)
-    assert len(source._gpus[0]._doubts) == 1
+    assert len(reader._gpus[0]._errors) == 1
 
 
 def open_descriptors() -> int:
@@ -365,7 +383,7 @@ def test_many_failed_starts_leave_nothing_open(stub: NvmlStub, source: GpuSource
 
 
 def test_closing_ends_the_session_and_may_be_done_twice_or_before_any_reading(stub: NvmlStub) -> None:
-    source = GpuSource()
+    source = GpuSource(readers=[NvidiaReader()])
     source.close()
     read(source)
     source.close()
@@ -491,7 +509,7 @@ def test_a_call_that_hangs_ends_in_a_whole_reading_once_it_comes_back(
 
 def test_nothing_of_nvml_is_imported_before_the_first_reading() -> None:
     code = (
-        "import sys; from collector.sources.gpu.nvidia import GpuSource; GpuSource().close(); "
+        "import sys; from collector.sources.gpu.source import GpuSource; GpuSource().close(); "
         "assert 'pynvml' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -506,7 +524,7 @@ def test_a_driver_installed_meanwhile_is_found_by_itself(
 
 def meet_a_driver_that_is_installed(directory: Path) -> None:
     clock = Clock()
-    source = GpuSource(clock=clock)
+    source = GpuSource(readers=[NvidiaReader(clock=clock)])
     for _ in range(2):
         with pytest.raises(SourceAbsent, match="no NVIDIA driver is installed"):
             read(source)
@@ -528,7 +546,7 @@ def test_a_driver_updated_meanwhile_is_used_without_a_restart_of_the_collector(
 
 def meet_a_driver_that_is_updated(directory: Path) -> None:
     stub, clock = NvmlStub(directory), Clock()
-    source = GpuSource(clock=clock)
+    source = GpuSource(readers=[NvidiaReader(clock=clock)])
     read(source)
     stub.install("STUB_VERSION=2")
     assert row(source)["gpu_usage"] == 37  # the old library and the old module go on together
