@@ -225,12 +225,13 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
 
 def _answer(settings: Settings, processes: LlamaProcessSource, tick: Tick) -> Finding:
     from collector.sources.llama.http import Address
-    from collector.sources.llama.server import LlamaServerSource
+    from collector.sources.llama.runs import ServerRuns
     from collector.sources.llama.single import process_at
+    from collector.sources.registry import build_llama_server
 
     server = settings.llama_server
     address = Address(server.url, read_api_key(server), server.timeout)
-    source = LlamaServerSource(address, processes=processes, gpu=None, query=lambda *_: [])
+    source = build_llama_server(address, processes, None, None, ServerRuns(lambda *_: []))
     try:
         state = tick.read(source).state
     finally:

@@ -33,6 +33,7 @@ from collector.errors import DatabaseDamaged, DatabaseError, SettingsError
 from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, Health, State, observe
 from collector.schema import Row
 from collector.settings import Settings, read_api_key
+from collector.sources.llama.runs import ServerRuns
 from collector.sources.registry import build_sources
 
 CLOCK_STEP_SECONDS = 1.0
@@ -65,7 +66,8 @@ class Daemon:
         api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
         self._database = self._open_database(lost)
         self._buffer.put_back(list(waiting))
-        sources = build_sources(settings, api_key, self._database.query)
+        runs = ServerRuns(self._database.query)
+        sources = build_sources(settings, api_key, self._database, runs)
         self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
         self._writer = Writer(self._database, self._buffer, self._health_rows, FLUSH_FINGERPRINT)
         self._own_health = Health("collector")

@@ -2,23 +2,36 @@
 
 from typing import Any
 
+from collector.database.database import Database
 from collector.schema import Table
-from collector.settings import LlamaServerSettings, Settings
+from collector.settings import Settings
 from collector.sources.base import Source
 from collector.sources.disk import DiskSource
 from collector.sources.gpu.source import GpuSource
 from collector.sources.host import HostSource
-from collector.sources.llama.http import Address
-from collector.sources.llama.model_index import Query
+from collector.sources.llama.context import ServerContext
+from collector.sources.llama.http import Address, listening_address
+from collector.sources.llama.model_rows import ModelIndex, ModelStatuses
 from collector.sources.llama.processes import LlamaProcessSource
+from collector.sources.llama.runs import ServerRuns
 from collector.sources.llama.server import LlamaServerSource
 
 SOURCE_TYPES = (DiskSource, HostSource, LlamaProcessSource, GpuSource, LlamaServerSource)
 SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for table in source.tables)
 
 
-def build_sources(settings: Settings, api_key: str | None, query: Query) -> list[Source[Any]]:
-    """Every source that the settings ask for."""
+def build_sources(
+    settings: Settings, api_key: str | None, database: Database, runs: ServerRuns
+) -> list[Source[Any]]:
+    """Return every source that the settings ask for.
+
+    Args:
+        settings: checked settings.
+        api_key: of llama-server; None for none.
+        database: what sources read of earlier rows, and where models get their rows.
+        runs: the processes that serve models, of all servers.
+    """
+    query = database.query
     disk = DiskSource(settings.models_directories[0])
     processes = LlamaProcessSource(settings.llama_server.process_name)
     gpu = GpuSource(query) if settings.gpu.enabled else None
@@ -26,16 +39,29 @@ def build_sources(settings: Settings, api_key: str | None, query: Query) -> list
     if gpu:
         sources.append(gpu)
     if settings.llama_server.url:
-        sources.append(_llama_server(settings.llama_server, api_key, processes, gpu, query))
+        server = settings.llama_server
+        address = Address(server.url, api_key, server.timeout)
+        sources.append(build_llama_server(address, processes, gpu, database, runs))
     return sources
 
 
-def _llama_server(
-    server: LlamaServerSettings,
-    api_key: str | None,
+def build_llama_server(
+    address: Address,
     processes: LlamaProcessSource,
     gpu: GpuSource | None,
-    query: Query,
+    database: Database | None,
+    runs: ServerRuns,
 ) -> LlamaServerSource:
-    address = Address(server.url, api_key, server.timeout)
-    return LlamaServerSource(address, processes=processes, gpu=gpu, query=query)
+    """Return the source of one llama-server.
+
+    Args:
+        address: where it is.
+        processes: the llama-server processes of this machine.
+        gpu: the GPUs of this machine; None where they are not read.
+        database: None for a source that is read only to see its state.
+        runs: the processes that serve models.
+    """
+    name = listening_address(address.url)
+    models = ModelIndex(database)
+    context = ServerContext(name, processes, gpu, models)
+    return LlamaServerSource(address, context, runs, ModelStatuses(models, (name,)))

@@ -21,19 +21,21 @@ MODEL_LOADS = View(
         ViewColumn("left_by", "went.event", "sleeping, unloaded, evicted, crashed, …"),
         ViewColumn(
             "resident_seconds",
-            "coalesce(went.timestamp, (SELECT max(timestamp) FROM metrics)) - came.timestamp",
+            "coalesce(went.seconds_since_last, "
+            "coalesce(went.timestamp, (SELECT max(timestamp) FROM metrics)) - came.timestamp)",
             "how long it was there; of one that is still there, up to the newest sample",
         ),
         ViewColumn("context_size", "came.context_size", "tokens"),
         ViewColumn("build", "came.build", "llama-server's build number"),
+        ViewColumn("server", "came.server", "the server that it belongs to"),
+        ViewColumn("run_id", "came.run_id", "server_runs.id of the process"),
     ),
     """
     FROM model_events AS came
     LEFT JOIN model_events AS went ON went.id = (
       SELECT id FROM model_events AS one
-      WHERE one.model = came.model AND one.timestamp >= came.timestamp
-        AND (one.timestamp > came.timestamp OR one.id > came.id)
-      ORDER BY one.timestamp, one.id LIMIT 1)
+      WHERE one.server IS came.server AND one.model = came.model AND one.id > came.id
+      ORDER BY one.id LIMIT 1)
     WHERE came.event IN ('loaded', 'woke')""",
 )
 

@@ -3,37 +3,24 @@
 from collector.schema import View, ViewColumn
 from collector.views.periods import days_of, hours_of, time_columns
 
-_FELL = " OR ".join(
-    f"later.{counter} < earlier.{counter}"
-    for counter in ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
-)
-_START = "later.timestamp - later.uptime_seconds"
-_LATER_START = f"{_START} - (earlier.timestamp - earlier.uptime_seconds)"
-# Starts are known to the second; that of one process is the same in all rows of one run of the collector.
-_STARTED_ANEW = (
-    f"CASE WHEN earlier.id IS NULL THEN {_START} >= (SELECT min(timestamp) - 1 FROM metrics) "
-    f"WHEN {_LATER_START} IS NULL THEN {_FELL} "
-    f"ELSE {_LATER_START} > CASE WHEN {_FELL} THEN 0.1 ELSE 2 END END"
-)
-
 
 def _step(name: str, counter: str, meaning: str) -> ViewColumn:
-    """How far a counter came since the model's row before.
+    """Return the column of a counter's increase since the row before of the same run.
 
-    Of another process, or where nothing is known of a process and the counters fell, they began again at 0;
-    so did those of a first row whose process is younger than the first sample. A counter of one process never
-    falls: where it seems to, the clock was set back.
+    The first row of a run counts in full where the run began within the recorded time. That was decided when
+    the row was written (`counted_from_zero`). Else it is not known what was done since the last sample.
     """
-    more = f"later.{counter} - earlier.{counter}"
-    growth = f"CASE WHEN {more} < 0 THEN 0 ELSE {more} END"
-    return ViewColumn(name, f"CASE WHEN {_STARTED_ANEW} THEN later.{counter} ELSE {growth} END", meaning)
+    increase = f"later.{counter} - earlier.{counter}"
+    return ViewColumn(
+        name, f"CASE later.counted_from_zero WHEN 1 THEN later.{counter} ELSE {increase} END", meaning
+    )
 
 
 TOKEN_STEPS = View(
     "token_steps",
     "What did each sample add? One row a row of `llama_metrics`: what was counted since the model's row "
-    "before, right across restarts and unloads. Counts of a request come when it is finished. "
-    "NULL = not known: the model's first row, or a counter that this build does not have.",
+    "before in the same run. Counts of a request come when it is finished. NULL = not known: the first row of "
+    "a run that began before the recorded time, or a counter that this build does not have.",
     (
         *time_columns("later.timestamp", "of the sample"),
         ViewColumn("model", "later.model", "the server's name for it"),
@@ -48,14 +35,15 @@ TOKEN_STEPS = View(
         _step("cached_tokens", "prompt_tokens_cached_total", "prompt tokens taken from the cache"),
         _step("drafted_tokens", "spec_decode_num_draft_tokens_total", "tokens drafted in speculation"),
         _step("accepted_tokens", "spec_decode_num_accepted_tokens_total", "drafted tokens accepted"),
+        ViewColumn("server", "later.server", "the server that it belongs to"),
+        ViewColumn("run_id", "later.run_id", "server_runs.id"),
     ),
     """
     FROM llama_metrics AS later
     LEFT JOIN llama_metrics AS earlier ON earlier.id = (
       SELECT id FROM llama_metrics AS one
-      WHERE one.model = later.model AND one.timestamp <= later.timestamp
-        AND (one.timestamp < later.timestamp OR one.id < later.id) AND one.tokens_predicted_total NOT NULL
-      ORDER BY one.timestamp DESC, one.id DESC LIMIT 1)""",
+      WHERE one.run_id = later.run_id AND one.id < later.id AND one.tokens_predicted_total NOT NULL
+      ORDER BY one.id DESC LIMIT 1)""",
 )
 
 

@@ -1,40 +1,41 @@
-"""What other sources and the database know of a model's process."""
+"""What the readers of one llama-server use of other sources and of the database."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collector.parsers.server_answers import ServedModel
 from collector.sources.base import Source, Tick
 from collector.sources.gpu.source import GpuDetail
-from collector.sources.llama.model_index import ModelIndex
+from collector.sources.llama.model_rows import ModelIndex
 from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
-    """What other sources and the database know, for the rows of a model.
+class ServerContext:
+    """Everything beside HTTP that the rows of a server are made of.
 
     Args:
+        server: name of the server, for the column `server`.
         processes: the llama-server processes of this machine.
-        gpu: GPU memory in MB by process id; None where GPUs are not read.
-        index: the rows of `models`.
+        gpu: the GPUs of this machine; None where they are not read.
+        models: the rows of `models`.
     """
 
+    server: str
     processes: LlamaProcessSource
     gpu: Source[GpuDetail] | None
-    index: ModelIndex
+    models: ModelIndex
 
     def processes_of(self, tick: Tick) -> tuple[LlamaProcess, ...]:
-        """All of this tick; none where they could not be read."""
+        """Return the processes of this tick; none where they could not be read."""
         reading = tick.reading_of(self.processes)
         return reading.detail if reading else ()
 
-    def gpu_memory_of(self, tick: Tick) -> Mapping[int, float]:
-        """MB by process id; empty where it is not known."""
+    def gpus_of(self, tick: Tick) -> GpuDetail | None:
+        """Return the GPUs of this tick; None where they were not read."""
         reading = tick.reading_of(self.gpu) if self.gpu else None
-        return reading.detail.process_memory_mb if reading else {}
+        return reading.detail if reading else None
 
-    def id_of(self, model: ServedModel) -> str | None:
-        """`models.id`; None where the model has no row."""
-        row = self.index.find(model)
+    def model_id(self, model: ServedModel) -> str | None:
+        """Return `models.id` of a model; None where the model has no row."""
+        row = self.models.find(model)
         return row.id if row else None

@@ -1,19 +1,18 @@
-"""Each model's story: rows of `model_events`, and `models.status`."""
+"""Events of models: one row of `model_events` for each change of a model's state."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from collector.database.repositories.models import new_model_id
-from collector.errors import DatabaseBusy
 from collector.parsers.server_answers import ModelState, ServedModel
-from collector.schema import AUTOMATIC_ID, Column, Index, SqlValue, Table, Write
-from collector.sources.llama.model_index import ModelIndex, ModelRow, Query
+from collector.schema import AUTOMATIC_ID, Column, Index, Row, SqlValue, Table, Write
+from collector.sources.llama.model_rows import ModelIndex
+from collector.sources.llama.run_table import Run
+from collector.sources.llama.runs import ServerRuns
 
 MODEL_EVENTS = Table(
     "model_events",
-    "One row a change of a model's state, as llama-server told it.",
+    "One row a change of a model's state, as llama-server reported it.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample that saw it"),
@@ -31,160 +30,174 @@ MODEL_EVENTS = Table(
             "seconds_since_last",
             "REAL",
             "gauge",
-            "how long it had its previous state; `loading`: what the load took",
+            "how long it had its previous state; `loading`: how long the load took",
         ),
-        Column("exit_code", "INTEGER", "gauge", "of its process, after failed and crashed"),
+        Column("exit_code", "INTEGER", "label", "of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "the file, as the server was told"),
-        Column("context_size", "INTEGER", "gauge", "tokens, while it is loaded"),
+        Column("context_size", "INTEGER", "label", "tokens, while it is loaded"),
         Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
+        Column("server", "TEXT", "label", "the server that it belongs to: its listening address"),
+        Column(
+            "run_id", "INTEGER", "key", "server_runs.id of the process that has, or had, the model loaded"
+        ),
     ),
     (
         Index("idx_model_events_timestamp", "timestamp DESC"),
-        Index("idx_model_events_model", "model, timestamp DESC"),
+        Index("idx_model_events_server", "server, model"),
     ),
 )
 
-DOCUMENTED_STATUS: dict[ModelState, str] = {
-    "unloaded": "unloaded",
-    "loading": "loading",
-    "loaded": "loaded",
-    "sleeping": "idle",
-    "failed": "error",
-}
-"""What `models.status` calls a state."""
-
 _OCCUPYING = ("loading", "loaded", "sleeping")
-"""States in which a model takes one of a router's places."""
+"""States in which a model counts against a router's maximum of loaded models."""
 
 _LAST_EVENTS = (
     "SELECT model, state, timestamp, model_path FROM model_events "
-    "WHERE id IN (SELECT max(id) FROM model_events GROUP BY model)"
+    "WHERE id IN (SELECT max(id) FROM model_events WHERE server = ? GROUP BY model)"
 )
-_UPDATE_STATUS = "UPDATE models SET status = ?, updated_at = ? WHERE id = ?"
-_INSERT_MODEL = (
-    "INSERT INTO models (id, name, model_path, status, created_at, updated_at) SELECT ?, ?, ?, ?, ?, ? "
-    "WHERE NOT EXISTS (SELECT 1 FROM models WHERE coalesce(model_path = ?, name = ?))"
-)  # a scan may have met the file in the meantime
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a model's state.
+
+    Args:
+        model: with its new state.
+        event: its name; None for a change that is no event, such as a first sight of an unloaded model.
+        previous_state: None where it is not known.
+        seconds: how long the model had its previous state; None where that is not known.
+    """
+
+    model: ServedModel
+    event: str | None
+    previous_state: ModelState | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
-    """A model's last state, and since when it has it."""
+    """A model's last state, and since when it has it, in seconds of the clock since boot."""
 
     model: ServedModel
     since: float | None
 
 
-class ModelHistory:
-    """Compares what the server says with what it said before; the first time, with what the database holds.
+class ModelEvents:
+    """Compares the models of one server with those of the sample before.
+
+    In the first sample of a collector it compares with the last events in the database.
 
     Args:
-        query: reads the database.
-        index: the rows of `models`.
+        server: name of the server.
+        models: the rows of `models`.
+        runs: the processes that serve models.
+        clock: seconds that nobody sets.
     """
 
-    def __init__(self, query: Query, index: ModelIndex) -> None:
-        self._query = query
-        self._index = index
+    def __init__(
+        self,
+        server: str,
+        models: ModelIndex,
+        runs: ServerRuns,
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self._server = server
+        self._models = models
+        self._runs = runs
+        self._clock = clock
         self._known: dict[str, _Known] | None = None
 
-    def follow(
-        self, timestamp: int, models: Sequence[ServedModel], build: int | None, places: int | None
+    def compare(self, models: Sequence[ServedModel], max_loaded: int | None) -> list[Change]:
+        """Return what has changed since the last sample; a model that is not reported any more is unloaded.
+
+        Args:
+            models: what the server reports.
+            max_loaded: how many models it keeps loaded; None or 0 = no maximum.
+
+        Raises:
+            DatabaseBusy: in the first sample, while another program holds a lock; nothing was compared.
+        """
+        known = self._last_known()
+        present = {model.name for model in models}
+        gone = [_after_end(k.model) for name, k in known.items() if name not in present]
+        is_full = bool(max_loaded) and sum(k.model.state in _OCCUPYING for k in known.values()) >= (
+            max_loaded or 0
+        )
+        evicting = is_full and any(_newly_occupies(known, model) for model in models)
+        changes = []
+        for model in (*gone, *models):
+            before = known.get(model.name)
+            if before and before.model.state == model.state:
+                continue
+            now = self._clock()
+            previous = before.model.state if before else None
+            seconds = max(0.0, now - before.since) if before and before.since is not None else None
+            # How long a model has had the state in which it is seen first is not known.
+            known[model.name] = _Known(model, now if before else None)
+            changes.append(Change(model, _event(previous, model.state, evicting=evicting), previous, seconds))
+        return changes
+
+    def models_after_end(self) -> list[ServedModel]:
+        """Return all models as they are when their server has gone: what was loading has failed."""
+        return [
+            replace(k.model, state="failed" if k.model.state == "loading" else _after_end(k.model).state)
+            for k in (self._known or {}).values()
+        ]
+
+    def known_models(self) -> list[ServedModel]:
+        """Return the last state of every model that the server has reported."""
+        return [k.model for k in (self._known or {}).values()]
+
+    def writes(
+        self, timestamp: int, changes: Iterable[Change], build: int | None, outcome: str | None = None
     ) -> list[Write]:
-        """Take all models of one sample; a model that is not among them is unloaded.
+        """Return what must be written of some changes: the events, and the runs that ended with them.
 
         Args:
             timestamp: Unix seconds of the sample.
-            models: what the server says.
-            build: its build number.
-            places: how many models it keeps loaded; None or 0 where there is no bound.
-
-        Returns:
-            what must be written.
+            changes: in their order.
+            build: the server's build number.
+            outcome: how all runs ended; None = as the events say.
         """
-        try:
-            known = self._remembered()
-        except DatabaseBusy:
-            return []  # the next look compares again
-        present = {model.name for model in models}
-        gone = [_ended(k.model) for name, k in known.items() if name not in present]
-        evicting = _is_full(known, places) and any(_takes_a_place(known, model) for model in models)
-        everything = (*gone, *models)
-        changes: list[Write] = []
-        for model in everything:
-            changes += self._status(timestamp, model)  # first: an event names the row
-            changes += self._change(timestamp, model, build, evicting=evicting)
-        return changes + self._forgotten(timestamp, everything)
+        written: list[Write] = []
+        for change in changes:
+            model, run = change.model, self._runs.current(self._server, change.model.name)
+            if run and model.state not in _OCCUPYING:
+                ended_as = outcome or change.event or model.state
+                written += self._runs.end(self._server, model.name, timestamp, ended_as, model.exit_code)
+            if change.event:
+                written.append(MODEL_EVENTS.insert(self._row(timestamp, change, run, build)))
+        return written
 
-    def server_ended(self, timestamp: int) -> list[Write]:
-        """The server is down: nothing is loaded any more, and what was loading has failed to."""
-        known = self._known or {}
-        loading = [one.model for one in known.values() if one.model.state == "loading"]
-        failed = [ServedModel(model.name, model.path, "failed") for model in loading]
-        return self.follow(timestamp, failed, None, None)
-
-    def _remembered(self) -> dict[str, _Known]:
-        if self._known is None:
-            self._known = {
-                row["model"]: _Known(
-                    ServedModel(row["model"], row["model_path"], row["state"]), row["timestamp"]
-                )
-                for row in self._query(_LAST_EVENTS, ())
-            }
-        return self._known
-
-    def _change(
-        self, timestamp: int, model: ServedModel, build: int | None, *, evicting: bool
-    ) -> list[Write]:
-        known = self._remembered()
-        before = known.get(model.name)
-        if before and before.model.state == model.state:
-            return []
-        now = time.time()
-        # How long it has had its first state is not known.
-        known[model.name] = _Known(model, now if before else None)
-        event = _event(before.model.state if before else None, model.state, evicting=evicting)
-        if event is None:
-            return []
-        row = self._index.find(model)
+    def _row(self, timestamp: int, change: Change, run: Run | None, build: int | None) -> Row:
+        model, row = change.model, self._models.find(change.model)
         values: dict[str, SqlValue] = {
             "timestamp": timestamp,
             "model": model.name,
             "model_id": row.id if row else None,
-            "event": event,
+            "event": change.event,
             "state": model.state,
-            "previous_state": before.model.state if before else None,
-            "seconds_since_last": max(0.0, now - before.since) if before and before.since else None,
+            "previous_state": change.previous_state,
+            "seconds_since_last": change.seconds,
             "exit_code": model.exit_code,
             "model_path": model.path,
             "context_size": model.context_size,
             "build": build,
+            "server": self._server,
+            "run_id": run.id if run else None,
         }
-        return [MODEL_EVENTS.insert(MODEL_EVENTS.row(values))]
+        return MODEL_EVENTS.row(values)
 
-    def _status(self, timestamp: int, model: ServedModel) -> list[Write]:
-        """Bring `models.status` up to date; a model without a row gets one, of what is known."""
-        row, status = self._index.find(model), DOCUMENTED_STATUS[model.state]
-        if row is None:
-            name = PurePath(model.path).stem if model.path else model.name
-            row = ModelRow(new_model_id(timestamp), name, status, model.path)
-            self._index.add(model, row)
-            values = (row.id, name, model.path, status, timestamp, timestamp, model.path, name)
-            return [Write(_INSERT_MODEL, (values,))]
-        if row.status == status:
-            return []
-        row.status = status
-        return [Write(_UPDATE_STATUS, ((status, timestamp, row.id),))]
-
-    def _forgotten(self, timestamp: int, models: Sequence[ServedModel]) -> list[Write]:
-        """Rows that still say loaded, from a server that this one does not know of."""
-        told = {row.id for model in models if (row := self._index.find(model))}
-        changes = []
-        for row in self._index.rows:
-            if row.status in ("loaded", "loading") and row.id not in told:
-                row.status = "unloaded"
-                changes.append(Write(_UPDATE_STATUS, (("unloaded", timestamp, row.id),)))
-        return changes
+    def _last_known(self) -> dict[str, _Known]:
+        if self._known is None:
+            now, wall = self._clock(), time.time()
+            self._known = {
+                row["model"]: _Known(
+                    ServedModel(row["model"], row["model_path"], row["state"]),
+                    now - (wall - row["timestamp"]),
+                )
+                for row in self._runs.query(_LAST_EVENTS, (self._server,))
+            }
+        return self._known
 
 
 def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> str | None:
@@ -201,17 +214,13 @@ def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> s
     return after
 
 
-def _ended(model: ServedModel) -> ServedModel:
+def _after_end(model: ServedModel) -> ServedModel:
     state: ModelState = "unloaded" if model.state in _OCCUPYING else model.state
     return ServedModel(model.name, model.path, state)
 
 
-def _is_full(known: dict[str, _Known], places: int | None) -> bool:
-    return bool(places) and sum(k.model.state in _OCCUPYING for k in known.values()) >= (places or 0)
-
-
-def _takes_a_place(known: dict[str, _Known], model: ServedModel) -> bool:
-    """Whether it came up since the last look, or failed to."""
+def _newly_occupies(known: dict[str, _Known], model: ServedModel) -> bool:
+    """Return whether a model was loaded since the last sample, or failed to."""
     before = known.get(model.name)
     if before is None:
         return model.state in _OCCUPYING

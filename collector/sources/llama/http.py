@@ -55,6 +55,16 @@ class Address:
     timeout: float
 
 
+def listening_address(url: str) -> str:
+    """Return where a URL leads to, as `HOST:PORT` or the path of a socket: the name of a server in rows."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    host = "127.0.0.1" if parts.hostname in (None, "localhost") else parts.hostname
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class LlamaHttp:
     """HTTP towards one llama-server.
 

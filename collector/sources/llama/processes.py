@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -23,13 +24,16 @@ class LlamaProcess:
 
     Args:
         pid: its process id.
-        started_at: Unix seconds of its start; with the pid, its identity.
+        started_at: Unix seconds of its start.
         cpu_usage: percent of all cores since the last reading (0-100); None when first seen.
         cpu_seconds: processor time since its start.
         resident_bytes: memory held, shared pages included.
         arguments: its command line; empty where it may not be read.
         may_sleep: whether it was told to let its model sleep when idle; also where that may not be looked at.
         uptime_seconds: since its start, however the clock was set since.
+        started_boot_seconds: its start, seconds since the boot of the host: with the boot and the pid its
+            identity, which no setting of the clock changes.
+        boot_id: the boot of the host; None where the kernel does not report it.
     """
 
     pid: int
@@ -40,11 +44,8 @@ class LlamaProcess:
     arguments: tuple[str, ...]
     may_sleep: bool = True
     uptime_seconds: float = 0.0
-
-    @property
-    def identity(self) -> tuple[int, float]:
-        """Process id and start: together they never come again."""
-        return self.pid, self.started_at
+    started_boot_seconds: float = 0.0
+    boot_id: str | None = None
 
     @property
     def port(self) -> int:
@@ -73,6 +74,7 @@ class LlamaProcessSource:
         self._read_at: float | None = None
         self._cores = os.cpu_count() or 1
         self._memory_bytes = psutil.virtual_memory().total
+        self._boot_id = read_boot_id()
 
     def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
         """Measure every process of that name, longest running first."""
@@ -145,6 +147,8 @@ class LlamaProcessSource:
             measured.arguments,
             measured.may_sleep,
             measured.uptime_seconds(since_boot),
+            measured.started_boot_seconds,
+            self._boot_id,
         )
 
 
@@ -157,16 +161,27 @@ class _Measured:
         self.arguments = _arguments(process)
         self.may_sleep = _may_sleep(process, self.arguments)
         # psutil adds when the machine was booted by today's wall clock; what is left without it stays right.
-        self._started_at = process.create_time() - psutil.boot_time()
+        self.started_boot_seconds = round(process.create_time() - psutil.boot_time(), 2)
 
     def uptime_seconds(self, since_boot: float) -> float:
-        return max(0.0, since_boot - self._started_at)
+        return max(0.0, since_boot - self.started_boot_seconds)
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
         if before is None or not elapsed:
             return None
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
+
+
+def read_boot_id() -> str | None:
+    """Return the kernel's random id of the present boot; None where it has none."""
+    try:
+        return _BOOT_ID.read_text().strip() or None
+    except OSError:
+        return None
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _since_boot() -> float:

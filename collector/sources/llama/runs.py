@@ -13,80 +13,21 @@ Neither decision uses the wall clock, so setting it changes no sum.
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from collector.parsers.command_line import mask_secrets
 from collector.parsers.server_answers import ServedModel
-from collector.schema import AUTOMATIC_ID, Column, SqlValue, Table, Write
+from collector.schema import SqlValue, Write
+from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
-from collector.sources.llama.model_index import Query
 from collector.sources.llama.processes import LlamaProcess
-
-SERVER_RUNS = Table(
-    "server_runs",
-    "One row a process that served a model: a single llama-server, or a router's child for one model.",
-    (
-        Column("id", AUTOMATIC_ID, "key", "ascending in the order in which runs were first seen"),
-        Column("server", "TEXT NOT NULL", "label", "the server that it belongs to: its listening address"),
-        Column("address", "TEXT", "label", "where this process answers: HOST:PORT, or the path of a socket"),
-        Column("model", "TEXT NOT NULL", "label", "the server's name for the model"),
-        Column("model_id", "TEXT", "key", "models.id"),
-        Column("process_id", "INTEGER", "label", "of the process; NULL = it cannot be seen from here"),
-        Column("boot_id", "TEXT", "label", "of the boot of the host in which the process ran"),
-        Column(
-            "started_boot_seconds",
-            "REAL",
-            "label",
-            "start of the process, seconds since that boot; identifies it together with process_id and boot_id",
-        ),
-        Column("started_at", "REAL", "time", "Unix seconds of the start of the process; NULL = not known"),
-        Column("first_seen_at", "INTEGER NOT NULL", "time", "Unix seconds of the first sample that saw it"),
-        Column(
-            "ended_at", "INTEGER", "time", "Unix seconds of the sample that saw its end; NULL = it was not seen"
-        ),
-        Column(
-            "outcome",
-            "TEXT",
-            "state",
-            "how it ended: unloaded, evicted, crashed, failed, ended (the server went away), replaced (another "
-            "process serves the model), unobserved (while no collector ran); NULL = it has not ended",
-        ),
-        Column("exit_code", "INTEGER", "label", "of the process, after crashed and failed"),
-        Column(
-            "counters_from_zero",
-            "INTEGER NOT NULL",
-            "state",
-            "1 = it began within the recorded time, so all that its counters show was done in it; 0 = before",
-        ),
-        Column(
-            "metrics_run", "TEXT", "label", "number that the process draws at its start and sends with /metrics"
-        ),
-        Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
-        Column("arguments", "TEXT", "text", "JSON array: its command line, with masked keys"),
-        Column("context_size", "INTEGER", "label", "tokens of context of one slot"),
-        Column("slots", "INTEGER", "label", "requests that it works on at the same time"),
-        Column("driver_version", "TEXT", "label", "of the GPU driver when the run was first seen"),
-        Column("gpus", "TEXT", "text", "JSON array of the GPUs of the host: vendor, uuid, name, bus_address"),
-    ),
-)
-
-_COLUMNS = tuple(column.name for column in SERVER_RUNS.columns)
-_SAVE = (
-    f"INSERT INTO server_runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
-    f"ON CONFLICT(id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])}"
-)
-
-RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
-"""Counters that every build has, and that fall only when a process starts anew."""
+from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run
 
 START_TOLERANCE_SECONDS = 2.0
 """Of a run of version 0.1.0 the start is known by the wall clock only, to a second."""
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
-
-Counters = tuple[float | None, ...]
-"""The values of `RESTART_COUNTERS`; None where the build does not report one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,42 +63,20 @@ class Sighting:
     gpus: GpuDetail | None = None
 
 
-@dataclass(slots=True)
-class Run:
-    """One row of `server_runs`, in the order of its columns, and the newest counters of the process.
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The run that a sample belongs to.
 
-    Attributes:
-        counters: None while no row of `llama_metrics` belongs to the run.
-        is_observed: whether this collector has seen the process, not only the one before it.
+    Args:
+        run_id: `server_runs.id`.
+        counted_from_zero: whether the counters of this sample count in full: it is the first one of a run
+            that began within the recorded time.
+        changes: what must be written of the run.
     """
 
-    id: int
-    server: str
-    address: str | None
-    model: str
-    model_id: str | None
-    process_id: int | None
-    boot_id: str | None
-    started_boot_seconds: float | None
-    started_at: float | None
-    first_seen_at: int
-    ended_at: int | None
-    outcome: str | None
-    exit_code: int | None
-    counters_from_zero: int
-    metrics_run: str | None
-    build: int | None
-    arguments: str | None
-    context_size: int | None
-    slots: int | None
-    driver_version: str | None
-    gpus: str | None
-    counters: Counters | None = field(default=None, compare=False)
-    is_observed: bool = field(default=False, compare=False)
-
-    def save(self) -> Write:
-        """Insert or update the row."""
-        return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
+    run_id: int
+    counted_from_zero: bool
+    changes: list[Write]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +117,7 @@ class ServerRuns:
     """
 
     def __init__(self, query: Query) -> None:
-        self._query = query
+        self.query = query
         self._lock = threading.Lock()
         self._runs: dict[tuple[str, str], Run] = {}
         self._history: HistoryStart | None = None
@@ -212,25 +131,40 @@ class ServerRuns:
         """
         with self._lock:
             if self._history is None:
-                stored = [Run(**row) for row in self._query(_NEWEST_RUNS, ())]
+                stored = [Run(**row) for row in self.query(_NEWEST_RUNS, ())]
                 for run in stored:
                     run.counters = self._newest_counters(run.id)
-                history = self._history_start()
-                self._last_id = self._query(_LAST_ID, ())[0]["id"]
+                history = self._read_history_start()
+                self._last_id = self._query_number(_LAST_ID)
                 self._runs = {(run.server, run.model): run for run in stored}
                 self._history = history
 
     def new_id(self) -> int:
-        """Return an id that no run has had."""
+        """Return an id that no run has had.
+
+        Raises:
+            DatabaseBusy: see `load`.
+        """
+        self.load()
         with self._lock:
             return self._new_id()
+
+    def history_start(self) -> HistoryStart:
+        """Return when the recorded time began.
+
+        Raises:
+            DatabaseBusy: see `load`.
+        """
+        self.load()
+        assert self._history is not None
+        return self._history
 
     def current(self, server: str, model: str) -> Run | None:
         """Return the run that serves a model now, or None."""
         run = self._runs.get((server, model))
         return run if run and run.outcome is None else None
 
-    def observe(self, sighting: Sighting) -> tuple[Run, list[Write]]:
+    def observe(self, sighting: Sighting) -> Observation:
         """Return the run of a process that serves a model now, and what must be written of it.
 
         Raises:
@@ -249,13 +183,15 @@ class ServerRuns:
                 changes.append(run.save())
             elif _update(run, sighting):
                 changes.append(run.save())
+            is_first = run.counters is None and sighting.counters is not None
+            run.counters = sighting.counters or run.counters
             run.is_observed = True
-            return run, changes
+            return Observation(run.id, is_first and bool(run.counters_from_zero), changes)
 
     def end(
         self, server: str, model: str, timestamp: int, outcome: str, exit_code: int | None = None
-    ) -> tuple[Run | None, list[Write]]:
-        """Record how the current run of a model ended.
+    ) -> list[Write]:
+        """Record how the current run of a model ended; return what must be written.
 
         Args:
             server: name of the server.
@@ -263,16 +199,13 @@ class ServerRuns:
             timestamp: Unix seconds of the sample that saw the end.
             outcome: see `server_runs.outcome`.
             exit_code: of the process, where it is reported.
-
-        Returns:
-            the run, None where there was none, and what must be written.
         """
         with self._lock:
             run = self.current(server, model)
             if run is None:
-                return None, []
+                return []
             run.outcome, run.ended_at, run.exit_code = outcome, timestamp, exit_code
-            return run, [run.save()]
+            return [run.save()]
 
     def end_absent(self, server: str, present: Iterable[str], timestamp: int) -> list[Write]:
         """End all runs of a server but those of the models that are present; return what must be written.
@@ -307,52 +240,47 @@ class ServerRuns:
             or (process is not None and self._history.is_before(process))
         )
         run = Run(
-            id=self._new_id(),
-            server=sighting.server,
-            address=sighting.address,
-            model=sighting.model.name,
-            model_id=sighting.model_id,
-            process_id=None,
-            boot_id=None,
-            started_boot_seconds=None,
-            started_at=None,
+            self._new_id(),
+            sighting.server,
+            sighting.address,
+            sighting.model.name,
+            sighting.model_id,
             first_seen_at=sighting.timestamp,
-            ended_at=None,
-            outcome=None,
-            exit_code=None,
             counters_from_zero=int(from_zero),
-            metrics_run=None,
-            build=None,
-            arguments=None,
-            context_size=None,
-            slots=None,
-            driver_version=None,
-            gpus=None,
         )
         _update(run, sighting)
         return run
 
+    def _query_number(self, statement: str) -> int:
+        rows = self.query(statement, ())
+        return int(rows[0]["id"]) if rows else 0
+
     def _newest_counters(self, run_id: int) -> Counters | None:
-        rows = self._query(_NEWEST_COUNTERS, (run_id,))
+        rows = self.query(_NEWEST_COUNTERS, (run_id,))
         return tuple(rows[0].values()) if rows else None
 
-    def _history_start(self) -> HistoryStart:
-        rows = self._query(_FIRST_COLLECTOR_RUN, ())
+    def _read_history_start(self) -> HistoryStart:
+        present = self.query("SELECT 1 FROM sqlite_master WHERE name = 'collector_runs'", ())
+        rows = self.query(_FIRST_COLLECTOR_RUN, ()) if present else []
         if not rows:
             return HistoryStart(None, None, None)
         return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
 
 
-_NEWEST_RUNS = "SELECT * FROM server_runs WHERE id IN (SELECT max(id) FROM server_runs GROUP BY server, model)"
+_NEWEST_RUNS = (
+    "SELECT * FROM server_runs WHERE id IN (SELECT max(id) FROM server_runs GROUP BY server, model)"
+)
 _LAST_ID = (
     "SELECT max(coalesce((SELECT max(id) FROM server_runs), 0), "
     "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'server_runs'), 0)) AS id"
 )
 _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
-    "WHERE run_id = ? AND tokens_predicted_total NOT NULL ORDER BY id DESC LIMIT 1"
+    "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
-_FIRST_COLLECTOR_RUN = "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
+_FIRST_COLLECTOR_RUN = (
+    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
+)
 
 
 def counters_of(samples: Mapping[str, float | None]) -> Counters:
@@ -390,7 +318,7 @@ def _has_fallen(before: Counters | None, now: Counters | None) -> bool:
 
 def _update(run: Run, sighting: Sighting) -> bool:
     """Record what is known of a run; return whether its row changed."""
-    process, counters = sighting.process, sighting.counters
+    process = sighting.process
     known: dict[str, SqlValue] = {
         "address": sighting.address,
         "model_id": sighting.model_id,
@@ -412,13 +340,11 @@ def _update(run: Run, sighting: Sighting) -> bool:
     if run.gpus is None and sighting.gpus:
         known |= _gpu_columns(sighting.gpus)
     changed = {name: value for name, value in known.items() if value not in (None, getattr(run, name))}
-    if run.outcome is not None:
-        changed |= {"outcome": None, "ended_at": None, "exit_code": None}
+    is_reopened = run.outcome is not None
+    run.outcome = run.ended_at = run.exit_code = None
     for name, value in changed.items():
         setattr(run, name, value)
-    if counters is not None:
-        run.counters = counters
-    return bool(changed)
+    return is_reopened or bool(changed)
 
 
 def _gpu_columns(detail: GpuDetail) -> dict[str, SqlValue]:

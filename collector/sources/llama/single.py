@@ -1,6 +1,5 @@
 """A llama-server that serves one model."""
 
-from dataclasses import dataclass
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
@@ -8,106 +7,125 @@ from collector.errors import UnexpectedStatus
 from collector.health import State
 from collector.parsers.command_line import option
 from collector.parsers.server_answers import Props, ServedModel, parse_props
-from collector.schema import Row
 from collector.sources.base import Tick
-from collector.sources.llama.http import Answer, LlamaHttp
-from collector.sources.llama.idle_guard import IdleGuard
-from collector.sources.llama.metrics import ModelMetrics
-from collector.sources.llama.neighbours import Neighbours
+from collector.sources.llama.context import ServerContext
+from collector.sources.llama.endpoint import (
+    METRICS_ARE_OFF,
+    METRICS_OFF,
+    NO_SUCH_PATH,
+    UP,
+    ModelEndpoint,
+    ServedProcess,
+    ServerReading,
+)
+from collector.sources.llama.http import LlamaHttp, listening_address
 from collector.sources.llama.processes import LlamaProcess
 
-NO_SUCH_PATH, METRICS_OFF = 404, 501
-UP = State("up")
 UNSEEN = State(
     "up",
     "reading /metrics of this build could keep its model awake, and its process cannot be seen here: only "
     "its state is read. Builds from b10531 on that know their number can be read at any time",
 )
-METRICS_ARE_OFF = State("metrics off", "start llama-server with --metrics", level="warning", success=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one look at a server gave: its models, rows of `llama_metrics`, and how it fares."""
-
-    models: tuple[ServedModel, ...]
-    rows: tuple[Row, ...]
-    state: State = UP
 
 
 class SingleServer:
-    """Follows the one model of a server, over all its runs.
+    """The one model of a server, through all the processes that serve it one after another.
 
     Args:
-        url: where the server is, to tell its process from others.
-        http: the way to it.
-        neighbours: what others know.
+        url: where the server is, to distinguish its process from others.
+        http: connection to it.
+        context: processes, GPUs and rows of `models`.
     """
 
-    def __init__(self, url: str, http: LlamaHttp, neighbours: Neighbours) -> None:
+    def __init__(self, url: str, http: LlamaHttp, context: ServerContext) -> None:
         self._url = url
         self._http = http
-        self._neighbours = neighbours
-        self._metrics = ModelMetrics()
-        self._guard: IdleGuard | None = None
+        self._context = context
+        self._endpoint = ModelEndpoint(http)
+        self._was_seen = False
+        self._was_down = False
 
     def was_down(self) -> None:
-        """Nothing listens: whatever comes next starts its counters at 0."""
-        self._metrics.was_down()
+        """Record that nothing listened: the next process starts its counters at 0."""
+        self._was_down = True
 
     def was_away(self) -> None:
-        """It could not be read; it may come back as another build."""
-        self._guard = None
+        """Record that the server could not be read: the next process may be another build."""
+        self._endpoint.forget()
 
-    def look(self, tick: Tick, props: Props) -> Seen:
-        """Read the model, unless that would keep it awake.
+    def read(self, tick: Tick, props: Props) -> ServerReading:
+        """Read the model's state, and its metrics unless that would keep it awake.
 
         Args:
             tick: the sample.
-            props: what /props said at the last contact; asked again where that may have changed: it tells of
-                a sleeping model and wakes nothing.
+            props: what /props said at the last contact. Where the model may sleep it is asked again, which
+                shows a sleeping model and wakes nothing.
 
         Raises:
-            ServerDown, ServerBusy, InvalidAnswer, UnexpectedStatus, ParseError: see `LlamaHttp.get`.
+            RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
-        process = process_at(self._url, self._neighbours.processes_of(tick))
-        self._guard = self._guard or IdleGuard(props, is_new=self._metrics.is_new)
-        if not self._guard.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
+        process = process_at(self._url, self._context.processes_of(tick))
+        self._endpoint.identify(props, is_new=self._was_down and not self._was_seen)
+        if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
-        if model is None or model.state != "loaded":
-            return Seen((model,) if model else (), ())
+        if model is None:
+            return ServerReading(())
+        self._context.models.add_missing((model,))
         if props.has_metrics is False:
-            return Seen((model,), (), METRICS_ARE_OFF)
-        if not self._guard.may_read(process):
-            return Seen((model,), (), UP if process else UNSEEN)
+            return self._reading(props, model, process, METRICS_ARE_OFF)
+        if model.state != "loaded":
+            return self._reading(props, model, process)
+        if not self._endpoint.may_read(process):
+            return self._reading(props, model, process, UP if process else UNSEEN)
         try:
-            answer = self._http.get("/metrics")
+            metrics = self._endpoint.read()
         except UnexpectedStatus as error:
-            if error.status in (NO_SUCH_PATH, METRICS_OFF):  # 404: a build of early 2024; /props was there
-                return Seen((model,), (), METRICS_ARE_OFF)
+            if error.status in (NO_SUCH_PATH, METRICS_OFF):
+                return self._reading(props, model, process, METRICS_ARE_OFF)
             raise
-        self._guard.has_read()
-        return self._seen(tick, model, answer, process)
+        if self._endpoint.is_another_process(metrics):
+            props = parse_props(self._http.get("/props").text)
+            model = props.model or model
+            self._context.models.add_missing((model,))
+        served = ServedProcess(
+            model,
+            listening_address(self._url),
+            process,
+            metrics,
+            is_new=self._was_down,
+            build=props.build,
+            slots=props.slots,
+        )
+        self._was_seen, self._was_down = True, False
+        return ServerReading((model,), (served,))
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
-        """The model that a server which answers `Loading model` loads, by its process's command line."""
-        process = process_at(self._url, self._neighbours.processes_of(tick))
+        """Return the model that a server which answers `Loading model` loads, from its command line."""
+        process = process_at(self._url, self._context.processes_of(tick))
         path = option(process.arguments, "--model", "-m") if process else None
         if process is None or path is None:
             return ()
         name = option(process.arguments, "--alias", "-a") or PurePath(path).stem
         return (ServedModel(name, path, "loading"),)
 
-    def _seen(self, tick: Tick, model: ServedModel, answer: Answer, process: LlamaProcess | None) -> Seen:
-        if self._metrics.is_another_run(answer):
-            model = parse_props(self._http.get("/props").text).model or model
-        row = self._metrics.row(tick, model, answer, process, self._neighbours)
-        return Seen((model,), (row,))
+    def _reading(
+        self, props: Props, model: ServedModel, process: LlamaProcess | None, state: State = UP
+    ) -> ServerReading:
+        """Return a reading without metrics."""
+        served = ServedProcess(
+            model,
+            listening_address(self._url),
+            process,
+            is_new=self._was_down,
+            build=props.build,
+            slots=props.slots,
+        )
+        return ServerReading((model,), (served,), state)
 
 
 def process_at(url: str, processes: tuple[LlamaProcess, ...]) -> LlamaProcess | None:
-    """The process that serves a URL: the one told to listen there, else the only one there is."""
+    """Return the process that serves a URL: the one told to listen there, else the only one there is."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         listening = [p for p in processes if option(p.arguments, "--host") == parts.path]

@@ -8,7 +8,7 @@ from collector.errors import DatabaseBusy
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 from collector.sources.llama.events import MODEL_EVENTS, ModelHistory
-from collector.sources.llama.model_index import ModelIndex
+from collector.sources.llama.model_rows import ModelIndex
 
 
 class Story:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.sources.llama.token_speed import TokenSpeed
+from collector.sources.llama.metrics import TokenSpeed
 
 
 def speeds(*readings: tuple[float | None, float | None]) -> list[float | None]:
