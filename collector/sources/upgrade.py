@@ -81,9 +81,9 @@ class RowUpgrade:
                 "AND id IN (SELECT max(id) FROM model_events GROUP BY model)",
                 (self._server,),
             )
-            state = {"first": {}, "last": {}, "models": newest, "gpus": {}}
-            for table, (first, last) in ranges.items():
-                state["first"][table], state["last"][table] = first, last
+            first = {table: first for table, (first, _) in ranges.items()}
+            last = {table: last for table, (_, last) in ranges.items()}
+            state = {"first": first, "last": last, "models": newest, "gpus": {}}
             self._database.meta.set(STATE_KEY, state)
 
     def run(self) -> None:
@@ -150,7 +150,7 @@ class RowUpgrade:
         """Compute the energy that was used since the row before of each GPU, oldest first."""
         before: dict[str, tuple[int, float] | None] = state["gpus"]
         query = (
-            "SELECT id, timestamp, uuid, energy_joules FROM gpu_metrics "
+            "SELECT id, timestamp, uuid, energy_joules FROM gpu_metrics "  # noqa: S608 - our own number
             f"WHERE id > ? AND id <= ? ORDER BY id LIMIT {STEP_ROWS}"
         )
         first, last = state["first"], state["last"]["gpu_metrics"]
@@ -172,8 +172,8 @@ class RowUpgrade:
             Stopped: the collector is stopping.
         """
         query = (
-            f"SELECT id, {columns} FROM {table} WHERE id > ? AND id <= ? "  # noqa: S608
-            f"ORDER BY id DESC LIMIT {STEP_ROWS}"
+            f"SELECT id, {columns} FROM {table} "  # noqa: S608
+            f"WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT {STEP_ROWS}"
         )
         while rows := self._database.query(query, (state["first"][table], state["last"][table])):
             started = time.monotonic()

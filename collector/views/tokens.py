@@ -19,8 +19,8 @@ def _step(name: str, counter: str, meaning: str) -> ViewColumn:
 TOKEN_STEPS = View(
     "token_steps",
     "What did each sample add? One row a row of `llama_metrics`: what was counted since the model's row "
-    "before in the same run. Counts of a request come when it is finished. NULL = not known: the first row of "
-    "a run that began before the recorded time, or a counter that this build does not have.",
+    "before in the same run. Counts of a request come when it is finished. NULL = not known: the first row "
+    "of a run that began before the recorded time, or a counter that this build does not have.",
     (
         *time_columns("later.timestamp", "of the sample"),
         ViewColumn("model", "later.model", "the server's name for it"),

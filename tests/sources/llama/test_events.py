@@ -1,38 +1,62 @@
+"""Events and statuses of the models of one server and of several, over a real database."""
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.errors import DatabaseBusy
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
-from collector.sources.llama.events import MODEL_EVENTS, ModelHistory
-from collector.sources.llama.model_rows import ModelIndex
+from collector.sources.llama.events import ModelEvents
+from collector.sources.llama.model_rows import ModelIndex, ModelStatuses
+from collector.sources.llama.runs import ServerRuns, Sighting
+
+SERVER, OTHER = "127.0.0.1:8080", "127.0.0.1:8081"
 
 
 class Story:
-    """A history over a real database, as the daemon keeps it."""
+    """What collectors record of the models of two servers."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, servers: tuple[str, ...] = (SERVER,)) -> None:
         self.database = database
+        self._servers = servers
         self.restart()
 
     def restart(self) -> None:
         """As after a new start of the collector."""
-        self.index = ModelIndex(self.database.query)
-        self.history = ModelHistory(self.database.query, self.index)
+        self.index = ModelIndex(self.database)
+        self.runs = ServerRuns(self.database.query)
+        self.statuses = ModelStatuses(self.index, self._servers)
+        self.of_server = {name: ModelEvents(name, self.index, self.runs) for name in self._servers}
 
-    def see(self, timestamp: int, *models: ServedModel, places: int | None = None) -> None:
-        self._write(self.history.follow(timestamp, models, 11434, places))
+    def see(
+        self, timestamp: int, *models: ServedModel, places: int | None = None, server: str = SERVER
+    ) -> None:
+        """One sample of one server."""
+        self.index.add_missing(models)
+        for model in models:
+            if model.state in ("loaded", "sleeping"):
+                self._write(self.runs.observe(Sighting(timestamp, server, "", model, None)).changes)
+        events = self.of_server[server]
+        changes = events.compare(models, places)
+        self._write(self.statuses.update(server, timestamp, events.known_models()))
+        self._write(events.writes(timestamp, changes, 11434))
 
     def end(self, timestamp: int) -> None:
-        self._write(self.history.server_ended(timestamp))
+        """A sample in which the server is down."""
+        events = self.of_server[SERVER]
+        changes = events.compare(events.models_after_end(), None)
+        self._write(self.statuses.update(SERVER, timestamp, events.known_models()))
+        self._write(events.writes(timestamp, changes, None, "ended"))
 
-    def _write(self, statements: list[Write]) -> None:
+    def _write(self, writes: list[Write]) -> None:
         with self.database.transaction() as connection:
-            for statement in statements:
-                connection.executemany(statement.statement, statement.rows)
+            for write in writes:
+                connection.executemany(write.statement, write.rows)
 
     @property
     def events(self) -> list[tuple[str, str]]:
@@ -45,8 +69,14 @@ class Story:
 
 @pytest.fixture
 def story(tmp_path: Path) -> Iterator[Story]:
-    with Database(tmp_path / "x.db", (MODEL_EVENTS,)) as database:
+    with Database(tmp_path / "x.db", OWN_TABLES) as database:
         yield Story(database)
+
+
+@pytest.fixture
+def two_servers(tmp_path: Path) -> Iterator[Story]:
+    with Database(tmp_path / "x.db", OWN_TABLES) as database:
+        yield Story(database, (SERVER, OTHER))
 
 
 def model(name: str, state: ModelState, exit_code: int | None = None) -> ServedModel:
@@ -116,12 +146,14 @@ def test_a_server_that_ends_while_it_loads_has_failed_to(story: Story) -> None:
 
 
 def test_a_locked_database_delays_the_comparison_and_invents_nothing(story: Story) -> None:
-    def locked(_statement: str, _parameters: object) -> list[dict[str, object]]:
+    def locked(_statement: str, _parameters: object) -> list[dict[str, Any]]:
         raise DatabaseBusy("locked")
 
-    story.history = ModelHistory(locked, story.index)
-    assert story.history.follow(1, (model("a", "loaded"),), None, None) == []
-    assert story.history.server_ended(2) == []
+    events = ModelEvents(SERVER, story.index, ServerRuns(locked))
+    for _ in range(2):
+        with pytest.raises(DatabaseBusy):
+            events.compare((model("a", "loaded"),), None)
+    assert events.models_after_end() == []
 
 
 def test_a_restart_of_the_collector_goes_on_where_it_was(story: Story) -> None:
@@ -157,15 +189,88 @@ def test_a_model_without_a_row_gets_one_of_what_is_known(story: Story) -> None:
     assert len(story.database.models.get_all()) == 2
 
 
-def test_rows_that_wait_for_their_commit_are_not_made_twice(story: Story) -> None:
-    first = story.history.follow(1, (model("a", "loaded"),), None, None)
-    story.index._read_at = float("-inf")  # a long flush interval: the table is read again before the commit
-    second = story.history.follow(2, (model("a", "loaded"),), None, None)
-    story._write(first + second)
-    assert len(story.database.models.get_all()) == 1
+def test_a_row_that_a_scan_saved_meanwhile_is_used(story: Story) -> None:
+    assert story.index.find(model("a", "loaded")) is None
+    row = story.database.models.save({"name": "a", "model_path": "/models/a.gguf"})
+    story.see(1, model("a", "loaded"))
+    assert [one["id"] for one in story.database.models.get_all()] == [row["id"]]
+    assert story.database.query("SELECT model_id FROM model_events")[0]["model_id"] == row["id"]
 
 
 def test_a_model_that_still_says_loaded_and_is_not_served_is_unloaded(story: Story) -> None:
     story.database.models.save({"name": "stale", "status": "loaded"})
     story.see(1, model("a", "loaded"))
     assert story.status("stale") == "unloaded"
+
+
+def test_an_event_names_its_run_and_a_run_how_it_ended(story: Story) -> None:
+    story.see(1, model("a", "loading"))
+    story.see(2, model("a", "loaded"))
+    story.see(3, model("a", "failed", exit_code=139))
+    rows = story.database.query("SELECT event, run_id, server FROM model_events ORDER BY id")
+    (run,) = story.database.query("SELECT * FROM server_runs")
+    assert [(row["event"], row["run_id"]) for row in rows] == [
+        ("loading", None),
+        ("loaded", run["id"]),
+        ("crashed", run["id"]),
+    ]
+    assert {row["server"] for row in rows} == {SERVER}
+    assert (run["outcome"], run["exit_code"], run["ended_at"]) == ("crashed", 139, 3)
+
+
+def test_a_run_that_ends_with_its_server_says_so(story: Story) -> None:
+    story.see(1, model("a", "loaded"))
+    story.end(2)
+    (run,) = story.database.query("SELECT outcome, ended_at FROM server_runs")
+    assert tuple(run.values()) == ("ended", 2)
+
+
+def test_two_servers_do_not_unload_each_other_s_models(two_servers: Story) -> None:
+    for timestamp in (1, 2, 3):
+        two_servers.see(timestamp, model("a", "loaded"))
+        two_servers.see(timestamp, model("b", "loaded"), server=OTHER)
+    assert (two_servers.status("a"), two_servers.status("b")) == ("loaded", "loaded")
+    assert two_servers.events == [("a", "loaded"), ("b", "loaded")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "status"),
+    [
+        ("loaded", "unloaded", "loaded"),
+        ("unloaded", "loaded", "loaded"),
+        ("sleeping", "loading", "loading"),
+        ("sleeping", "failed", "idle"),
+        ("failed", "unloaded", "error"),
+        ("unloaded", "unloaded", "unloaded"),
+    ],
+)
+def test_the_status_of_a_model_is_the_best_of_its_states(
+    two_servers: Story, one: ModelState, other: ModelState, status: str
+) -> None:
+    for timestamp in (1, 2):
+        two_servers.see(timestamp, model("a", one))
+        two_servers.see(timestamp, model("a", other), server=OTHER)
+    assert two_servers.status("a") == status
+
+
+def test_a_model_left_as_loaded_waits_until_every_server_has_reported(two_servers: Story) -> None:
+    two_servers.database.models.save({"name": "stale", "status": "loaded"})
+    two_servers.see(1, model("a", "loaded"))
+    assert two_servers.status("stale") == "loaded"
+    two_servers.see(1, model("b", "loaded"), server=OTHER)
+    assert two_servers.status("stale") == "unloaded"
+
+
+def test_a_new_collector_compares_each_server_with_its_own_events(two_servers: Story) -> None:
+    two_servers.see(1, model("a", "loaded"))
+    two_servers.see(1, model("a", "unloaded"), server=OTHER)
+    two_servers.see(2, model("a", "loading"), server=OTHER)
+    two_servers.restart()
+    two_servers.see(3, model("a", "loaded"))
+    two_servers.see(3, model("a", "loaded"), server=OTHER)
+    rows = two_servers.database.query("SELECT server, event FROM model_events ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        (SERVER, "loaded"),
+        (OTHER, "loading"),
+        (OTHER, "loaded"),
+    ]
