@@ -20,7 +20,7 @@ _PER_HOUR = f"""
     )"""
 """A sum over the GPUs is NULL in an hour in which one GPU does not report the value: it would be too low.
 
-A row that has an `energy_joules` but no `energy_used_joules`, such as the first one of a new GPU, does not make
+A row with `energy_joules` but without `energy_used_joules`, such as the first one of a new GPU, does not make
 the energy of its hour unknown: nothing before it was recorded.
 """
 
