@@ -239,13 +239,16 @@ def test_busy_share_counts_the_samples_in_which_the_server_answered(database: Da
     ) == [(NOON, "m", 2 / 5, 3 / 5, 5)]
 
 
-def gpu(timestamp: int, number: int, energy: float | None = None, **more: SqlValue) -> dict[str, SqlValue]:
+def gpu(
+    timestamp: int, number: int, energy: float | None = None, used: float | None = None, **more: SqlValue
+) -> dict[str, SqlValue]:
     known: dict[str, SqlValue] = {"memory_used_mb": 1000.0, "power_watts": 100.0, "gpu_usage": 50.0}
     return {
         "timestamp": timestamp,
         "gpu_index": number,
         "uuid": f"GPU-{number}",
         "energy_joules": energy,
+        "energy_used_joules": used,
         **known,
         **more,
     }
@@ -256,8 +259,8 @@ def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
         database,
         GPU_METRICS,
         gpu(NOON - 5, 0, 1000), gpu(NOON - 5, 1, 50),
-        gpu(NOON, 0, 1600), gpu(NOON, 1, 250),
-        gpu(NOON + 5, 0, 2500, power_watts=300.0), gpu(NOON + 5, 1, 100, memory_used_mb=3000.0),
+        gpu(NOON, 0, 1600, 600), gpu(NOON, 1, 250, 200),
+        gpu(NOON + 5, 0, 2500, 900, power_watts=300.0), gpu(NOON + 5, 1, 100, 100, memory_used_mb=3000.0),
     )  # fmt: skip
     insert_tokens(database, (NOON - 5, 0), (NOON + 5, 500))
     (row,) = database.query(f"SELECT * FROM gpu_by_hour WHERE timestamp = {NOON}")
@@ -268,7 +271,7 @@ def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
 
 
 def test_energy_is_not_known_where_a_gpu_does_not_tell(database: Database) -> None:
-    insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900), gpu(NOON + 5, 1))
+    insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900, 899), gpu(NOON + 5, 1))
     insert_tokens(database, (NOON, 0), (NOON + 5, 500))
     rows = ask(database, "SELECT energy_joules, watt_hours_per_million_tokens, power_watts FROM gpu_by_hour")
     assert rows == [(None, None, 200)]
