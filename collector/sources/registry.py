@@ -1,4 +1,4 @@
-"""All sources, in the order in which they may look at each other's readings."""
+"""All sources, in an order in which each one comes after those whose readings it uses."""
 
 from typing import Any
 
@@ -18,7 +18,13 @@ SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for ta
 
 
 def build_sources(settings: Settings, api_key: str | None, query: Query) -> list[Source[Any]]:
-    """Every source that the settings ask for."""
+    """Return every source that the settings enable.
+
+    Args:
+        settings: the settings.
+        api_key: the key of llama-server, if it needs one.
+        query: reads the database.
+    """
     disk = DiskSource(settings.models_directories[0])
     processes = LlamaProcessSource(settings.llama_server.process_name)
     gpu = GpuSource(query) if settings.gpu.enabled else None
