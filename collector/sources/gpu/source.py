@@ -189,7 +189,7 @@ class GpuSource:
         nothing. The first row of a GPU is compared with its newest stored row.
         """
         uuid, joules = reading.identity.uuid, reading.values.get("energy_joules")
-        if uuid is None or not isinstance(joules, float):
+        if uuid is None or not isinstance(joules, int | float):
             return None
         before, self._energy[uuid] = self._energy.get(uuid), joules
         if before is not None:
