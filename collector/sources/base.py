@@ -1,4 +1,4 @@
-"""What a source is: something that is read once a tick and gives rows."""
+"""The interface of a source: something that is read once per tick and returns rows."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +16,19 @@ Query = Callable[[str, Sequence[object]], list[dict[str, Any]]]
 """Returns the rows of a SELECT as dictionaries."""
 
 READING_TIMEOUT_SECONDS = 0.2
-"""How long one source waits for another's reading of the same tick."""
+"""How long a source waits for the reading of another source in the same tick."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Detail_co]):
-    """What one source saw in one tick.
+    """The result of reading one source in one tick.
 
     Args:
-        detail: what other sources may use of it.
-        rows: rows for the source's tables, complete but for nothing.
-        snapshot: the columns of `metrics` that this source knows.
-        state: how the source fares.
-        changes: changes of state, which are never dropped, however long the database is locked.
+        detail: values for other parts of the collector, in a type of the source's own.
+        rows: rows of the source's tables, with all their columns.
+        snapshot: the columns of `metrics` that this source fills.
+        state: the state of the source.
+        changes: rows about changes, which are never dropped, however long the database is locked.
     """
 
     detail: Detail_co
@@ -39,42 +39,41 @@ class Reading(Generic[Detail_co]):
 
 
 class Source(Protocol[Detail_co]):
-    """One thing that is read.
+    """Something that is read once per tick.
 
-    `read` may block, and holds up no other source then. It is called by one thread at a time. Where
-    there is nothing to read it raises SourceAbsent, where reading fails SourceFailed; then no row
-    is written.
+    `read` is called by one thread at a time. It may block; the other sources are read nevertheless. If it
+    raises, no row is written.
     """
 
     @property
     def name(self) -> str:
-        """Stands in `collector_health`."""
+        """Name of the source in `collector_health`."""
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables that its rows go to."""
+        """The tables of its rows."""
 
     @property
     def defaults(self) -> Mapping[str, SqlValue]:
-        """What `metrics` holds in this source's columns while it gives no reading."""
+        """Values of this source's columns of `metrics` while it has no reading."""
 
     def read(self, tick: "Tick") -> Reading[Detail_co]:
-        """Read once.
+        """Read the source once.
 
         Raises:
-            SourceAbsent: what it reads does not exist here.
+            SourceAbsent: what it reads does not exist on this machine.
             SourceFailed: it exists and could not be read.
         """
 
     def close(self) -> None:
-        """Give back what is held open."""
+        """Release what is open."""
 
 
 class Tick:
-    """One sampling moment and the readings that belong to it.
+    """One sampling moment and its readings, by the name of the source.
 
     Args:
-        timestamp: Unix seconds, for every row of the tick.
+        timestamp: Unix seconds of every row of the tick.
     """
 
     def __init__(self, timestamp: int) -> None:
@@ -83,7 +82,7 @@ class Tick:
         self.readings: dict[str, Future[Reading[Any] | None]] = {}
 
     def read(self, source: Source[Any]) -> Reading[Any]:
-        """Read a source here and now, and keep its reading for others.
+        """Read a source in this thread, and store its reading for other sources.
 
         Raises:
             SourceAbsent, SourceFailed: see `Source.read`.
@@ -94,20 +93,25 @@ class Tick:
         return reading
 
     def wait(self, seconds: float) -> None:
-        """Wait until every reading that was started has ended, at most this long."""
+        """Wait until every reading that was started has ended, but at most this long."""
         deadline = time.monotonic() + seconds
-        for future in reversed(self.readings.values()):  # after the last one the others have mostly ended
+        for future in reversed(self.readings.values()):  # once the last one has ended, most others have
             if not future.done():
                 with suppress(TimeoutError):
                     future.result(max(0.0, deadline - time.monotonic()))
 
     def reading_of(
-        self, source: Source[Detail_co], patience: float = READING_TIMEOUT_SECONDS
+        self, source: Source[Detail_co], timeout: float = READING_TIMEOUT_SECONDS
     ) -> Reading[Detail_co] | None:
-        """An earlier source's reading of this very tick; None where it failed or takes too long."""
+        """Return an earlier source's reading of this tick; None if it failed or is not there in time.
+
+        Args:
+            source: the other source.
+            timeout: the most seconds to wait for its reading.
+        """
         future = self.readings.get(source.name)
         if future is None:
             return None
         with suppress(TimeoutError):
-            return future.result(patience)
+            return future.result(timeout)
         return None

@@ -1,4 +1,4 @@
-"""The partition of the models directory. A source of its own: a network file system may hang."""
+"""Space on the partition of the models directory: a source of its own, as a network file system may hang."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from collector.sources.base import Reading, Tick
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """Space of one partition, in MB of 1,048,576 bytes; `usage` is the percentage that `df` shows."""
+    """Space on one partition, in MB of 1,048,576 bytes; `usage` is the percentage that `df` shows."""
 
     total_mb: float
     used_mb: float
@@ -22,10 +22,10 @@ class DiskSpace:
 
 
 class DiskSource:
-    """Reads the space of the partition that holds a directory.
+    """Space on the partition of a directory.
 
     Args:
-        directory: where it does not exist, its nearest existing parent is read.
+        directory: the directory; if it does not exist, its nearest existing parent is read.
     """
 
     name = "disk"
@@ -36,7 +36,7 @@ class DiskSource:
         self._directory = directory
 
     def read(self, _tick: Tick) -> Reading[DiskSpace]:
-        """Read the space.
+        """Read the space on the partition.
 
         Raises:
             SourceFailed: the file system does not answer.
@@ -58,4 +58,4 @@ class DiskSource:
         raise SourceFailed(f"{self._directory}: not even / can be read")
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is kept open."""

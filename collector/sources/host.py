@@ -1,7 +1,8 @@
-"""The host: processor, memory, swap, disk, network, temperature."""
+"""The machine: processor, memory, swap, disk, network, temperature."""
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -12,7 +13,7 @@ from collector.sources.disk import DiskSource
 
 HOST_METRICS = Table(
     "host_metrics",
-    "One row a sample: the whole machine.",
+    "One row per sample: the whole machine.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample"),
@@ -23,7 +24,7 @@ HOST_METRICS = Table(
         Column("load_5m", "REAL", "gauge", "load average of 5 minutes"),
         Column("load_15m", "REAL", "gauge", "load average of 15 minutes"),
         Column("memory_total_mb", "REAL", "gauge", "RAM, MB of 1,048,576 bytes"),
-        Column("memory_available_mb", "REAL", "gauge", "RAM that programs can still get, MB"),
+        Column("memory_available_mb", "REAL", "gauge", "RAM that programs can still allocate, MB"),
         Column("memory_usage", "REAL", "gauge", "RAM that is not available, percent (0-100)"),
         Column("swap_total_mb", "REAL", "gauge", "swap, MB"),
         Column("swap_used_mb", "REAL", "gauge", "swap in use, MB"),
@@ -49,19 +50,42 @@ HOST_METRICS = Table(
             "all interfaces but loopback, since the last sample",
         ),
         Column("cpu_temperature_celsius", "REAL", "gauge", "hottest sensor of the processor; NULL = none"),
+        Column(
+            "elapsed_seconds",
+            "REAL",
+            "gauge",
+            "seconds since the last sample, by a clock that nobody sets; NULL on the first one after a start",
+        ),
     ),
     (Index("idx_host_metrics_timestamp", "timestamp DESC"),),
 )
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "acpitz")
-"""Driver names of processor sensors, the most telling first."""
+"""Driver names of processor sensors, the most accurate first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """Counters of the kernel, which only grow.
+
+    Args:
+        read_at: seconds since boot, including time in which the machine was suspended.
+        cpu_busy: busy seconds, summed over the cores.
+        cpu_total: all seconds, summed over the cores.
+        traffic: bytes, by the column of their rate.
+    """
+
+    read_at: float
+    cpu_busy: float
+    cpu_total: float
+    traffic: Mapping[str, float]
 
 
 class HostSource:
-    """Reads the machine. Every rate is a difference of raw counters that this object keeps.
+    """The machine. Every rate is a difference to the counters of the sample before, kept in this object.
 
     Args:
-        disk: gives the space of the models directory's partition.
+        disk: the source of the space on the partition of the models directory.
     """
 
     name = "host"
@@ -70,57 +94,37 @@ class HostSource:
 
     def __init__(self, disk: DiskSource) -> None:
         self._disk = disk
-        self._cpu: tuple[float, float] | None = None
-        self._counters: dict[str, float] = {}
-        self._counted_at = 0.0
+        self._before: _Counters | None = None
         self._has_cpu_sensor = True
 
     def read(self, tick: Tick) -> Reading[None]:
-        """Read everything once; a rate is NULL on the first reading."""
-        swap = psutil.swap_memory()
+        """Read every value once; a rate is NULL on the first reading."""
+        before, swap = self._before, psutil.swap_memory()
+        busy, total = _busy_and_total(psutil.cpu_times())
+        now = _Counters(time.clock_gettime(time.CLOCK_BOOTTIME), busy, total, _traffic(swap))
+        memory, load = psutil.virtual_memory(), psutil.getloadavg()
         values: dict[str, SqlValue] = {
             "timestamp": tick.timestamp,
-            "cpu_usage": self._cpu_usage(),
-            **dict(zip(("load_1m", "load_5m", "load_15m"), psutil.getloadavg(), strict=True)),
-            **_memory(),
+            "load_1m": load[0],
+            "load_5m": load[1],
+            "load_15m": load[2],
+            "memory_total_mb": memory.total / BYTES_PER_MB,
+            "memory_available_mb": memory.available / BYTES_PER_MB,
+            "memory_usage": memory.percent,
             "swap_total_mb": swap.total / BYTES_PER_MB,
             "swap_used_mb": swap.used / BYTES_PER_MB,
             "swap_usage": swap.percent,
-            **self._rates(swap),
             "cpu_temperature_celsius": self._temperature(),
             **self._disk_space(tick),
+            **(_since(before, now) if before else {}),
         }
+        self._before = now
         return Reading(
             None, rows=((HOST_METRICS, HOST_METRICS.row(values)),), snapshot={"swap_usage": swap.percent}
         )
 
     def close(self) -> None:
-        """Nothing is held open."""
-
-    def _cpu_usage(self) -> float | None:
-        before, self._cpu = self._cpu, _busy_and_total(psutil.cpu_times())
-        if before is None or self._cpu[1] <= before[1]:
-            return None
-        share = (self._cpu[0] - before[0]) / (self._cpu[1] - before[1])
-        return min(100.0, max(0.0, 100 * share))  # iowait may run backwards by a tick of the clock
-
-    def _rates(self, swap: Any) -> dict[str, SqlValue]:
-        now = time.monotonic()
-        counters = {
-            "swap_in_bytes_per_second": swap.sin,
-            "swap_out_bytes_per_second": swap.sout,
-            **_traffic(
-                psutil.disk_io_counters(nowrap=False), psutil.net_io_counters(pernic=True, nowrap=False)
-            ),
-        }
-        elapsed = now - self._counted_at
-        rates: dict[str, SqlValue] = {
-            name: (value - self._counters[name]) / elapsed
-            for name, value in counters.items()
-            if value >= self._counters.get(name, float("inf")) and elapsed > 0
-        }  # a counter that fell was reset (a disk or interface went away): its rate is not known
-        self._counters, self._counted_at = counters, now
-        return rates
+        """Do nothing: nothing is kept open."""
 
     def _temperature(self) -> float | None:
         if not self._has_cpu_sensor:
@@ -129,7 +133,7 @@ class HostSource:
         for name in _CPU_SENSORS:
             if found := [sensor.current for sensor in sensors.get(name, ()) if sensor.current > 0]:
                 return max(found)
-        self._has_cpu_sensor = False  # sensors do not appear later: looking costs, so look once
+        self._has_cpu_sensor = False  # listing sensors is slow, and none appears later: do not ask again
         return None
 
     def _disk_space(self, tick: Tick) -> dict[str, SqlValue]:
@@ -145,27 +149,42 @@ class HostSource:
         }
 
 
-def _memory() -> dict[str, SqlValue]:
-    memory = psutil.virtual_memory()
-    return {
-        "memory_total_mb": memory.total / BYTES_PER_MB,
-        "memory_available_mb": memory.available / BYTES_PER_MB,
-        "memory_usage": memory.percent,
+def _since(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
+    """Return the columns that are a difference of two samples.
+
+    A counter that fell was reset, as when a disk or a network interface was removed, and one that is new has
+    nothing to be compared with: the rate is not known.
+    """
+    elapsed = now.read_at - before.read_at
+    if elapsed <= 0:
+        return {}
+    rates: dict[str, SqlValue] = {
+        name: (value - before.traffic[name]) / elapsed
+        for name, value in now.traffic.items()
+        if value >= before.traffic.get(name, float("inf"))
     }
+    if now.cpu_total > before.cpu_total:
+        share = (now.cpu_busy - before.cpu_busy) / (now.cpu_total - before.cpu_total)
+        rates["cpu_usage"] = min(100.0, max(0.0, 100 * share))  # the kernel's iowait may fall by 10 ms
+    return {**rates, "elapsed_seconds": elapsed}
 
 
 def _busy_and_total(times: Any) -> tuple[float, float]:
-    """Seconds since boot, summed over the cores. Guest time is in user time already."""
+    """Return seconds since boot, summed over the cores. Guest time is part of user time already."""
     total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
     return total - times.idle - getattr(times, "iowait", 0), total
 
 
-def _traffic(disks: Any, interfaces: Any) -> dict[str, float]:
-    """Byte counters; a machine without disks or without interfaces has none."""
-    counters: dict[str, float] = {}
-    if disks:
+def _traffic(swap: Any) -> dict[str, float]:
+    """Return byte counters by the column of their rate; a machine without disks or interfaces has fewer."""
+    counters: dict[str, float] = {
+        "swap_in_bytes_per_second": swap.sin,
+        "swap_out_bytes_per_second": swap.sout,
+    }
+    if disks := psutil.disk_io_counters(nowrap=False):
         counters["disk_read_bytes_per_second"] = disks.read_bytes
         counters["disk_write_bytes_per_second"] = disks.write_bytes
+    interfaces = psutil.net_io_counters(pernic=True, nowrap=False)
     if outward := [counted for name, counted in interfaces.items() if name != "lo"]:
         counters["network_received_bytes_per_second"] = sum(counted.bytes_recv for counted in outward)
         counters["network_sent_bytes_per_second"] = sum(counted.bytes_sent for counted in outward)

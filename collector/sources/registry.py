@@ -1,4 +1,4 @@
-"""All sources, in the order in which they may look at each other's readings."""
+"""All sources, in an order in which each one comes after those whose readings it uses."""
 
 from typing import Any
 

@@ -27,6 +27,7 @@ from collector.database.buffer import Buffer
 from collector.database.writer import Writer
 from collector.schema import BYTES_PER_MB
 from collector.settings import settings_from
+from collector.sources.llama.runs import ServerRuns
 from collector.sources.registry import build_sources
 from collector.views import VIEWS
 
@@ -135,7 +136,7 @@ def main() -> None:
 def measure(database: TimedDatabase) -> None:
     settings = settings_from({"llama_server": {"url": ""}, "gpu": {"enabled": False}})
     buffer = Buffer()
-    sampler = Sampler(build_sources(settings, None, database.query), buffer, 1)
+    sampler = Sampler(build_sources(settings, None, database, ServerRuns(database.query)), buffer, 1)
     samples = EverySecond(sampler.tick, 0)
     commits = EverySecond(Writer(database, buffer).flush, FLUSH_OFFSET_SECONDS)
     samples.start()

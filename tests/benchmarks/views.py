@@ -51,6 +51,7 @@ def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
                 "memory_used_mb": 9000.0,
                 "power_watts": 200.0,
                 "energy_joules": 1000.0 * number,
+                "energy_used_joules": 1000.0,
             },
         )
     yield (

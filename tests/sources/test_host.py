@@ -35,14 +35,55 @@ def test_a_rate_is_unknown_on_the_first_reading_and_known_on_the_second(source: 
     assert 0 < second["cpu_usage"] <= 100
 
 
-def test_memory_and_load_are_the_machine_s(source: HostSource) -> None:
+def test_the_time_since_the_last_sample_is_counted_by_the_clock_that_nobody_sets(
+    source: HostSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_boot, unix = iter([100.0, 105.25, 4000.0]), iter([1_700_000_000, 1_600_000_000, 1_800_000_000])
+
+    def clock(number: int) -> float:
+        assert number == time.CLOCK_BOOTTIME
+        return next(since_boot)
+
+    monkeypatch.setattr(time, "clock_gettime", clock)
+    rows = [row(source, Tick(next(unix))) for _ in range(3)]
+    assert [values["elapsed_seconds"] for values in rows] == [None, 5.25, 3894.75]
+
+
+def test_a_rate_times_the_time_since_the_last_sample_is_the_growth_of_the_counter(
+    source: HostSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = iter([1000, 251_000])
+    monkeypatch.setattr(
+        psutil, "disk_io_counters", lambda **_: SimpleNamespace(read_bytes=next(counted), write_bytes=0)
+    )
+    row(source)
+    values = row(source)
+    assert values["disk_read_bytes_per_second"] * values["elapsed_seconds"] == pytest.approx(250_000)
+
+
+def test_a_reading_that_failed_is_no_sample_to_compare_with(
+    source: HostSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_boot = iter([100.0, 105.0, 110.0])
+    monkeypatch.setattr(time, "clock_gettime", lambda _: next(since_boot))
+    row(source)
+    with monkeypatch.context() as failing:
+        failing.setattr(psutil, "virtual_memory", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            row(source)
+    assert row(source)["elapsed_seconds"] == 10
+
+
+def test_memory_and_load_are_those_of_the_machine(source: HostSource) -> None:
     values = row(source)
     assert values["memory_total_mb"] == psutil.virtual_memory().total / 2**20
     assert 0 < values["memory_usage"] < 100
     assert values["load_1m"] == pytest.approx(psutil.getloadavg()[0], abs=2)
 
 
-def test_a_counter_that_fell_gives_no_rate(source: HostSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_a_counter_that_fell_is_unknown(
+    source: HostSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted = iter([1000, 2000, 500, 600])
 
     def disks(**_: object) -> SimpleNamespace:
@@ -56,7 +97,7 @@ def test_a_counter_that_fell_gives_no_rate(source: HostSource, monkeypatch: pyte
     assert rates[3] > 0
 
 
-def test_a_machine_without_disks_and_sensors_gives_null_there(
+def test_a_machine_without_disks_interfaces_and_sensors_has_null_in_their_columns(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "disk_io_counters", lambda **_: None)
@@ -69,7 +110,7 @@ def test_a_machine_without_disks_and_sensors_gives_null_there(
     assert values["cpu_temperature_celsius"] is None
 
 
-def test_the_hottest_sensor_of_the_processor_is_taken(
+def test_the_temperature_is_that_of_the_hottest_sensor_of_the_processor(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sensors = {
@@ -87,18 +128,18 @@ def test_guest_time_is_not_counted_twice() -> None:
     assert _busy_and_total(Times((50.0, 40.0, 10.0, 20.0, 5.0))) == (50.0, 100.0)
 
 
-def test_the_disk_is_that_of_the_nearest_existing_parent(tmp_path: Path) -> None:
+def test_the_space_of_a_missing_directory_is_that_of_its_nearest_existing_parent(tmp_path: Path) -> None:
     missing = DiskSource(tmp_path / "no" / "such" / "directory").read(Tick(0))
     assert missing.detail.total_mb == psutil.disk_usage(str(tmp_path)).total / 2**20
     assert missing.snapshot == {"disk_usage": missing.detail.usage}
 
 
-def test_a_file_in_the_place_of_the_directory_is_measured_where_it_lies(tmp_path: Path) -> None:
+def test_the_space_of_a_path_below_a_file_is_that_of_the_partition_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert DiskSource(tmp_path / "file" / "below").read(Tick(0)).detail.total_mb > 0
 
 
-def test_a_file_system_that_does_not_answer_is_a_failure(
+def test_a_file_system_that_does_not_answer_makes_the_source_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: str) -> None:

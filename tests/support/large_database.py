@@ -34,6 +34,9 @@ _MEANT: dict[str, str] = {
     "uuid": "'GPU-0'",
     "name": "'NVIDIA GeForce RTX 3090'",
     "energy_joules": "1000.0 * x",
+    "energy_used_joules": "1000.0",
+    "vendor": "'nvidia'",
+    "bus_address": "'0000:01:00.0'",
     "model": _MODEL,
     "model_id": _MODEL,
     "source": _MODEL,
@@ -48,6 +51,9 @@ _MEANT: dict[str, str] = {
     "event": "'loaded'",
     "state": "'loaded'",
     "previous_state": "'loading'",
+    "server": "'127.0.0.1:8080'",
+    "run_id": f"x / {_TURN} + 1",
+    "counted_from_zero": f"{_STEP} = 0",
     "model_path": "NULL",
 }
 """SQL for the columns that are more than some number; `x` is the sample's."""

@@ -1,13 +1,13 @@
-/* A libnvidia-ml.so.1 without a GPU: it answers what the file "answers" in $NVML_STUB says, and notes every
- * call in the file "calls" beside it. Written by nvml_stub.py, read at each call; of two lines for the same
- * question the later one counts. A question is FUNCTION GPU, each of them may be "*" in a line.
+/* A libnvidia-ml.so.1 that needs no GPU: it returns what the file "answers" in $NVML_STUB says, and appends
+ * each call to the file "calls" beside it. nvml_stub.py writes the answers; they are read at each call, and of
+ * two lines for the same function and GPU the later one applies. FUNCTION and GPU may be "*".
  *
- *   value FUNCTION GPU NUMBER...    what it answers (text for names)
- *   error FUNCTION GPU CODE         the NVML code it fails with
- *   hang  FUNCTION GPU FIFO         it comes back once someone has opened the pipe for writing and closed it
- *   module VERSION                  of the kernel module: nvmlInit needs the one this was compiled with
+ *   value FUNCTION GPU NUMBER...    what the function returns (text for names)
+ *   error FUNCTION GPU CODE         the NVML code that it fails with
+ *   hang  FUNCTION GPU FIFO         it returns once the pipe was opened for writing and closed
+ *   module VERSION                  of the kernel module: nvmlInit fails unless this library has the same one
  *
- * Like the real one: nothing works outside a session, a handle is good for its own session only, and a GPU
+ * Like the real library: nothing works outside a session, a handle is valid in its own session only, and a GPU
  * that was lost once stays so until the next session.
  */
 #include <fcntl.h>
@@ -42,7 +42,7 @@ static FILE *open_beside(const char *name, const char *mode) {
     return fopen(path, mode);
 }
 
-static void note_call(const char *function, int gpu) {
+static void record_call(const char *function, int gpu) {
     FILE *file = open_beside("calls", "a");
     if (!file) return;
     fprintf(file, "%s %d\n", function, gpu);
@@ -60,7 +60,7 @@ static void wait_for_release(const char *fifo) {
     if (read(reader, &byte, 1) >= 0) close(reader);
 }
 
-static Answer look_up(const char *function, int gpu) {
+static Answer find_answer(const char *function, int gpu) {
     Answer answer = {.error = NOT_SUPPORTED};
     char line[TEXT_BYTES], kind[16], pattern[80], gpu_pattern[16], number[16];
     FILE *file = open_beside("answers", "r");
@@ -89,10 +89,10 @@ static int module_version(void) {
     return version;
 }
 
-/* Notes the call, hangs if told to, and gives the code; the answer's text is in `answer->value`. */
+/* Records the call, hangs if it is to, and returns the code; the text of the answer is in `answer->value`. */
 static int ask(const char *function, int gpu, Answer *answer) {
-    note_call(function, gpu);
-    *answer = look_up(function, gpu);
+    record_call(function, gpu);
+    *answer = find_answer(function, gpu);
     if (answer->hang[0]) wait_for_release(answer->hang);
     return answer->error;
 }
@@ -236,7 +236,7 @@ int nvmlDeviceGetPerformanceState(void *handle, unsigned *value) {
     return number("nvmlDeviceGetPerformanceState", handle, value);
 }
 
-#ifndef STUB_OF_AN_OLD_DRIVER /* what drivers of 2020 and before do not have */
+#ifndef STUB_OF_AN_OLD_DRIVER /* functions that drivers of 2020 and before do not have */
 
 typedef struct {
     char bus_id_legacy[16];
@@ -285,16 +285,16 @@ typedef struct {
 /* PID:BYTES PID:BYTES ... */
 static int processes(const char *function, void *handle, unsigned *count, Process *list) {
     Answer answer;
-    unsigned found = 0, room = *count;
+    unsigned found = 0, capacity = *count;
     int error = ask_gpu(function, handle, &answer);
     if (error) return error;
     for (char *word = strtok(answer.value, " "); word; word = strtok(NULL, " "), found++) {
         char *end;
         unsigned pid = (unsigned)strtoul(word, &end, 10);
-        if (list && found < room) list[found] = (Process){pid, strtoull(end + 1, NULL, 10), found, 0};
+        if (list && found < capacity) list[found] = (Process){pid, strtoull(end + 1, NULL, 10), found, 0};
     }
     *count = found;
-    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+    return found > capacity ? INSUFFICIENT_SIZE : SUCCESS;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *list) {

@@ -1,4 +1,4 @@
-"""NVIDIA's library without a GPU: a real libnvidia-ml.so.1, compiled here, that answers what a test says."""
+"""A libnvidia-ml.so.1 that needs no GPU: compiled here, it returns what a test sets."""
 
 import _ctypes
 import atexit
@@ -36,12 +36,12 @@ GPU_ANSWERS = {
     "nvmlDeviceGetComputeRunningProcesses_v3": "",
     "nvmlDeviceGetGraphicsRunningProcesses_v3": "",
 }
-"""What each GPU answers unless told otherwise."""
+"""What each GPU returns unless a test sets something else."""
 
 
 @cache
 def compiler() -> list[str]:
-    """A C compiler: the machine's, else one from a wheel of 80 MB, fetched once a session."""
+    """Return the command of a C compiler: that of the machine, else one from a wheel of 80 MB, installed once."""
     if found := shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
         return [found]
     wheel = tempfile.mkdtemp(prefix="compiler-")
@@ -52,7 +52,7 @@ def compiler() -> list[str]:
 
 @cache
 def compiled(*macros: str) -> bytes:
-    """The library's file, compiled with these macros, as `NAME` or `NAME=VALUE`."""
+    """Return the library, compiled with these macros, each `NAME` or `NAME=VALUE`."""
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory, LIBRARY)
         options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}"]
@@ -62,13 +62,13 @@ def compiled(*macros: str) -> bytes:
 
 
 class NvmlStub:
-    """One stub library and what it answers; at first one healthy GPU.
+    """One stub library and what it returns; at first one GPU that works.
 
-    Answers may change at any moment: the library looks at each call. A later statement about the same
+    Answers may change at any time: the library reads them at each call. A later statement about the same
     function and GPU replaces an earlier one; `*` means all.
 
     Args:
-        directory: holds the library, its answers and the calls it got.
+        directory: for the library, its answers and the list of calls.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -84,44 +84,47 @@ class NvmlStub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that make a child process find this library, and the library its answers."""
+        """Variables by which a child process finds this library, and the library its answers."""
         return {"LD_LIBRARY_PATH": str(self.directory), "NVML_STUB": str(self.directory)}
 
     def install(self, *macros: str) -> None:
-        """Put the library into its place, as an update of the driver does: a new file of the old name."""
+        """Install the library as an update of the driver does: as a new file with the old name."""
         self._replace(LIBRARY, compiled(*macros))
 
     def uninstall(self) -> None:
-        """Put something there that is no library: what lies further down the search path stays unseen."""
+        """Replace the library by a file that is none, which hides libraries later in the search path."""
         self._replace(LIBRARY, b"not a library")
 
     def set_count(self, count: int) -> None:
-        """How many GPUs there are, each with a uuid of its own."""
+        """Set the number of GPUs, each with its own uuid and bus address."""
         self.answer("nvmlDeviceGetCount_v2", count)
         for gpu in range(count):
             self.answer("nvmlDeviceGetUUID", f"GPU-{gpu:08}", gpu=gpu)
             self.answer("nvmlDeviceGetPciInfo_v3", f"00000000:{gpu + 1:02X}:00.0", gpu=gpu)
 
     def set_module_version(self, version: int) -> None:
-        """The version of the library that the loaded kernel module needs; `install()` puts 1 there."""
+        """Set the library version that the loaded kernel module needs; that of `install()` is 1."""
         self._state(f"module {version}")
 
     def answer(self, function: str, *values: object, gpu: int | str = "*") -> None:
-        """Let a function succeed with these values, in NVML's own units."""
+        """Make a function succeed with these values, in the units of NVML.
+
+        A lone surrogate (as of `os.fsdecode`) becomes its byte: text that is not UTF-8.
+        """
         self._state(" ".join(["value", function, str(gpu), *map(str, values)]))
 
     def fail(self, function: str, code: int, gpu: int | str = "*") -> None:
-        """Let a function fail with an NVML code."""
+        """Make a function fail with an NVML code."""
         self._state(f"error {function} {gpu} {code}")
 
     def recover(self) -> None:
-        """Take back every `fail`."""
+        """Remove every `fail`."""
         self._statements = [line for line in self._statements if not line.startswith("error")]
         self._write()
 
     @contextmanager
     def hanging(self, function: str, gpu: int | str = "*") -> Iterator[Callable[[], None]]:
-        """Let a function not come back before the end of the block; gives what waits until a call hangs."""
+        """Make a function hang until the end of the block; yield a function that waits for such a call."""
         fifo = self.directory / f"hang-{function}"
         os.mkfifo(fifo)
         writers: list[int] = []
@@ -129,20 +132,20 @@ class NvmlStub:
         try:
             yield lambda: writers.append(os.open(fifo, os.O_WRONLY))
         finally:
-            writers.append(os.open(fifo, os.O_RDWR))  # opened so it never blocks, and frees whoever waits
+            writers.append(os.open(fifo, os.O_RDWR))  # never blocks when opened like this, and ends the wait
             fifo.unlink()
             for writer in writers:
                 os.close(writer)
 
     def calls(self) -> Counter[str]:
-        """How often each function was called up to now."""
+        """Return how often each function was called up to now."""
         path = self.directory / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return Counter(line.split()[0] for line in lines)
 
     @contextmanager
     def loaded(self) -> Iterator[ctypes.CDLL]:
-        """Let this very process find the library: the dynamic linker knows it by name once it is loaded.
+        """Load the library into this process: from then on, the dynamic linker returns it for its name.
 
         The process needs the variable NVML_STUB.
         """
@@ -157,7 +160,9 @@ class NvmlStub:
         self._write()
 
     def _write(self) -> None:
-        self._replace("answers", "".join(f"{line}\n" for line in self._statements).encode())
+        self._replace(
+            "answers", "".join(f"{line}\n" for line in self._statements).encode(errors="surrogateescape")
+        )
 
     def _replace(self, name: str, content: bytes) -> None:
         new = self.directory / f"{name}.new"

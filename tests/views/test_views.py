@@ -22,6 +22,7 @@ from collector.views import VIEWS
 from tests.support.collector import Collector
 from tests.support.llama_build import CURRENT, llama_server_program
 from tests.support.llama_router import LlamaRouter
+from tests.support.version_010 import upgrade_rows
 
 HOUR = 3600
 NOON = 1_781_265_600  # 2026-06-12 12:00:00 UTC
@@ -59,6 +60,8 @@ def insert_tokens(database: Database, *rows: tuple[int, float | None], **more: S
 
 
 def ask(database: Database, question: str) -> list[tuple[Any, ...]]:
+    """Rows of a question; rows without runs are those of version 0.1.0, and are upgraded before."""
+    upgrade_rows(database)
     return [tuple(row.values()) for row in database.query(question)]
 
 
@@ -87,11 +90,48 @@ def test_a_new_process_began_at_0_even_where_its_counter_is_the_higher_one(datab
     assert ask(database, TOKENS) == [(NOON, "m", 150)]
 
 
-def test_a_counter_of_one_process_that_seems_to_fall_adds_nothing(database: Database) -> None:
-    """The clock was set back: the rows of that time stand in the wrong order."""
-    for second, tokens in ((0, 100), (5, 400), (7, 300), (12, 500)):
-        insert_tokens(database, (NOON + second, tokens), uptime_seconds=9000.0 + second)
-    assert ask(database, TOKENS) == [(NOON, "m", 300 + 0 + 200)]
+@pytest.mark.parametrize("step", [3, -3, 3600, -3600, 86_400, -86_400])
+def test_setting_the_clock_changes_no_sum_of_rows_of_version_0_1_0(database: Database, step: int) -> None:
+    for second, tokens in ((0, 100), (5, 400), (10, 500), (15, 700)):
+        clock = NOON + second + (step if second >= 10 else 0)
+        insert_tokens(database, (clock, tokens), uptime_seconds=90_000.0 + second)
+    assert sum(row[2] for row in ask(database, TOKENS) if row[2] is not None) == 600
+
+
+@pytest.mark.parametrize("step", [3, -3, 3600, -3600, 86_400, -86_400])
+def test_setting_the_clock_changes_no_sum(database: Database, step: int) -> None:
+    for number, (second, tokens) in enumerate(((0, 100), (5, 400), (10, 500), (15, 700), (20, 30), (25, 50))):
+        clock = NOON + second + (step if second >= 10 else 0)
+        run = {"run_id": 1 + (number >= 4), "counted_from_zero": int(number == 4)}
+        insert_tokens(database, (clock, tokens), uptime_seconds=9000.0 + second, **run)
+    assert sum(row[2] for row in ask(database, TOKENS) if row[2] is not None) == 600 + 50
+
+
+def test_the_first_row_of_a_run_that_began_before_the_recorded_time_counts_nothing(
+    database: Database,
+) -> None:
+    insert_tokens(database, (NOON, 7000), run_id=1, counted_from_zero=0)
+    insert_tokens(database, (NOON + 5, 7010), run_id=1, counted_from_zero=0)
+    assert ask(database, TOKENS) == [(NOON, "m", 10)]
+
+
+def test_runs_of_two_servers_with_one_model_are_counted_apart(database: Database) -> None:
+    for second, (one, other) in enumerate(((100, 9000), (130, 9001), (140, 9005))):
+        insert_tokens(database, (NOON + second, one), run_id=1, server="a")
+        insert_tokens(database, (NOON + second, other), run_id=2, server="b")
+    assert ask(database, TOKENS) == [(NOON, "m", 40 + 5)]
+    assert ask(database, "SELECT server, sum(generated_tokens) FROM token_steps GROUP BY server") == [
+        ("a", 40),
+        ("b", 5),
+    ]
+
+
+def test_pruned_rows_of_a_run_are_not_counted_again(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), run_id=1, counted_from_zero=1)
+    insert_tokens(database, (NOON + 5, 400), (NOON + 10, 500), run_id=1, counted_from_zero=0)
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM llama_metrics WHERE timestamp < ?", (NOON + 5,))
+    assert ask(database, TOKENS) == [(NOON, "m", 100)]
 
 
 def test_a_quick_restart_is_seen_where_the_counters_fell(database: Database) -> None:
@@ -187,6 +227,7 @@ def test_shares_and_speeds_of_an_hour_come_from_its_sums(database: Database) -> 
         counters(NOON + 5, 90, 3, 100, 0.5, 300, 40, 30),
         counters(NOON + 10, 100, 4, 200, 1, 600, 80, 50),
     )
+    upgrade_rows(database)
     (row,) = database.query("SELECT * FROM tokens_by_hour")
     assert (row["generated_tokens_per_second"], row["prompt_tokens_per_second"]) == (25, 200)
     assert (row["cached_tokens"], row["cache_hit_share"]) == (600, 0.75)
@@ -196,6 +237,7 @@ def test_shares_and_speeds_of_an_hour_come_from_its_sums(database: Database) -> 
 
 def test_what_a_build_does_not_count_is_null(database: Database) -> None:
     insert_tokens(database, (NOON, 0), (NOON + 5, 90))
+    upgrade_rows(database)
     (row,) = database.query("SELECT * FROM tokens_by_hour")
     for name in ("cached_tokens", "cache_hit_share", "acceptance_share", "generated_tokens_per_second"):
         assert row[name] is None
@@ -206,6 +248,7 @@ def test_an_hour_without_a_request_has_no_speed_and_no_share(database: Database)
         database, (NOON, 5), (NOON + 5, 5), tokens_predicted_seconds_total=1.0, prompt_tokens_total=3.0,
         prompt_tokens_cached_total=3.0,
     )  # fmt: skip
+    upgrade_rows(database)
     (row,) = database.query("SELECT * FROM tokens_by_hour")
     assert (row["generated_tokens"], row["generated_tokens_per_second"], row["cache_hit_share"]) == (
         0,
@@ -239,13 +282,16 @@ def test_busy_share_counts_the_samples_in_which_the_server_answered(database: Da
     ) == [(NOON, "m", 2 / 5, 3 / 5, 5)]
 
 
-def gpu(timestamp: int, number: int, energy: float | None = None, **more: SqlValue) -> dict[str, SqlValue]:
+def gpu(
+    timestamp: int, number: int, energy: float | None = None, used: float | None = None, **more: SqlValue
+) -> dict[str, SqlValue]:
     known: dict[str, SqlValue] = {"memory_used_mb": 1000.0, "power_watts": 100.0, "gpu_usage": 50.0}
     return {
         "timestamp": timestamp,
         "gpu_index": number,
         "uuid": f"GPU-{number}",
         "energy_joules": energy,
+        "energy_used_joules": used,
         **known,
         **more,
     }
@@ -256,10 +302,11 @@ def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
         database,
         GPU_METRICS,
         gpu(NOON - 5, 0, 1000), gpu(NOON - 5, 1, 50),
-        gpu(NOON, 0, 1600), gpu(NOON, 1, 250),
-        gpu(NOON + 5, 0, 2500, power_watts=300.0), gpu(NOON + 5, 1, 100, memory_used_mb=3000.0),
+        gpu(NOON, 0, 1600, 600), gpu(NOON, 1, 250, 200),
+        gpu(NOON + 5, 0, 2500, 900, power_watts=300.0), gpu(NOON + 5, 1, 100, 100, memory_used_mb=3000.0),
     )  # fmt: skip
     insert_tokens(database, (NOON - 5, 0), (NOON + 5, 500))
+    upgrade_rows(database)
     (row,) = database.query(f"SELECT * FROM gpu_by_hour WHERE timestamp = {NOON}")
     assert (row["gpus"], row["gpu_usage"], row["memory_used_mb"], row["power_watts"]) == (2, 50, 3000, 300)
     assert row["energy_joules"] == (600 + 900) + (200 + 100)  # the second began again at 0: a new driver
@@ -268,7 +315,7 @@ def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
 
 
 def test_energy_is_not_known_where_a_gpu_does_not_tell(database: Database) -> None:
-    insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900), gpu(NOON + 5, 1))
+    insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900, 899), gpu(NOON + 5, 1))
     insert_tokens(database, (NOON, 0), (NOON + 5, 500))
     rows = ask(database, "SELECT energy_joules, watt_hours_per_million_tokens, power_watts FROM gpu_by_hour")
     assert rows == [(None, None, 200)]
@@ -403,6 +450,7 @@ def test_now_is_one_row_for_a_person(database: Database) -> None:
     insert_tokens(database, (now - 60, 25), model="a", model_id="a", requests_processing=2.0)
     insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 600})
     insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 7200})
+    upgrade_rows(database)
     (row,) = database.query("SELECT * FROM now")
     assert row["age_seconds"] in range(60, 70)
     assert (row["timestamp"], row["server_uptime_seconds"]) == (now - 60, 90)
@@ -476,6 +524,7 @@ def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> 
                     "model": "m",
                     "tokens_predicted_total": t,
                     "predicted_tokens_per_second": 1.0,
+                    "run_id": 1,
                 }
                 for t in times
             ),
@@ -504,7 +553,9 @@ def test_finding_the_hours_of_a_day_takes_no_look_at_every_hour_of_the_years_aro
     hours = [NOON + number * HOUR for number in range(-10_000, 10_000)]
     insert(database, LOGS, *({"level": "error", "message": "", "timestamp": t} for t in hours))
     insert(
-        database, LLAMA_METRICS, *({"timestamp": t, "model": "m", "tokens_predicted_total": 1} for t in hours)
+        database,
+        LLAMA_METRICS,
+        *({"timestamp": t, "model": "m", "tokens_predicted_total": 1, "run_id": 1} for t in hours),
     )
     insert(database, GPU_METRICS, *(gpu(t, 0, 1.0) for t in hours))
     steps = 0

@@ -252,7 +252,12 @@ def _bus_address(pci: Any) -> str | None:
     """Return the address as Linux writes it: NVML's 00000000:0A:00.0 is 0000:0a:00.0; None if not known."""
     if pci is None:
         return None
-    text = pci.busId.decode(errors="replace") if isinstance(pci.busId, bytes) else str(pci.busId)
+    try:
+        text = pci.busId  # bytes or text, depending on the version of pynvml
+    except UnicodeDecodeError:
+        return None
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
     match = _PCI_ADDRESS.fullmatch(text.lower())
     return f"{int(match[1], 16):04x}{match[2]}" if match else None
 

@@ -86,7 +86,8 @@ GPU_METRICS = Table(
             "energy_used_joules",
             "REAL",
             "increment",
-            "energy used since the row before of this GPU, joules; NULL = not known",
+            "energy used since the last row of this GPU that has `energy_joules`, joules; NULL = not known, "
+            "as in the first row of a GPU",
         ),
     ),
     (Index("idx_gpu_metrics_timestamp", "timestamp DESC"),),
@@ -183,13 +184,13 @@ class GpuSource:
         )
 
     def _energy_used(self, timestamp: int, reading: GpuReading) -> float | None:
-        """Return the joules used since this GPU's row before.
+        """Return the joules used since the last row of this GPU with a known counter.
 
         Within this process only the counter counts, not the clock: setting the system's clock changes
         nothing. The first row of a GPU is compared with its newest stored row.
         """
         uuid, joules = reading.identity.uuid, reading.values.get("energy_joules")
-        if uuid is None or not isinstance(joules, float):
+        if uuid is None or not isinstance(joules, int | float):
             return None
         before, self._energy[uuid] = self._energy.get(uuid), joules
         if before is not None:
@@ -213,14 +214,13 @@ def energy_used(before: tuple[int, float] | None, now: tuple[int, float]) -> flo
     """Return the joules that a GPU used between two stored rows.
 
     Args:
-        before: Unix seconds and energy counter (joules) of the GPU's row before; None = there is none, or
+        before: Unix seconds and energy counter (joules) of the GPU's previous row; None = there is none, or
             its counter is not known.
         now: the same of the row itself.
 
     Returns:
-        None if no row before is at most an hour older: nobody knows what the GPU did in between. A row
-        before that is younger than the row itself was stored before the clock was set back; its age is not
-        known either.
+        None if the previous row is more than an hour older: the energy cannot be assigned to an hour. None
+        also if it is younger: it was stored before the clock was set back, and its age is not known.
     """
     if before is None or not 0 <= now[0] - before[0] <= ENERGY_GAP_SECONDS:
         return None

@@ -14,6 +14,7 @@ from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
 from collector.sources.base import Reading, Tick
 from collector.sources.gpu.nvidia import RETRY_SECONDS, NvidiaReader
+from collector.sources.gpu.reader import GpuIdentity
 from collector.sources.gpu.source import GPU_METRICS, GpuDetail, GpuSource
 from tests.support.nvml_stub import GIB, NvmlStub
 
@@ -36,7 +37,7 @@ COLUMNS_OF = {
     "nvmlDeviceGetComputeRunningProcesses_v3": set[str](),
     "nvmlDeviceGetGraphicsRunningProcesses_v3": set[str](),
 }
-"""Which columns each function of NVML fills; memory, which has two functions, has tests of its own."""
+"""Columns that each NVML function fills. Memory, which has two functions, has tests of its own."""
 
 
 class Clock:
@@ -47,7 +48,7 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
-    def pass_by(self, seconds: float = RETRY_SECONDS) -> None:
+    def advance(self, seconds: float = RETRY_SECONDS) -> None:
         self.seconds += seconds
 
 
@@ -96,11 +97,11 @@ def row(source: GpuSource) -> dict[str, Any]:
     return only
 
 
-def untold(row: dict[str, Any]) -> set[str]:
+def null_columns(row: dict[str, Any]) -> set[str]:
     return {column for column, value in row.items() if value is None}
 
 
-def test_a_row_holds_what_the_driver_says_in_the_units_of_its_columns(source: GpuSource) -> None:
+def test_a_row_contains_what_the_driver_reports_in_the_units_of_its_columns(source: GpuSource) -> None:
     connection = sqlite3.connect(":memory:")
     connection.row_factory = sqlite3.Row
     connection.execute(GPU_METRICS.create_statement)
@@ -147,7 +148,7 @@ def test_usage_is_averaged_and_memory_summed_over_the_gpus(stub: NvmlStub, sourc
     assert reading.state == OK
 
 
-def test_a_gpu_that_does_not_tell_its_usage_does_not_lower_the_mean(
+def test_a_gpu_that_does_not_report_its_usage_does_not_lower_the_mean(
     stub: NvmlStub, source: GpuSource
 ) -> None:
     stub.set_count(2)
@@ -156,7 +157,7 @@ def test_a_gpu_that_does_not_tell_its_usage_does_not_lower_the_mean(
     assert read(source).snapshot["gpu_usage"] == 80
 
 
-def test_sixteen_gpus_give_sixteen_rows(stub: NvmlStub, source: GpuSource) -> None:
+def test_sixteen_gpus_have_sixteen_rows(stub: NvmlStub, source: GpuSource) -> None:
     stub.set_count(16)
     for gpu in range(16):
         stub.answer("nvmlDeviceGetTemperature", 40 + gpu, gpu=gpu)
@@ -172,14 +173,14 @@ def test_sixteen_gpus_give_sixteen_rows(stub: NvmlStub, source: GpuSource) -> No
     [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_UNKNOWN],
 )
 @pytest.mark.parametrize("function", COLUMNS_OF)
-def test_a_value_that_the_driver_refuses_costs_only_its_own_columns(
+def test_only_the_columns_of_a_value_that_the_driver_refuses_are_null(
     stub: NvmlStub, source: GpuSource, function: str, code: int
 ) -> None:
     stub.fail(function, code)
-    assert untold(row(source)) == COLUMNS_OF[function]
+    assert null_columns(row(source)) == COLUMNS_OF[function]
 
 
-def test_functions_that_an_old_driver_lacks_cost_only_their_own_columns(
+def test_only_the_columns_of_functions_that_an_old_driver_lacks_are_null(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     stub = NvmlStub(tmp_path)
@@ -190,7 +191,7 @@ def test_functions_that_an_old_driver_lacks_cost_only_their_own_columns(
         reading = read(source)
         source.close()
     (only,) = rows(reading)
-    assert untold(only) == {"energy_joules", "energy_used_joules", "throttle_reasons", "bus_address"}
+    assert null_columns(only) == {"energy_joules", "energy_used_joules", "throttle_reasons", "bus_address"}
     assert only["memory_used_mb"] == 10.5 * 1024
     assert reading.detail.process_memory_mb == {}
 
@@ -202,7 +203,7 @@ def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSo
     stub.answer("nvmlDeviceGetTotalEnergyConsumption", 2**64 - 1)
     stub.answer("nvmlDeviceGetPerformanceState", pynvml.NVML_PSTATE_UNKNOWN)
     stub.answer("nvmlDeviceGetMemoryInfo_v2", 24 * GIB, 0, 2**64 - 1, 2**64 - 1)
-    assert untold(row(source)) == {
+    assert null_columns(row(source)) == {
         "power_watts",
         "gpu_usage",
         "energy_joules",
@@ -213,32 +214,32 @@ def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSo
     }
 
 
-def not_supported(stub: NvmlStub) -> None:
+def refuse_memory(stub: NvmlStub) -> None:
     for function in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"):
         stub.fail(function, pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
-def all_zero(stub: NvmlStub) -> None:
+def report_zero_memory(stub: NvmlStub) -> None:
     for function in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"):
         stub.answer(function, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("tells", [not_supported, all_zero])
-def test_a_gpu_that_shares_the_hosts_memory_has_no_memory_but_its_processes_have(
-    stub: NvmlStub, source: GpuSource, tells: Callable[[NvmlStub], None]
+@pytest.mark.parametrize("refuse", [refuse_memory, report_zero_memory])
+def test_a_gpu_that_shares_the_memory_of_the_host_has_null_there_but_its_processes_have_a_value(
+    stub: NvmlStub, source: GpuSource, refuse: Callable[[NvmlStub], None]
 ) -> None:
-    tells(stub)
+    refuse(stub)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"4711:{GIB}")
     reading = read(source)
-    assert untold(rows(reading)[0]) == {"memory_used_mb", "memory_free_mb", "memory_total_mb"}
+    assert null_columns(rows(reading)[0]) == {"memory_used_mb", "memory_free_mb", "memory_total_mb"}
     assert reading.snapshot == {"gpu_usage": 37, "gpu_memory_used": None, "gpu_memory_total": None}
     assert reading.detail.process_memory_mb == {4711: 1024}
 
 
-def test_a_gpu_that_supports_nothing_at_all_is_still_there(stub: NvmlStub, source: GpuSource) -> None:
+def test_a_gpu_that_supports_no_value_at_all_still_has_a_row(stub: NvmlStub, source: GpuSource) -> None:
     for function in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2", *COLUMNS_OF):
         stub.fail(function, pynvml.NVML_ERROR_NOT_SUPPORTED)
-    assert untold(row(source)) == MEASURED | {"uuid", "name", "bus_address"}
+    assert null_columns(row(source)) == MEASURED | {"uuid", "name", "bus_address"}
 
 
 def test_a_process_memory_is_summed_over_gpus_and_instances_of_one_gpu(
@@ -256,9 +257,7 @@ def test_a_process_that_computes_and_draws_is_counted_once(stub: NvmlStub, sourc
     assert read(source).detail.process_memory_mb == {7: 1024, 9: 512}
 
 
-def test_a_process_whose_memory_is_not_told_on_every_gpu_is_left_out(
-    stub: NvmlStub, source: GpuSource
-) -> None:
+def test_a_process_whose_memory_is_unknown_on_one_gpu_is_left_out(stub: NvmlStub, source: GpuSource) -> None:
     nothing = 2**64 - 1
     stub.set_count(2)
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{nothing} 8:{nothing} 9:{GIB}", gpu=0)
@@ -266,7 +265,7 @@ def test_a_process_whose_memory_is_not_told_on_every_gpu_is_left_out(
     assert read(source).detail.process_memory_mb == {9: 2 * 1024}
 
 
-def test_a_process_list_that_lacks_the_amount_takes_it_from_the_other(
+def test_an_amount_that_one_process_list_lacks_comes_from_the_other(
     stub: NvmlStub, source: GpuSource
 ) -> None:
     stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"7:{2**64 - 1}")
@@ -274,17 +273,83 @@ def test_a_process_list_that_lacks_the_amount_takes_it_from_the_other(
     assert read(source).detail.process_memory_mb == {7: 1024}
 
 
-def test_what_never_changes_is_asked_once_a_session(stub: NvmlStub, source: GpuSource) -> None:
+def test_what_never_changes_is_read_once_per_session(stub: NvmlStub, source: GpuSource) -> None:
     stub.set_count(2)
     for _ in range(3):
         assert [one["uuid"] for one in rows(read(source))] == ["GPU-00000000", "GPU-00000001"]
     calls = stub.calls()
     assert calls["nvmlInitWithFlags"] == 1
-    assert calls["nvmlDeviceGetName"] == calls["nvmlDeviceGetUUID"] == 2
+    assert calls["nvmlSystemGetDriverVersion"] == 1
+    assert calls["nvmlDeviceGetName"] == calls["nvmlDeviceGetUUID"] == calls["nvmlDeviceGetPciInfo_v3"] == 2
     assert calls["nvmlDeviceGetPowerUsage"] == 6
 
 
-def test_a_power_limit_that_the_user_changes_is_seen(stub: NvmlStub, source: GpuSource) -> None:
+def test_the_identity_of_a_gpu_is_what_its_driver_reports(stub: NvmlStub, source: GpuSource) -> None:
+    stub.set_count(16)
+    gpus = read(source).detail.gpus
+    name = "NVIDIA GeForce RTX 3090"
+    assert gpus[0] == GpuIdentity("nvidia", 0, "GPU-00000000", name, "0000:01:00.0", "580.95.05")
+    assert gpus[9] == GpuIdentity("nvidia", 9, "GPU-00000009", name, "0000:0a:00.0", "580.95.05")
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("00000000:C1:00.0", "0000:c1:00.0"),
+        ("0000:01:00.0", "0000:01:00.0"),
+        ("00010000:01:00.0", "10000:01:00.0"),  # behind a host bridge of its own (Intel VMD)
+        ("", None),
+        ("N/A", None),
+        ("\udcff0000:01:00.0", None),
+    ],
+)
+def test_a_bus_address_is_stored_as_linux_writes_it(
+    stub: NvmlStub, source: GpuSource, written: str, stored: str | None
+) -> None:
+    stub.answer("nvmlDeviceGetPciInfo_v3", written)
+    assert row(source)["bus_address"] == stored
+
+
+@pytest.mark.parametrize(
+    "code", [pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN]
+)
+def test_a_driver_that_does_not_report_its_version_is_read_without_it(
+    stub: NvmlStub, source: GpuSource, code: int
+) -> None:
+    stub.fail("nvmlSystemGetDriverVersion", code)
+    reading = read(source)
+    assert reading.detail.gpus[0].driver_version is None
+    assert null_columns(rows(reading)[0]) == set()
+    assert reading.state == OK
+
+
+def test_energy_that_is_used_while_a_gpu_is_lost_is_in_its_next_row(
+    stub: NvmlStub, source: GpuSource, clock: Clock
+) -> None:
+    stub.set_count(2)
+    read(source)
+    stub.fail("*", pynvml.NVML_ERROR_GPU_IS_LOST, gpu=1)
+    assert len(rows(read(source))) == 1
+    stub.recover()
+    stub.answer("nvmlDeviceGetTotalEnergyConsumption", 123456789 + 5000)
+    clock.advance()
+    assert [one["energy_used_joules"] for one in rows(read(source))] == pytest.approx([5, 5])
+
+
+def test_energy_after_a_reload_of_the_driver_is_what_the_new_counter_shows(
+    stub: NvmlStub, source: GpuSource, clock: Clock
+) -> None:
+    read(source)
+    clock.advance()
+    stub.fail("nvmlDeviceGetCount_v2", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    with pytest.raises(SourceAbsent):
+        read(source)
+    stub.recover()
+    stub.answer("nvmlDeviceGetTotalEnergyConsumption", 7000)
+    assert row(source)["energy_used_joules"] == 7
+
+
+def test_a_power_limit_that_the_user_changes_is_read(stub: NvmlStub, source: GpuSource) -> None:
     assert row(source)["power_limit_watts"] == 350
     stub.answer("nvmlDeviceGetEnforcedPowerLimit", 250_000)
     assert row(source)["power_limit_watts"] == 250
@@ -298,7 +363,7 @@ def test_a_power_limit_that_the_user_changes_is_seen(stub: NvmlStub, source: Gpu
         ("nvmlDeviceGetCount_v2", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "modprobe nvidia"),
     ],
 )
-def test_a_driver_that_is_not_there_is_absent(
+def test_a_driver_that_is_missing_or_not_loaded_is_absent(
     stub: NvmlStub, source: GpuSource, function: str, code: int, words: str
 ) -> None:
     stub.fail(function, code)
@@ -329,21 +394,21 @@ def test_a_driver_that_refuses_to_start_has_failed_and_the_message_says_what_to_
         read(source)
 
 
-def test_an_absent_driver_is_looked_for_once_a_minute_and_found_by_itself(
+def test_an_absent_driver_is_searched_once_per_minute_and_used_once_it_is_there(
     stub: NvmlStub, source: GpuSource, clock: Clock
 ) -> None:
     stub.fail("nvmlInitWithFlags", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     for _ in range(12):
         with pytest.raises(SourceAbsent, match="not loaded"):
             read(source)
-        clock.pass_by(5)
+        clock.advance(5)
     assert stub.calls()["nvmlInitWithFlags"] == 1
     stub.answer("nvmlInitWithFlags")
     for _ in range(2):
         assert row(source)["gpu_usage"] == 37
 
 
-def test_a_refusal_that_lasts_does_not_grow_in_memory(stub: NvmlStub, source: GpuSource) -> None:
+def test_an_error_raised_at_every_reading_does_not_grow_in_memory(stub: NvmlStub, source: GpuSource) -> None:
     def depth() -> int:
         with pytest.raises(SourceAbsent) as caught:
             read(source)
@@ -367,14 +432,16 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_many_failed_starts_leave_nothing_open(stub: NvmlStub, source: GpuSource, clock: Clock) -> None:
+def test_many_failed_starts_leave_no_descriptor_and_no_session_open(
+    stub: NvmlStub, source: GpuSource, clock: Clock
+) -> None:
     stub.set_count(0)
     with pytest.raises(SourceAbsent):
         read(source)
     descriptors = open_descriptors()
     for code in [pynvml.NVML_ERROR_DRIVER_NOT_LOADED, pynvml.NVML_ERROR_UNKNOWN, 0] * 50:
         stub.fail("nvmlInitWithFlags", code)
-        clock.pass_by()
+        clock.advance()
         with pytest.raises((SourceAbsent, SourceFailed)):
             read(source)
     assert open_descriptors() == descriptors
@@ -382,7 +449,7 @@ def test_many_failed_starts_leave_nothing_open(stub: NvmlStub, source: GpuSource
         assert library.nvmlShutdown() == pynvml.NVML_ERROR_UNINITIALIZED
 
 
-def test_closing_ends_the_session_and_may_be_done_twice_or_before_any_reading(stub: NvmlStub) -> None:
+def test_closing_ends_the_session_and_is_allowed_twice_and_before_any_reading(stub: NvmlStub) -> None:
     source = GpuSource(readers=[NvidiaReader()])
     source.close()
     read(source)
@@ -392,7 +459,7 @@ def test_closing_ends_the_session_and_may_be_done_twice_or_before_any_reading(st
     assert pynvml.nvmlLib is None
 
 
-def test_a_lost_gpu_gives_no_row_and_the_others_give_theirs(stub: NvmlStub, source: GpuSource) -> None:
+def test_a_lost_gpu_has_no_row_and_the_others_have_theirs(stub: NvmlStub, source: GpuSource) -> None:
     stub.set_count(3)
     read(source)
     stub.fail("nvmlDeviceGetPowerUsage", pynvml.NVML_ERROR_GPU_IS_LOST, gpu=1)
@@ -404,22 +471,22 @@ def test_a_lost_gpu_gives_no_row_and_the_others_give_theirs(stub: NvmlStub, sour
     assert "dmesg" in reading.state.message
 
 
-def test_a_lost_gpu_that_comes_back_is_found_in_a_new_session(
+def test_a_lost_gpu_that_works_again_is_read_in_a_new_session(
     stub: NvmlStub, source: GpuSource, clock: Clock
 ) -> None:
     stub.set_count(2)
     read(source)
     stub.fail("nvmlDeviceGetTemperature", pynvml.NVML_ERROR_GPU_IS_LOST, gpu=1)
     assert len(rows(read(source))) == 1
-    stub.recover()  # the GPU, not the session: in this one it stays lost
+    stub.recover()  # the GPU works again, but stays lost in this session
     assert len(rows(read(source))) == 1
-    clock.pass_by()
+    clock.advance()
     reading = read(source)
     assert [one["uuid"] for one in rows(reading)] == ["GPU-00000000", "GPU-00000001"]
     assert reading.state == OK
 
 
-def test_a_gpu_whose_handle_is_refused_costs_only_itself(stub: NvmlStub, source: GpuSource) -> None:
+def test_only_the_row_of_a_gpu_whose_handle_is_refused_is_missing(stub: NvmlStub, source: GpuSource) -> None:
     stub.set_count(2)
     stub.fail("nvmlDeviceGetHandleByIndex_v2", pynvml.NVML_ERROR_UNKNOWN, gpu=0)
     reading = read(source)
@@ -427,7 +494,7 @@ def test_a_gpu_whose_handle_is_refused_costs_only_itself(stub: NvmlStub, source:
     assert "GPU 0: Unknown Error" in reading.state.message
 
 
-def test_a_gpu_that_answers_nothing_but_errors_gives_no_row(stub: NvmlStub, source: GpuSource) -> None:
+def test_a_gpu_that_answers_only_with_errors_has_no_row(stub: NvmlStub, source: GpuSource) -> None:
     stub.set_count(2)
     for function in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2", *COLUMNS_OF):
         stub.fail(function, pynvml.NVML_ERROR_RESET_REQUIRED, gpu=1)
@@ -436,20 +503,20 @@ def test_a_gpu_that_answers_nothing_but_errors_gives_no_row(stub: NvmlStub, sour
     assert "GPU 1: GPU requires restart" in reading.state.message
 
 
-def test_a_lost_gpu_is_left_alone_until_the_next_session_is_due(
+def test_a_lost_gpu_is_not_asked_until_the_next_session_is_due(
     stub: NvmlStub, source: GpuSource, clock: Clock
 ) -> None:
     stub.set_count(2)
     stub.fail("*", pynvml.NVML_ERROR_GPU_IS_LOST, gpu=1)
     for _ in range(24):
         assert len(rows(read(source))) == 1
-        clock.pass_by(5)
+        clock.advance(5)
     calls = stub.calls()
     assert calls["nvmlInitWithFlags"] == 2
     assert calls["nvmlDeviceGetHandleByIndex_v2"] == 4
 
 
-def test_the_only_gpu_lost_is_a_failure_until_it_is_back(
+def test_the_source_fails_until_its_only_gpu_that_was_lost_works_again(
     stub: NvmlStub, source: GpuSource, clock: Clock
 ) -> None:
     read(source)
@@ -457,7 +524,7 @@ def test_the_only_gpu_lost_is_a_failure_until_it_is_back(
     for _ in range(2):
         with pytest.raises(SourceFailed, match="GPU is lost"):
             read(source)
-    clock.pass_by()
+    clock.advance()
     stub.recover()
     assert row(source)["gpu_usage"] == 37
 
@@ -471,12 +538,12 @@ def test_the_only_gpu_lost_is_a_failure_until_it_is_back(
     ],
 )
 @pytest.mark.parametrize("function", ["nvmlDeviceGetCount_v2", "nvmlDeviceGetTemperature"])
-def test_a_driver_that_goes_away_gives_no_rows_and_is_found_again_by_a_fresh_start(
+def test_a_driver_that_is_unloaded_gives_no_rows_until_a_new_session_finds_it(
     stub: NvmlStub, source: GpuSource, clock: Clock, function: str, code: int
 ) -> None:
     stub.set_count(2)
     read(source)
-    clock.pass_by()
+    clock.advance()
     stub.fail(function, code)
     with pytest.raises((SourceAbsent, SourceFailed), match="the NVIDIA driver"):
         read(source)
@@ -486,7 +553,7 @@ def test_a_driver_that_goes_away_gives_no_rows_and_is_found_again_by_a_fresh_sta
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2)])
-def test_gpus_that_come_and_go_are_noticed_at_the_next_reading(
+def test_gpus_that_are_added_or_removed_are_found_at_the_next_reading(
     stub: NvmlStub, source: GpuSource, before: int, after: int
 ) -> None:
     stub.set_count(before)
@@ -495,7 +562,7 @@ def test_gpus_that_come_and_go_are_noticed_at_the_next_reading(
     assert [one["uuid"] for one in rows(read(source))] == [f"GPU-{gpu:08}" for gpu in range(after)]
 
 
-def test_a_call_that_hangs_ends_in_a_whole_reading_once_it_comes_back(
+def test_a_reading_whose_call_hangs_is_complete_once_the_call_returns(
     stub: NvmlStub, source: GpuSource
 ) -> None:
     with ThreadPoolExecutor(1) as thread:
@@ -503,11 +570,11 @@ def test_a_call_that_hangs_ends_in_a_whole_reading_once_it_comes_back(
             reading = thread.submit(read, source)
             wait_until_it_hangs()
             assert not reading.done()
-        assert untold(rows(reading.result())[0]) == set()
-        assert untold(rows(thread.submit(read, source).result())[0]) == set()
+        assert null_columns(rows(reading.result())[0]) == set()
+        assert null_columns(rows(thread.submit(read, source).result())[0]) == set()
 
 
-def test_nothing_of_nvml_is_imported_before_the_first_reading() -> None:
+def test_nvml_is_not_imported_before_the_first_reading() -> None:
     code = (
         "import sys; from collector.sources.gpu.source import GpuSource; GpuSource().close(); "
         "assert 'pynvml' not in sys.modules"
@@ -515,55 +582,55 @@ def test_nothing_of_nvml_is_imported_before_the_first_reading() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_driver_installed_meanwhile_is_found_by_itself(
+def test_a_driver_that_is_installed_later_is_used_without_a_restart_of_the_collector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     NvmlStub(tmp_path).uninstall()
-    in_a_process_that_finds_the_stub(meet_a_driver_that_is_installed, tmp_path, monkeypatch)
+    run_in_a_process_that_finds_the_stub(read_a_driver_that_is_installed_later, tmp_path, monkeypatch)
 
 
-def meet_a_driver_that_is_installed(directory: Path) -> None:
+def read_a_driver_that_is_installed_later(directory: Path) -> None:
     clock = Clock()
     source = GpuSource(readers=[NvidiaReader(clock=clock)])
     for _ in range(2):
         with pytest.raises(SourceAbsent, match="no NVIDIA driver is installed"):
             read(source)
     NvmlStub(directory)
-    clock.pass_by(RETRY_SECONDS - 1)
+    clock.advance(RETRY_SECONDS - 1)
     with pytest.raises(SourceAbsent, match="no NVIDIA driver is installed"):
         read(source)
-    clock.pass_by(1)
+    clock.advance(1)
     assert row(source)["gpu_usage"] == 37
     source.close()
 
 
-def test_a_driver_updated_meanwhile_is_used_without_a_restart_of_the_collector(
+def test_a_driver_that_is_updated_is_used_without_a_restart_of_the_collector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     NvmlStub(tmp_path)
-    in_a_process_that_finds_the_stub(meet_a_driver_that_is_updated, tmp_path, monkeypatch)
+    run_in_a_process_that_finds_the_stub(read_a_driver_that_is_updated, tmp_path, monkeypatch)
 
 
-def meet_a_driver_that_is_updated(directory: Path) -> None:
+def read_a_driver_that_is_updated(directory: Path) -> None:
     stub, clock = NvmlStub(directory), Clock()
     source = GpuSource(readers=[NvidiaReader(clock=clock)])
     read(source)
     stub.install("STUB_VERSION=2")
-    assert row(source)["gpu_usage"] == 37  # the old library and the old module go on together
+    assert row(source)["gpu_usage"] == 37  # the old library works with the old kernel module
     stub.fail("*", pynvml.NVML_ERROR_UNKNOWN, gpu=0)
     stub.set_module_version(2)
     with pytest.raises(SourceFailed, match="Unknown Error"):
         read(source)
-    clock.pass_by()
+    clock.advance()
     stub.recover()
     assert row(source)["gpu_usage"] == 37
     source.close()
 
 
-def in_a_process_that_finds_the_stub(
+def run_in_a_process_that_finds_the_stub(
     action: Callable[[Path], None], directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the dynamic linker looks is settled when a process starts."""
+    """The dynamic linker reads its search path when a process starts, so this takes a new process."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(directory))
     monkeypatch.setenv("NVML_STUB", str(directory))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,12 +28,11 @@ from collector.database.buffer import Buffer, Retention
 from collector.database.writer import Writer
 from collector.health import Health, observe
 from collector.sources.base import Reading, Tick
-from collector.sources.llama.http import Address
 from collector.sources.llama.metrics import LLAMA_METRICS
-from collector.sources.llama.processes import LlamaProcessSource
 from collector.sources.llama.router import MAX_CHILDREN
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.hostile_answers import EVERYTHING, SLOW, Hostile, Pieces, router_models
+from tests.support.llama_source import llama_source
 from tests.support.odd_server import OddServer, Script, answer
 from tests.support.paths import RECORDINGS
 from tests.support.restarting_server import RestartingServer
@@ -63,13 +62,8 @@ MESSAGE_CHARACTERS = 600
 Pick = Callable[[str], Pieces]
 
 
-def no_rows(_statement: str, _parameters: Sequence[object]) -> list[dict[str, Any]]:
-    return []
-
-
 def make_source(url: str, timeout: float = SHORT_SECONDS) -> LlamaServerSource:
-    processes = LlamaProcessSource("no-such-process")
-    return LlamaServerSource(Address(url, "s3cr3t", timeout), processes=processes, gpu=None, query=no_rows)
+    return llama_source(url, timeout, api_key="s3cr3t")
 
 
 SourceAt = Callable[..., LlamaServerSource]

@@ -53,7 +53,7 @@ class Recorded:
         observation = self.runs.observe(seen)
         self.write(observation.changes)
         if seen.counters:
-            row = {"timestamp": seen.timestamp, "model": "m", "run_id": observation.run_id}
+            row: dict[str, Any] = {"timestamp": seen.timestamp, "model": "m", "run_id": observation.run_id}
             self.write(
                 [LLAMA_METRICS.insert(LLAMA_METRICS.row(row | {"tokens_predicted_total": seen.counters[0]}))]
             )

@@ -7,18 +7,20 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+from collector.catalog import OWN_TABLES
+from collector.database import Database
 from collector.sources.base import Reading, Tick
-from collector.sources.llama.http import MAX_ANSWER_BYTES, Address
+from collector.sources.llama.http import MAX_ANSWER_BYTES
 from collector.sources.llama.metrics import LLAMA_METRICS
-from collector.sources.llama.processes import LlamaProcessSource
 from collector.sources.llama.server import LlamaServerSource
+from tests.support.llama_source import llama_source
 from tests.support.odd_server import OddServer, Script, answer
 from tests.support.paths import RECORDINGS
 
@@ -27,29 +29,23 @@ PROPS = (HTTP / "single-props.json").read_text().replace("b0-unknown", "b11434-a
 METRICS = (HTTP / "single-metrics-busy.prom").read_text()
 
 
-def known_models(statement: str, _parameters: Sequence[object]) -> list[dict[str, Any]]:
-    """A database that knows one model."""
-    known = {"id": "model_1_x", "name": "gemma", "status": "idle", "model_path": None}
-    return [known] if "FROM models" in statement else []
-
-
 SourceAt = Callable[..., LlamaServerSource]
 
 
 @pytest.fixture
-def source_at() -> Iterator[SourceAt]:
-    """Makes a source for a URL; all are closed at the end."""
+def source_at(tmp_path: Path) -> Iterator[SourceAt]:
+    """Makes a source for a URL over a database with one model; all are closed at the end."""
     made: list[LlamaServerSource] = []
 
     def make(url: str, timeout: float = 0.3) -> LlamaServerSource:
-        processes = LlamaProcessSource("no-such-process")
-        address = Address(url, None, timeout)
-        made.append(LlamaServerSource(address, processes=processes, gpu=None, query=known_models))
+        made.append(llama_source(url, timeout, database))
         return made[-1]
 
-    yield make
-    for source in made:
-        source.close()
+    with Database(tmp_path / "source.db", OWN_TABLES) as database:
+        database.models.save({"id": "model_1_x", "name": "gemma"})
+        yield make
+        for source in made:
+            source.close()
 
 
 def served(props: bytes, *metrics: bytes) -> Script:

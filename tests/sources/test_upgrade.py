@@ -1,0 +1,224 @@
+"""Rows of version 0.1.0 keep their meaning: what its own views said of them is what ours say after the upgrade."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.catalog import OWN_TABLES, VIEWS
+from collector.database import Database
+from collector.parsers.server_answers import ServedModel
+from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.runs import ServerRuns, Sighting
+from collector.sources.upgrade import RowUpgrade, is_restarted
+from tests.support.version_010 import SERVER, create, is_upgraded, upgrade_rows
+
+TOKENS = "SELECT timestamp, model, generated_tokens, prompt_tokens, generation_seconds FROM token_steps ORDER BY model, timestamp"
+BY_HOUR = (
+    "SELECT timestamp, model, generated_tokens, prompt_tokens FROM tokens_by_hour ORDER BY model, timestamp"
+)
+GPUS = "SELECT timestamp, gpus, energy_joules FROM gpu_by_hour ORDER BY timestamp"
+LOADS = "SELECT timestamp, model, came_by, left_at, left_by FROM model_loads ORDER BY model, timestamp"
+
+
+def answers(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """What the views that a database holds say, without the collector."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {
+            question: connection.execute(question).fetchall() for question in (TOKENS, BY_HOUR, GPUS, LOADS)
+        }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_view_says_what_version_0_1_0_said(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "old.db"
+    create(path, 3000, seed)
+    before = answers(path)
+    assert len(before[BY_HOUR]) > 10
+    with Database(path, OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        assert is_upgraded(database)
+        assert database.query("SELECT 1 FROM llama_metrics WHERE run_id IS NULL LIMIT 1") == []
+        assert database.query("SELECT 1 FROM model_events WHERE server IS NULL LIMIT 1") == []
+    after = answers(path)
+    for question, rows in before.items():
+        assert after[question] == rows, question
+
+
+def test_every_row_refers_to_a_run_of_its_model(tmp_path: Path) -> None:
+    create(tmp_path / "old.db", 2000)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        wrong = database.query(
+            "SELECT * FROM llama_metrics AS row LEFT JOIN server_runs AS run ON run.id = row.run_id "
+            "WHERE run.model IS NOT row.model OR run.server IS NOT row.server"
+        )
+        assert wrong == []
+        open_runs = database.query("SELECT model FROM server_runs WHERE outcome IS NULL ORDER BY model")
+        assert [row["model"] for row in open_runs] == ["chat", "code", "embed"]
+
+
+def test_an_upgrade_that_is_stopped_and_begun_anew_at_any_step_ends_the_same(tmp_path: Path) -> None:
+    class StopAfter(threading.Event):
+        """Is set after some waits."""
+
+        def __init__(self, steps: int) -> None:
+            super().__init__()
+            self._left = steps
+
+        def wait(self, _timeout: float | None = None) -> bool:
+            self._left -= 1
+            return self._left < 0
+
+    create(tmp_path / "old.db", 1500, seed=7)
+    before = answers(tmp_path / "old.db")
+    chance, rounds = random.Random(1), 0
+    upgraded = False
+    while not upgraded:
+        with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+            upgrade_rows(database, StopAfter(chance.randint(0, 2)))
+            upgraded = is_upgraded(database)
+        rounds += 1
+    assert rounds > 2
+    assert answers(tmp_path / "old.db") == before
+
+
+def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: Path) -> None:
+    create(tmp_path / "old.db", 200, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        (old,) = database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")
+        runs = ServerRuns(database.query)
+        RowUpgrade(database, runs, SERVER, threading.Event()).begin()
+        runs = ServerRuns(database.query)
+        process = LlamaProcess(
+            7,
+            old["timestamp"] - old["uptime_seconds"] + 0.4,
+            None,
+            0,
+            0,
+            (),
+            started_boot_seconds=1.0,
+            boot_id="b",
+        )
+        tokens = old["tokens_predicted_total"]
+        seen = Sighting(
+            old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
+            counters=(tokens + 3, None, None),
+        )  # fmt: skip
+        observation = runs.observe(seen)
+        (row,) = database.query("SELECT run_id FROM llama_metrics WHERE id = ?", (old["id"],))
+        assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+
+
+def test_a_process_that_came_after_the_old_rows_has_a_run_of_its_own(tmp_path: Path) -> None:
+    create(tmp_path / "old.db", 200, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        (old,) = database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")
+        RowUpgrade(database, ServerRuns(database.query), SERVER, threading.Event()).begin()
+        process = LlamaProcess(
+            7, old["timestamp"] + 100.0, None, 0, 0, (), started_boot_seconds=1.0, boot_id="b"
+        )
+        seen = Sighting(
+            old["timestamp"] + 500, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
+            counters=(9e9, None, None),
+        )  # fmt: skip
+        assert ServerRuns(database.query).observe(seen).counted_from_zero
+
+
+def test_rows_that_version_0_1_0_wrote_after_this_version_are_upgraded_as_well(tmp_path: Path) -> None:
+    create(tmp_path / "old.db", 300, seed=2)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        count = database.query("SELECT count(*) AS n FROM server_runs")[0]["n"]
+        with database.transaction() as connection:
+            for second in (0, 5, 10):
+                connection.execute(
+                    "INSERT INTO llama_metrics (timestamp, model, tokens_predicted_total) VALUES (?, 'x', ?)",
+                    (2_000_000_000 + second, 100 + second),
+                )
+        upgrade_rows(database)
+        rows = database.query("SELECT run_id, counted_from_zero FROM llama_metrics WHERE model = 'x'")
+        assert len({row["run_id"] for row in rows}) == 1
+        assert database.query("SELECT count(*) AS n FROM server_runs")[0]["n"] == count + 1
+
+
+def test_a_database_without_old_rows_is_left_alone(tmp_path: Path) -> None:
+    with Database(tmp_path / "new.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        assert database.query("SELECT * FROM metadata") == []
+        assert database.query("SELECT * FROM server_runs") == []
+
+
+def row(
+    timestamp: float, uptime: float | None, tokens: float | None = 100.0, decodes: float | None = None
+) -> dict[str, Any]:
+    return {
+        "timestamp": timestamp, "uptime_seconds": uptime, "tokens_predicted_total": tokens,
+        "prompt_tokens_total": None, "n_decode_total": decodes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "restarted"),
+    [
+        (row(0, 100), row(5, 105), False),
+        (row(0, 100), row(5, 3), True),
+        (row(0, 900), row(3600, 3500), True),  # both ran for long, with a gap between
+        (row(0, 900), row(3600, 4500), False),
+        (row(0, 9000), row(8, 9005), False),  # the clock went 3 s ahead
+        (row(0, 9000), row(86_405, 9005), False),  # a day ahead
+        (row(0, 9000), row(-3595, 9005), False),  # an hour back
+        (row(0, 0.5), row(1, 0.7, 40), True),  # a quick restart: the counter fell
+        (row(0, 0.0), row(1, 0.2, 140), False),
+        (row(0, None), row(5, None, 90), True),
+        (row(0, None), row(5, None, 110), False),
+        (row(0, None, 100, 500), row(5, None, 150, 30), True),
+        (row(0, None, None), row(5, None, 150), False),
+    ],
+)
+def test_two_rows_are_of_two_processes(
+    earlier: dict[str, Any], later: dict[str, Any], *, restarted: bool
+) -> None:
+    assert is_restarted(earlier, later) == restarted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_million_rows_are_upgraded_while_the_upgrade_is_killed_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    create(path, 135_000)  # 3 models, 2 GPUs, 2 rows a sample: a million rows
+    with closing(sqlite3.connect(path)) as connection:
+        tables = ("metrics", "host_metrics", "llama_metrics", "gpu_metrics")
+        assert (
+            sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables) > 900_000
+        )
+        before = connection.execute(BY_HOUR).fetchall(), connection.execute(GPUS).fetchall()
+    script = (
+        "import sys, pathlib; from collector.catalog import open_database; "
+        "from tests.support.version_010 import upgrade_rows, is_upgraded; "
+        "database = open_database(pathlib.Path(sys.argv[1])); upgrade_rows(database); print(is_upgraded(database))"
+    )
+    chance, kills = random.Random(5), 0
+    while kills < 20:
+        process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+        time.sleep(chance.uniform(0.4, 2.5))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if process.returncode == 0:
+            break
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert kills > 3
+    with closing(sqlite3.connect(path)) as connection:
+        after = connection.execute(BY_HOUR).fetchall(), connection.execute(GPUS).fetchall()
+    assert after == before
