@@ -1,4 +1,4 @@
-"""The Prometheus text that llama-server's /metrics answers with.
+"""The Prometheus text of llama-server's /metrics.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ describes the format. llama-server uses a
 small part of it: no time stamps, labels on one name only.
@@ -13,14 +13,14 @@ PREFIX = "llamacpp:"
 _FIRST_ROUNDED_WHOLE = 1_000_000
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
-"""More than any build has; a hostile answer ends here: what no column knows goes into every row."""
+"""More than any build has: a bound for hostile answers, whose values would be stored in every row."""
 
 
 def parse_exposition(text: str) -> dict[str, float | None]:
-    """All `llamacpp:` samples.
+    """Return all `llamacpp:` samples.
 
-    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities say nothing and become
-    None. Lines of other prefixes and comments are stepped over.
+    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities become None. Comments and lines
+    with another prefix are skipped.
 
     Args:
         text: the body; builds b7010 to about b7180 sent it as one quoted JSON string, which is accepted.
@@ -29,7 +29,7 @@ def parse_exposition(text: str) -> dict[str, float | None]:
         value by name, without the prefix, in the order of the text.
 
     Raises:
-        ParseError: it is not such a text.
+        ParseError: the text is not in this format.
     """
     samples: dict[str, float | None] = {}
     *lines, rest = _unquoted(text).split("\n")
@@ -69,7 +69,7 @@ def _parse_sample(line: str) -> tuple[str, float | None]:
 
 
 def resolution(value: float, *, whole: bool) -> float:
-    """How coarse a printed counter is: llama-server prints 6 significant digits.
+    """Return how coarse a printed counter is: llama-server prints 6 significant digits.
 
     Args:
         value: the counter as it was read.

@@ -1,4 +1,4 @@
-"""llama-server's JSON: what /props says of the server, and /models of a router's models."""
+"""llama-server's JSON: /props of a server, and /models of a router."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from collector.parsers.command_line import option
 ModelState = Literal["unloaded", "loading", "loaded", "sleeping", "failed"]
 
 MAX_NAME_CHARACTERS = 500
-"""Longer names of models are cut: they come from outside."""
+"""Longer names of models are cut: they are input from outside."""
 
 MAX_PATH_CHARACTERS = 4096
-"""As the kernel has it; what is longer is no path."""
+"""The kernel's limit: anything longer is not a path."""
 
 MAX_MODELS = 5000
 
@@ -35,8 +35,8 @@ class ServedModel:
 
     Args:
         name: the alias, else the file's name without extension.
-        path: the file, as the server was told; None where it did not say.
-        state: what the server does with it.
+        path: the file, as the server was told; None where it is not reported.
+        state: whether it is in memory.
         arguments: command line of its own process, in router mode.
         exit_code: of its process, after a failure.
         context_size: in tokens, while it is loaded.
@@ -52,14 +52,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Props:
-    """What /props says.
+    """The answer of /props.
 
     Args:
         is_router: whether the server routes over many models.
         build: the build number; None where the server does not know its own.
-        can_sleep: whether this build knows sleeping models at all.
-        has_metrics: whether it runs with --metrics; None where this build does not say.
-        max_instances: how many models a router keeps loaded; 0 = no bound; None = not told.
+        can_sleep: whether this build can put models to sleep.
+        has_metrics: whether it runs with --metrics; None where this build does not report it.
+        max_instances: how many models a router keeps loaded; 0 = no bound; None = not reported.
         model: the model of a single server; None of a router.
         slots: requests that it works on at the same time; None = not reported.
     """
@@ -74,10 +74,10 @@ class Props:
 
 
 def parse_props(text: str) -> Props:
-    """Read the answer of /props.
+    """Parse the answer of /props.
 
     Raises:
-        ParseError: it is no JSON object.
+        ParseError: it is not a JSON object.
     """
     props = _json_object(text, "/props")
     is_router = props.get("role") == "router"
@@ -95,10 +95,10 @@ def parse_props(text: str) -> Props:
 
 
 def parse_models(text: str) -> tuple[ServedModel, ...]:
-    """Read a router's answer of /models.
+    """Parse a router's answer of /models.
 
     Raises:
-        ParseError: it is no list of models.
+        ParseError: it is not a list of models.
     """
     entries = _json_object(text, "/models").get("data")
     if not isinstance(entries, list) or len(entries) > MAX_MODELS:
@@ -109,7 +109,7 @@ def parse_models(text: str) -> tuple[ServedModel, ...]:
 
 
 def _single_model(props: dict[str, Any]) -> ServedModel:
-    """Without an alias, builds give the path or the file's name in its place."""
+    """Return the model of /props. Without an alias, builds report the path or the file's name instead."""
     path = _path(props.get("model_path"))
     file = PurePath(path or "unknown")
     alias = _text(props.get("model_alias"))
@@ -143,7 +143,7 @@ def _router_model(entry: dict[str, Any]) -> ServedModel:
 
 
 def _build_number(build_info: object) -> int | None:
-    """`b11434-1a2b3c4` is build 11434; `b0-unknown` was built without knowing."""
+    """Return the number in `b11434-1a2b3c4`; None for `b0-unknown`."""
     found = re.match(r"b(\d{1,9})\b", build_info) if isinstance(build_info, str) else None
     return int(found[1]) or None if found else None
 
@@ -168,7 +168,7 @@ def _path(value: object) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """What neither SQLite nor a path takes stands in JSON as an escape: NUL and halves of surrogate pairs."""
+    """Replace what SQLite and paths cannot contain and JSON can: NUL and halves of surrogate pairs."""
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 

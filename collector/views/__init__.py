@@ -1,8 +1,8 @@
-"""All views: the questions that people ask of the database, each answered by its name.
+"""All views: named answers to the questions that people ask of the database.
 
-Each gives Unix seconds as `timestamp`: a range of it in WHERE reaches the tables' indexes, and only the rows
-of that range are read. `local_time` is the same for people, in the time zone of the program that reads.
-What is not known is NULL. Only plain SQL stands in them: a reader as old as SQLite 3.8.3 can open the file.
+Each has Unix seconds as `timestamp`. A range of it in WHERE uses the indexes of the tables, so that only the
+rows of that range are read. `local_time` is the same for people, in the time zone of the program that reads.
+Unknown is NULL. The SQL is plain enough for readers as old as SQLite 3.8.3.
 """
 
 from collector.schema import View

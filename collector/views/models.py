@@ -1,12 +1,12 @@
-"""Loads, stays and disuse of models."""
+"""Loads, time in memory, and disuse of models."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import local_time, time_columns
 
 MODEL_LOADS = View(
     "model_loads",
-    "When was each model in memory, and how long did loading take? One row a stay: "
-    "from a load, or from its waking, to its sleep or end.",
+    "When was each model in memory, and how long did loading take? One row from each load, or waking, "
+    "to the following sleep or end.",
     (
         *time_columns("came.timestamp", "of the sample that first saw it there"),
         ViewColumn("model", "came.model", "the server's name for it"),
@@ -15,7 +15,7 @@ MODEL_LOADS = View(
         ViewColumn(
             "load_seconds",
             "CASE came.previous_state WHEN 'loading' THEN came.seconds_since_last END",
-            "what loading took; NULL = it was not seen, or it woke",
+            "how long loading took; NULL = it was not seen, or the model woke",
         ),
         ViewColumn("left_at", "went.timestamp", "Unix seconds of its end; NULL = it is still there"),
         ViewColumn("left_by", "went.event", "sleeping, unloaded, evicted, crashed, …"),
@@ -49,7 +49,7 @@ MODEL_RESIDENCY = View(
         ViewColumn("loads", "sum(came_by = 'loaded')", "how often it was loaded"),
         ViewColumn("mean_load_seconds", "avg(load_seconds)", "of the loads that were seen"),
         ViewColumn("longest_load_seconds", "max(load_seconds)", "of the loads that were seen"),
-        ViewColumn("resident_seconds", "sum(resident_seconds)", "in memory, all stays together"),
+        ViewColumn("resident_seconds", "sum(resident_seconds)", "in memory, in total"),
         ViewColumn("sleeps", "sum(coalesce(left_by, '') = 'sleeping')", "how often it fell asleep"),
         ViewColumn("evictions", "sum(coalesce(left_by, '') = 'evicted')", "how often it made room"),
         ViewColumn("crashes", "sum(coalesce(left_by, '') = 'crashed')", "how often its process died"),
@@ -59,7 +59,7 @@ MODEL_RESIDENCY = View(
 
 UNUSED_MODELS = View(
     "unused_models",
-    "Which models lie on the disk unused, and for how long? One row a model; ask for `unused_days > 30`.",
+    "Which models on the disk are unused, and for how long? One row a model; ask for `unused_days > 30`.",
     (
         ViewColumn("model_id", "id", "models.id"),
         ViewColumn("name", "name", "its name in `models`"),
@@ -71,7 +71,7 @@ UNUSED_MODELS = View(
             "last_used", "last_used", "Unix seconds of its last finished request or load; NULL = none is kept"
         ),
         ViewColumn(
-            "last_used_local_time", local_time("last_used"), "the same, in the time zone of whoever reads"
+            "last_used_local_time", local_time("last_used"), "the same, in the time zone of the reader"
         ),
         ViewColumn(
             "unused_days",

@@ -1,16 +1,16 @@
-"""How things stand."""
+"""The present state in one row."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import time_columns
 
 
 def _gpus(expression: str) -> str:
-    """SQL over the newest sample's GPUs."""
+    """Return SQL over the GPUs of the newest sample."""
     return f"(SELECT {expression} FROM gpu_metrics WHERE gpu_metrics.timestamp = sample.timestamp)"
 
 
 def _models(expression: str) -> str:
-    """SQL over the newest sample's models."""
+    """Return SQL over the models of the newest sample."""
     return f"(SELECT {expression} FROM llama_metrics WHERE llama_metrics.timestamp = sample.timestamp)"
 
 
@@ -32,7 +32,7 @@ _ERRORS_LAST_HOUR = """(
 
 NOW = View(
     "now",
-    "How do things stand? One row for a person: the newest sample, and how old it is.",
+    "What is the present state? One row for people: the newest sample, and how old it is.",
     (
         *time_columns("sample.timestamp", "of the newest sample"),
         ViewColumn("age_seconds", "strftime('%s', 'now') - sample.timestamp", "how old it is"),

@@ -1,18 +1,18 @@
-"""Hours and days, found so that a range of them reads only the rows in it."""
+"""Hours and days that have rows, in SQL that reads only the rows of the range that is asked for."""
 
 from collector.schema import ViewColumn
 
 
 def local_time(timestamp: str) -> str:
-    """SQL of Unix seconds as a person reads them."""
+    """Return SQL that shows Unix seconds to people."""
     return f"datetime({timestamp}, 'unixepoch', 'localtime')"
 
 
 def time_columns(timestamp: str, what: str) -> tuple[ViewColumn, ViewColumn]:
-    """`timestamp` and `local_time`, first in every view over time."""
+    """Return the columns `timestamp` and `local_time`, the first ones of every view over time."""
     return (
         ViewColumn("timestamp", timestamp, f"Unix seconds {what}"),
-        ViewColumn("local_time", local_time(timestamp), "the same, in the time zone of whoever reads"),
+        ViewColumn("local_time", local_time(timestamp), "the same, in the time zone of the reader"),
     )
 
 
@@ -20,12 +20,12 @@ _STRETCH = 10 * 86_400  # seconds
 
 
 def hours_of(table: str) -> str:
-    """WITH clause: `period(began, ended)`, every hour in which a table has rows.
+    """Return the WITH clause of `period(began, ended)`: every hour in which a table has rows.
 
-    Each hour is looked up in the index of `timestamp`, and joined to the rows between its bounds: so a
-    condition on `began` keeps all other rows unread, which a GROUP BY over the table itself would not.
-    Hours are looked for in stretches of ten days that have rows: those that a condition leaves out cost
-    nothing, while going from one hour to the next would take as long as there are years.
+    Each hour is found by the index of `timestamp` and joined to the rows between its bounds. So a condition
+    on `began` leaves all other rows unread, which a GROUP BY over the table itself would not. Hours are
+    searched within stretches of ten days that have rows: a stretch that the condition excludes costs nothing,
+    while stepping from hour to hour would cost more with every year of history.
     """
     stretches = _beginnings(table, f"{{0}} / {_STRETCH} * {_STRETCH}", f"{{0}} + {_STRETCH}")
     began = "beginning.began + hour.second"
@@ -40,7 +40,7 @@ def hours_of(table: str) -> str:
 
 
 def days_of(table: str) -> str:
-    """The same for days, from midnight to midnight in the time zone of whoever reads."""
+    """Return the same for days, from midnight to midnight in the time zone of the reader."""
     midnight = "CAST(strftime('%s', {0}, 'unixepoch', 'localtime', 'start of day', 'utc') AS INTEGER)"
     # A day may last 23 or 25 hours.
     next_midnight = midnight.replace("'localtime', 'start of day'", _NEXT_DAY)
@@ -54,12 +54,12 @@ _NEXT_DAY = "'localtime', 'start of day', '+1 day'"
 
 
 def _beginnings(table: str, begin: str, end: str) -> str:
-    """WITH clause: `beginning(began)`, where each period that has rows begins; and a last one that is NULL.
+    """Return the WITH clause of `beginning(began)`: where each period with rows begins, and a last NULL.
 
     Args:
         table: its name.
-        begin: SQL of a period's begin, of a time in it.
-        end: SQL of its end, of its begin.
+        begin: SQL of the begin of the period that contains a time, with a placeholder for that time.
+        end: SQL of the end of a period, with a placeholder for its begin.
     """
     began = begin.format("min(timestamp)")
     return f"""

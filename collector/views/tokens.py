@@ -1,4 +1,4 @@
-"""What the models did: tokens, speeds, how busy they were."""
+"""Tokens and speeds of the models, and how busy they were."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import days_of, hours_of, time_columns
@@ -56,7 +56,7 @@ _TOTALS = (
     "drafted_tokens",
     "accepted_tokens",
 )
-# Summed up first: in an expression over several sums SQLite would work out each of them anew.
+# Summed up first: in an expression over several sums SQLite would compute each of them again.
 _MODEL_PERIOD = f""", model_period AS (
       SELECT began, model, {", ".join(f"sum({total}) AS {total}" for total in _TOTALS)}
       FROM period CROSS JOIN token_steps
@@ -102,7 +102,7 @@ TOKENS_BY_HOUR = View(
 
 TOKENS_BY_DAY = View(
     "tokens_by_day",
-    "How much did each model do in a day? As by hour. A day begins at midnight where the reader is.",
+    "How much did each model do in a day? As by hour. A day begins at midnight in the reader's time zone.",
     (*time_columns("began", "of the day's beginning"), *_PERIOD_COLUMNS),
     "FROM model_period",
     days_of("llama_metrics") + _MODEL_PERIOD,
@@ -139,7 +139,7 @@ BUSY_BY_HOUR = View(
         ViewColumn(
             "requests_processing", "requests / nullif(samples, 0)", "requests in work, mean over the samples"
         ),
-        ViewColumn("samples", "samples", "in which the server told of its models"),
+        ViewColumn("samples", "samples", "in which the server reported its models"),
     ),
     "FROM model_hour",
     f"""{hours_of("llama_metrics")}, model_hour AS (

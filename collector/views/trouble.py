@@ -1,11 +1,11 @@
-"""What went wrong: errors, and times without samples."""
+"""Errors, and times without samples."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import hours_of, local_time, time_columns
 
 ERRORS_BY_HOUR = View(
     "errors_by_hour",
-    "What went wrong, when and where? One row an hour and source that logged anything.",
+    "What went wrong, when and where? One row an hour and source that logged something.",
     (
         *time_columns("began", "of the hour's beginning"),
         ViewColumn("source", "source", "llama-server, a model's name, or collector"),
@@ -26,7 +26,7 @@ _USUAL_SECONDS = (
 
 
 def _neighbour(name: str, relation: str, of: str, order: str) -> str:
-    """JOIN of the nearest sample before or after another."""
+    """Return the JOIN of the nearest sample before or after another one."""
     return f"""metrics AS {name} ON {name}.id = (
       SELECT id FROM metrics AS one WHERE one.timestamp {relation} {of}.timestamp
       ORDER BY one.timestamp {order} LIMIT 1)"""
@@ -39,7 +39,7 @@ GAPS = View(
         *time_columns("first.timestamp", "of the first sample after it"),
         ViewColumn("began", "last.timestamp", "Unix seconds of the last sample before it"),
         ViewColumn(
-            "began_local_time", local_time("last.timestamp"), "the same, in the time zone of whoever reads"
+            "began_local_time", local_time("last.timestamp"), "the same, in the time zone of the reader"
         ),
         ViewColumn("seconds", "first.timestamp - last.timestamp", "how long it lasted"),
         ViewColumn(

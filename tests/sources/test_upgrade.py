@@ -195,11 +195,11 @@ def test_two_rows_are_of_two_processes(
 @pytest.mark.timeout(900)
 def test_a_million_rows_are_upgraded_while_the_upgrade_is_killed_again_and_again(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    create(path, 135_000)  # 3 models, 2 GPUs, 2 rows a sample: a million rows
+    create(path, 165_000)  # 3 models, 2 GPUs, 2 rows a sample: a million rows
     with closing(sqlite3.connect(path)) as connection:
         tables = ("metrics", "host_metrics", "llama_metrics", "gpu_metrics")
         assert (
-            sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables) > 900_000
+            sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables) > 1_000_000
         )
         before = connection.execute(BY_HOUR).fetchall(), connection.execute(GPUS).fetchall()
     script = (

@@ -1,4 +1,4 @@
-"""Sockets that bound a whole answer: its time however often a byte comes, its size with head and framing."""
+"""Sockets with a bound on a whole answer: on its time, however often a byte arrives, and on its size."""
 
 import ssl
 import time
@@ -11,22 +11,22 @@ from collector.errors import AnswerTooLong
 
 
 class BoundedNetwork(httpcore.SyncBackend):
-    """Opens connections that share one bound: what is left of it is that of the request under way."""
+    """Opens connections that share one bound, that of the request in progress."""
 
     def __init__(self) -> None:
         self._deadline = 0.0
         self._bytes_left = 0
 
     def begin(self, seconds: float, size_bytes: int) -> None:
-        """A request begins, and this is all that its answer may take."""
+        """Start the bound of one request: the time and the bytes that its answer may need."""
         self._deadline = time.monotonic() + seconds
         self._bytes_left = size_bytes
 
     def seconds_left(self, timeout: float | None, error: type[httpcore.TimeoutException]) -> float:
-        """How long one step may take.
+        """Return how long one step may last.
 
         Raises:
-            TimeoutException: as `error`; no time is left.
+            TimeoutException: of the type `error`: no time is left.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -34,10 +34,10 @@ class BoundedNetwork(httpcore.SyncBackend):
         return left if timeout is None else min(left, timeout)
 
     def received(self, size_bytes: int) -> None:
-        """Count what came.
+        """Count received bytes.
 
         Raises:
-            AnswerTooLong: it is more than the answer may have.
+            AnswerTooLong: they are more than the answer may have.
         """
         self._bytes_left -= size_bytes
         if self._bytes_left < 0:
@@ -68,7 +68,7 @@ class BoundedNetwork(httpcore.SyncBackend):
 
 
 class _BoundedStream(httpcore.NetworkStream):
-    """One connection."""
+    """A connection whose steps count against the bound."""
 
     def __init__(self, stream: httpcore.NetworkStream, network: BoundedNetwork) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Asking llama-server: one kept connection, bounded answers, and what went wrong in its own terms."""
+"""HTTP requests to llama-server: a kept-alive connection, bounded answers, errors in terms of the server."""
 
 import os
 import ssl
@@ -13,27 +13,27 @@ from collector.errors import AnswerTooLong, InvalidAnswer, ServerBusy, ServerDow
 from collector.sources.llama.bounded_network import BoundedNetwork
 
 MAX_ANSWER_BYTES = 4 * 2**20
-"""A router's list of 200 models takes about 0.3 MB, /metrics 3 KB."""
+"""A router's list of 200 models has about 0.3 MB, /metrics 3 KB."""
 
 _OK = 200
 _KEPT_SECONDS = 5
 """The server closes a connection that is idle for longer."""
 
 _SHOWN_CHARACTERS = 200
-"""Of what a library says of an answer: whole headers can stand in it."""
+"""Of a library's message about an answer: it can contain whole headers."""
 
 _MAY_BE_CLOSING = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _UNKNOWN_ISSUER = (18, 19, 20, 21)
-"""OpenSSL's numbers of the faults that a file of certificates mends."""
+"""OpenSSL's numbers of the errors that a file of certificates can fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of status 200 that came in whole.
+    """A complete answer of status 200.
 
     Args:
         text: its body.
-        headers: by name, in letters of either case.
+        headers: by name, case-insensitive.
     """
 
     text: str
@@ -42,10 +42,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a llama-server is and how to ask it.
+    """Where a llama-server is, and with which key and time-out it is asked.
 
     Args:
-        url: http://, https:// or unix:///PATH.sock, with the prefix of all its paths.
+        url: http://, https:// or unix:///PATH.sock, with the prefix that all its paths have.
         api_key: sent with every request; None for none.
         timeout: seconds to connect, and to answer.
     """
@@ -66,7 +66,7 @@ def listening_address(url: str) -> str:
 
 
 class LlamaHttp:
-    """HTTP towards one llama-server.
+    """A connection to one llama-server.
 
     Args:
         address: where it is.
@@ -84,7 +84,7 @@ class LlamaHttp:
             self._headers[b"Authorization"] = f"Bearer {address.api_key}".encode()
         self._requests: dict[str, httpx.Request] = {}
         self._network = BoundedNetwork()
-        # The transport alone: a client's cookies, redirects and proxies have no business here.
+        # Only the transport: cookies, redirects and proxies of a client are not wanted.
         self._transport = _Transport(
             _trusted_certificates() if parts.scheme == "https" else None,
             parts.path if parts.scheme == "unix" else None,
@@ -92,14 +92,14 @@ class LlamaHttp:
         )
 
     def get(self, path: str) -> Answer:
-        """GET one path.
+        """Send a GET request.
 
-        The server closes a kept connection after 5 seconds or 100 requests: a request that meets the
-        closing is sent once more. All in all it takes no longer than twice the time-out.
+        The server closes a kept-alive connection after 5 seconds or 100 requests. A request that arrives just
+        then is sent once more. Both attempts together last at most twice the time-out.
 
         Raises:
             ServerDown: nothing listens there.
-            ServerBusy: no whole answer in time.
+            ServerBusy: no complete answer within the time-out.
             InvalidAnswer: not HTTP, cut off, too long, or the certificate is not trusted.
             UnexpectedStatus: any status but 200.
         """
@@ -140,7 +140,7 @@ class LlamaHttp:
 
 
 class _Transport(httpx.HTTPTransport):
-    """httpx's own, over a network of ours: only the pool of connections that it stands on takes one."""
+    """httpx's transport with our network backend, which only its connection pool accepts."""
 
     def __init__(
         self, certificates: ssl.SSLContext | None, socket: str | None, network: BoundedNetwork
@@ -154,7 +154,7 @@ def _explained(error: httpx.TransportError) -> Exception:
     cause = _system_error(error)
     if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
         return ServerBusy(
-            "it takes no connection within [llama_server] timeout: it hangs, or its machine cannot be reached"
+            "it accepts no connection within [llama_server] timeout: it hangs, or its machine cannot be reached"
         )
     if isinstance(error, httpx.TimeoutException):
         return ServerBusy("it takes longer than [llama_server] timeout to answer")
@@ -166,7 +166,7 @@ def _explained(error: httpx.TransportError) -> Exception:
 
 
 def _system_error(error: httpx.TransportError) -> object:
-    """What the system or OpenSSL said: httpcore keeps it in the exception that httpx translates."""
+    """Return the error of the system or of OpenSSL, from the exception of httpcore that httpx wraps."""
     return next(iter(error.__cause__.args), None) if error.__cause__ else None
 
 

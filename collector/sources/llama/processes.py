@@ -1,4 +1,4 @@
-"""llama-server's processes: which there are, what each uses, since when each runs."""
+"""The llama-server processes of this machine: what each of them uses, and since when it runs."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from collector.sources.base import Reading, Tick
 SLEEP_OPTION, SLEEP_VARIABLE = "--sleep-idle-seconds", "LLAMA_ARG_SLEEP_IDLE_SECONDS"
 
 FULL_SEARCH_SECONDS = 60
-"""How often all processes are looked at; between, only new ones. Catches a wrapper that execs late."""
+"""How often the names of all processes are read, not only of new ones: a wrapper may call exec late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class LlamaProcess:
         cpu_usage: percent of all cores since the last reading (0-100); None when first seen.
         cpu_seconds: processor time since its start.
         resident_bytes: memory held, shared pages included.
-        arguments: its command line; empty where it may not be read.
-        may_sleep: whether it was told to let its model sleep when idle; also where that may not be looked at.
-        uptime_seconds: since its start, however the clock was set since.
+        arguments: its command line; empty where it cannot be read.
+        may_sleep: whether its model may sleep when idle; also true where its options cannot be read.
+        uptime_seconds: since its start, by a clock that nobody sets.
         started_boot_seconds: its start, seconds since the boot of the host: with the boot and the pid its
             identity, which no setting of the clock changes.
         boot_id: the boot of the host; None where the kernel does not report it.
@@ -49,13 +49,13 @@ class LlamaProcess:
 
     @property
     def port(self) -> int:
-        """The TCP port that it was told to listen on; llama-server's default where it was told none."""
+        """TCP port of its option --port; llama-server's default without it."""
         value = option(self.arguments, "--port") or ""
         return int(value) if value.isdecimal() else 8080
 
 
 class LlamaProcessSource:
-    """Finds the processes of one name and measures them.
+    """Measures all processes of one name.
 
     Args:
         process_name: the name, as `ps -o comm` or the program file gives it.
@@ -77,7 +77,7 @@ class LlamaProcessSource:
         self._boot_id = read_boot_id()
 
     def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
-        """Measure every process of that name, longest running first."""
+        """Measure every process of that name, the longest running first."""
         since_boot = _since_boot()  # once, so that the ages of all processes are of one moment
         self._find()
         now = time.monotonic()
@@ -89,7 +89,7 @@ class LlamaProcessSource:
         return Reading(processes, snapshot=self._snapshot(processes))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is open."""
 
     def _snapshot(self, processes: tuple[LlamaProcess, ...]) -> dict[str, SqlValue]:
         shares = [process.cpu_usage for process in processes]
@@ -101,27 +101,27 @@ class LlamaProcessSource:
         }
 
     def _find(self) -> None:
-        """Look at the name of each process that is new, and of the newest once more.
+        """Read the names of new processes, and those of the last reading's new ones once more.
 
-        A process that was seen between fork and exec still bears its parent's name.
+        A process that was seen between fork and exec still has the name of its parent.
         """
         present = set(psutil.pids())
         new = present - self._present
-        looked_at = new | self._unsettled
+        candidates = new | self._unsettled
         if time.monotonic() - self._searched_at >= FULL_SEARCH_SECONDS:
-            self._searched_at, looked_at = time.monotonic(), present
-        for pid in looked_at & present - self._known.keys():
-            self._meet(pid, since_last_reading=pid in new and self._read_at is not None)
+            self._searched_at, candidates = time.monotonic(), present
+        for pid in candidates & present - self._known.keys():
+            self._add_if_named(pid, since_last_reading=pid in new and self._read_at is not None)
         self._present, self._unsettled = present, new
 
-    def _meet(self, pid: int, *, since_last_reading: bool) -> None:
+    def _add_if_named(self, pid: int, *, since_last_reading: bool) -> None:
         try:
             process = psutil.Process(pid)
             if process.name() == self._process_name and process.status() != psutil.STATUS_ZOMBIE:
-                # What started since the last reading used all that it used since then.
+                # A process that started since the last reading used all its time since then.
                 self._known[pid] = _Measured(process, 0.0 if since_last_reading else None)
         except psutil.Error:
-            return  # it ended, or may not be looked at: then it is none of ours
+            return  # it has ended, or belongs to another user who hides it
 
     def _measure(self, pid: int, elapsed: float | None, since_boot: float) -> LlamaProcess | None:
         measured = self._known[pid]
@@ -153,14 +153,14 @@ class LlamaProcessSource:
 
 
 class _Measured:
-    """What is remembered of one process between two readings."""
+    """One process, and its processor time at the last reading."""
 
     def __init__(self, process: psutil.Process, cpu_seconds: float | None) -> None:
         self.process = process
         self._cpu_seconds = cpu_seconds
         self.arguments = _arguments(process)
         self.may_sleep = _may_sleep(process, self.arguments)
-        # psutil adds when the machine was booted by today's wall clock; what is left without it stays right.
+        # psutil adds the time of the boot by today's wall clock; without it the start does not move.
         self.started_boot_seconds = round(process.create_time() - psutil.boot_time(), 2)
 
     def uptime_seconds(self, since_boot: float) -> float:
@@ -185,7 +185,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _since_boot() -> float:
-    """Seconds on a clock that nobody sets and that goes on while the machine sleeps."""
+    """Return seconds since the boot, time asleep included, by a clock that nobody sets."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -197,7 +197,7 @@ def _arguments(process: psutil.Process) -> tuple[str, ...]:
 
 
 def _may_sleep(process: psutil.Process, arguments: tuple[str, ...]) -> bool:
-    """Only who sees command line and environment can be sure that a model never sleeps."""
+    """Return False only if command line and environment can be read and set no sleep."""
     if not arguments or option(arguments, SLEEP_OPTION):
         return True
     try:
