@@ -19,8 +19,8 @@ MAX_NAME_CHARACTERS = 200
 def parse_exposition(text: str) -> dict[str, float | None]:
     """Return all `llamacpp:` samples.
 
-    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities become None. Comments and lines
-    with another prefix are skipped.
+    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities become None. Comments and
+    lines with another prefix are skipped.
 
     Args:
         text: the body; builds b7010 to about b7180 sent it as one quoted JSON string, which is accepted.

@@ -199,7 +199,8 @@ def test_a_million_rows_are_upgraded_while_the_upgrade_is_killed_again_and_again
     with closing(sqlite3.connect(path)) as connection:
         tables = ("metrics", "host_metrics", "llama_metrics", "gpu_metrics")
         assert (
-            sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables) > 1_000_000
+            sum(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables)
+            > 1_000_000
         )
         before = connection.execute(BY_HOUR).fetchall(), connection.execute(GPUS).fetchall()
     script = (

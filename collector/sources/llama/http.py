@@ -154,7 +154,8 @@ def _explained(error: httpx.TransportError) -> Exception:
     cause = _system_error(error)
     if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
         return ServerBusy(
-            "it accepts no connection within [llama_server] timeout: it hangs, or its machine cannot be reached"
+            "it accepts no connection within [llama_server] timeout: "
+            "it hangs, or its machine cannot be reached"
         )
     if isinstance(error, httpx.TimeoutException):
         return ServerBusy("it takes longer than [llama_server] timeout to answer")
