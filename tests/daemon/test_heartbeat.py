@@ -25,30 +25,30 @@ def record_run(name: str, state: State = OK, seconds_ago: float = 0) -> Health:
 def test_a_job_that_does_not_come_back_silences_the_watchdog(told: list[dict[str, str | int]]) -> None:
     Heartbeat(
         [(record_run("flush", seconds_ago=29), 5), (record_run("sample", seconds_ago=31), 5)], lambda: ""
-    ).send()
+    ).report()
     assert {"WATCHDOG": 1} not in told
 
 
 def test_a_job_that_fails_but_comes_back_does_not(told: list[dict[str, str | int]]) -> None:
     waiting = State("waiting", "another program holds a lock", "warning", success=False)
-    Heartbeat([(record_run("flush", waiting), 5)], lambda: "").send()
+    Heartbeat([(record_run("flush", waiting), 5)], lambda: "").report()
     assert {"WATCHDOG": 1} in told
 
 
 def test_a_long_interval_has_as_much_patience(told: list[dict[str, str | int]]) -> None:
-    Heartbeat([(record_run("sample", seconds_ago=3 * 3600 - 10), 3600)], lambda: "").send()
+    Heartbeat([(record_run("sample", seconds_ago=3 * 3600 - 10), 3600)], lambda: "").report()
     assert {"WATCHDOG": 1} in told
 
 
 def test_ready_is_told_once_when_the_first_commit_went_through(told: list[dict[str, str | int]]) -> None:
     flush = record_run("flush", State("failed", "the disk is full", "error", success=False))
     heartbeat = Heartbeat([(record_run("sample"), 5), (flush, 5)], lambda: "")
-    heartbeat.send()
+    heartbeat.report()
     assert {"READY": 1} not in told
     assert {"EXTEND_TIMEOUT_USEC": 30_000_000} in told
     flush.record_run(OK, 0)
-    heartbeat.send()
-    heartbeat.send()
+    heartbeat.report()
+    heartbeat.report()
     assert told.count({"READY": 1}) == 1
 
 
@@ -56,7 +56,7 @@ def test_a_status_line_is_told_when_it_changes(told: list[dict[str, str | int]])
     lines = iter(["one", "one", "two"])
     heartbeat = Heartbeat([], lambda: next(lines))
     for _ in range(3):
-        heartbeat.send()
+        heartbeat.report()
     assert [note["STATUS"] for note in told if "STATUS" in note] == ["one", "two"]
 
 

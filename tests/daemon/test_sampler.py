@@ -146,7 +146,7 @@ def test_a_source_sees_the_reading_of_an_earlier_one_of_the_same_tick() -> None:
 
 
 def test_quick_sources_are_read_one_after_another_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.daemon.sampler.TURN_SECONDS", 10.0)
+    monkeypatch.setattr("collector.daemon.sampler.ROTATION_SECONDS", 10.0)
     readers: list[tuple[str, int]] = []
 
     def note(name: str) -> Callable[[Tick], Reading[Any]]:

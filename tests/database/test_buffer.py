@@ -1,4 +1,4 @@
-from collector.database.buffer import Buffer, Retention
+from collector.database.buffer import Batch, Buffer, Retention, clear_references, leave_out_tables
 from collector.database.documented import LOGS, METADATA, METRICS
 from collector.schema import Row, SqlValue
 
@@ -58,3 +58,36 @@ def test_what_is_put_back_stands_before_what_came_since_and_counts_again() -> No
     assert samples(buffer) == [2, 3, 4]
     assert buffer.waiting == 3
     assert buffer.dropped_samples == 1
+
+
+def kept(statement: str, *rows: Row) -> Batch:
+    return Batch(statement, list(rows), Retention.KEPT)
+
+
+def test_references_are_cleared_in_the_statements_that_have_them_and_nowhere_else() -> None:
+    batches = [
+        kept("INSERT INTO a VALUES (?, ?, ?)", (1, 2, 3), (4, 5, 6)),
+        kept("INSERT INTO b VALUES (?)", (7,)),
+    ]
+    cleared = clear_references(batches, {"INSERT INTO a VALUES (?, ?, ?)": (0, 2)})
+    assert [batch.rows for batch in cleared] == [[(None, 2, None), (None, 5, None)], [(7,)]]
+    assert batches[0].rows == [(1, 2, 3), (4, 5, 6)]
+    assert {batch.retention for batch in cleared} == {Retention.KEPT}
+
+
+def test_tables_are_left_out_whatever_their_statement() -> None:
+    left_out = [
+        "INSERT INTO runs (a) VALUES (?)",
+        "INSERT OR REPLACE INTO runs VALUES (?)",
+        "REPLACE INTO runs VALUES (?)",
+        'UPDATE "runs" SET a = ?',
+        "UPDATE OR IGNORE runs SET a = ?",
+        "delete from runs WHERE a = ?",
+    ]
+    remaining = [
+        "INSERT INTO server_runs VALUES (?)",
+        "UPDATE models SET runs = ?",
+        "INSERT INTO runs_2 VALUES (?)",
+    ]
+    batches = [kept(statement, (1,)) for statement in (*left_out, *remaining)]
+    assert [batch.statement for batch in leave_out_tables(batches, ["runs"])] == remaining

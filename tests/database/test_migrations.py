@@ -12,7 +12,7 @@ from collector.database.connection import transaction
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.migrations import migrate, refresh_views
 from collector.errors import DatabaseError
-from collector.schema import View, ViewColumn
+from collector.schema import Column, Index, Table, View, ViewColumn
 from collector.views import VIEWS
 
 DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
@@ -207,6 +207,37 @@ def test_our_database_can_be_used_by_a_program_written_from_the_document(tmp_pat
         (timestamp,) = theirs.execute("SELECT timestamp FROM metrics").fetchone()
         assert isinstance(timestamp, int)
         assert theirs.execute("SELECT ctx_size, threads FROM models").fetchone() == (4096, 4)
+
+
+def numbers(*, indexes: tuple[Index, ...] = (), retired_indexes: tuple[str, ...] = ()) -> Table:
+    column = Column("x", "INTEGER", "gauge", "a number")
+    return Table("numbers", "Numbers.", (column,), indexes, retired_indexes)
+
+
+def indexes_of(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+        return {name for (name,) in found} - {index for index, _, _ in DOCUMENTED_INDEXES}
+
+
+def test_an_index_that_is_retired_is_dropped_once(tmp_path: Path) -> None:
+    old, new = Index("idx_old", "x"), Index("idx_new", "x DESC")
+    Database(tmp_path / "ours.db", [numbers(indexes=(old,))]).close()
+    assert indexes_of(tmp_path / "ours.db") == {"idx_old"}
+    table = numbers(indexes=(new,), retired_indexes=("idx_old", "idx_that_never_was"))
+    with Database(tmp_path / "ours.db", [table]) as database:
+        assert database.changes == ["added index idx_new", "dropped index idx_old"]
+    assert indexes_of(tmp_path / "ours.db") == {"idx_new"}
+    with Database(tmp_path / "ours.db", [table]) as database:
+        assert database.changes == []
+
+
+def test_an_index_of_another_table_with_a_retired_name_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE TABLE their_table (x)")
+        theirs.execute("CREATE INDEX idx_old ON their_table (x)")
+    Database(tmp_path / "theirs.db", [numbers(retired_indexes=("idx_old",))]).close()
+    assert indexes_of(tmp_path / "theirs.db") == {"idx_old"}
 
 
 def view(expression: str, name: str = "answer") -> View:

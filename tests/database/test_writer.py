@@ -8,6 +8,7 @@ from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS, METADATA, METRICS
 from collector.database.writer import Writer
 from collector.errors import DatabaseBusy
+from collector.schema import Write
 
 
 def test_everything_that_waits_is_committed_in_one_transaction(database: Database) -> None:
@@ -28,7 +29,8 @@ def test_without_rows_nothing_is_written_at_all(database: Database) -> None:
     with closing(sqlite3.connect(database.path)) as other:
         before = other.execute("PRAGMA data_version").fetchone()
         assert (
-            Writer(database, Buffer(), lambda: ("INSERT INTO metadata VALUES ('a', 1, 1)", [()])).flush() == 0
+            Writer(database, Buffer(), lambda: Write("INSERT INTO metadata VALUES ('a', 1, 1)", [()])).flush()
+            == 0
         )
         assert other.execute("PRAGMA data_version").fetchone() == before
     assert database.query("PRAGMA data_version") == written

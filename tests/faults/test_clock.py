@@ -178,8 +178,8 @@ WAITER = """
 from collector.daemon import signals
 signals.block_signals()
 print("waiting", flush=True)
-print(signals.wait(1), flush=True)
-print(signals.wait(30))
+print(signals.wait_for_signal(1), flush=True)
+print(signals.wait_for_signal(30))
 """
 
 

@@ -11,9 +11,11 @@ from threading import Event
 import pytest
 
 from collector.catalog import OWN_TABLES
-from collector.database import Database
-from collector.database import integrity_check as damage_check
+from collector.daemon.run_record import RunRecord
+from collector.database import Database, integrity_check
+from collector.database.buffer import Buffer
 from collector.database.connection import QUICK_CHECK_MAX_BYTES
+from collector.database.integrity_check import IntegrityCheck
 from collector.errors import DatabaseDamaged
 from tests.support.collector import Collector
 from tests.support.damage import damage
@@ -179,12 +181,13 @@ def test_a_large_database_is_read_for_damage_after_an_unclean_end_only(
     fill(collector.database)
     damage(collector.database)
     monkeypatch.setattr("collector.database.connection.QUICK_CHECK_MAX_BYTES", 0)
-    monkeypatch.setattr(damage_check, "QUICK_CHECK_MAX_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "QUICK_CHECK_MAX_BYTES", 0)
     with Database(collector.database, OWN_TABLES) as database:
-        check = damage_check.DamageCheck(database, Event())
+        run = RunRecord(database, Buffer())
+        check = IntegrityCheck(database, Event(), run.add_integrity, is_due=run.is_check_due)
         if ending == "clean":
             check.run()
             return
-        for _ in range(2):  # it stays to be done
+        for _ in range(2):  # it stays due
             with pytest.raises(DatabaseDamaged, match="restore --latest"):
                 check.run()

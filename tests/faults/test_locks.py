@@ -33,7 +33,7 @@ WRITE_SECONDS, READ_SECONDS = 60, 600
 SHORT_WRITE_SECONDS, SHORT_READ_SECONDS = 3, 5
 LONG = "collector.database.lock_holders.LONG_SECONDS"
 BUFFER_DEFAULTS = "collector.database.buffer.Buffer.__init__.__defaults__"
-STILL = "collector.database.file_watch.STILL_SECONDS"
+UNCHANGED = "collector.database.file_watch.UNCHANGED_SECONDS"
 STALL_SECONDS = 3
 """A busy machine may keep a collector from sampling for so long."""
 
@@ -136,7 +136,7 @@ def test_beyond_the_buffers_bound_the_oldest_samples_go_and_are_counted(tmp_path
 # What lies at the path is no longer the database: the writer
 
 
-MARK = "SELECT value FROM metadata WHERE key = 'mark'"
+FINGERPRINT = "SELECT value FROM metadata WHERE key = 'fingerprint'"
 
 
 @pytest.fixture
@@ -148,10 +148,10 @@ def buffer() -> Buffer:
 def writer(database: Database, buffer: Buffer) -> Writer:
     numbers = iter(range(10**6))
 
-    def closing_rows() -> tuple[str, list[tuple[int]]]:
-        return "INSERT OR REPLACE INTO metadata VALUES ('mark', ?, 1)", [(next(numbers),)]
+    def final_rows() -> Write:
+        return Write("INSERT OR REPLACE INTO metadata VALUES ('fingerprint', ?, 1)", [(next(numbers),)])
 
-    writer = Writer(database, buffer, closing_rows, MARK)
+    writer = Writer(database, buffer, final_rows, FINGERPRINT)
     writer.flush(force=True)
     return writer
 
@@ -216,7 +216,7 @@ def test_what_happens_to_the_file_is_noticed_and_nothing_is_written_into_another
         with pytest.raises(DatabaseReplaced):
             writer.flush()
     assert (database.path.read_bytes() if database.path.exists() else None) == before
-    assert writer.lost
+    assert writer.replacement
     assert [batch.rows for batch in writer.hand_over()] == [[METRICS.row({"timestamp": 7})]]
 
 
@@ -238,13 +238,13 @@ def test_a_file_that_comes_back_is_gone_on_with(database: Database, buffer: Buff
         writer.flush()
     database.path.with_name("moved.db").rename(database.path)
     assert writer.flush() == 1
-    assert not writer.lost
+    assert not writer.replacement
     assert seconds_of(database.path) == [7]
 
 
 class TestMovedInTheMiddleOfACommit:
     @pytest.fixture(autouse=True)
-    def _astray(self, database: Database, buffer: Buffer, writer: Writer) -> None:
+    def _unconfirmed(self, database: Database, buffer: Buffer, writer: Writer) -> None:
         def move(value: str) -> str:
             move_away(database.path)
             return value
@@ -324,10 +324,10 @@ class Server:
 
 def went_over(collector: Collector) -> str:
     """Wait until it samples into what lies at its path now; what it told about the old one."""
-    collector.wait_for("SELECT * FROM logs WHERE message LIKE 'went over to what is now %'")
+    collector.wait_for("SELECT * FROM logs WHERE message LIKE 'switched to what is now at %'")
     collector.wait_for("SELECT * FROM collector_health WHERE name = 'sample' AND runs >= 2")
     (told,) = messages(collector, "flush: failed: %")
-    assert len(messages(collector, "went over to what is now %")) == 1
+    assert len(messages(collector, "switched to what is now at %")) == 1
     return told
 
 
@@ -361,7 +361,7 @@ def test_a_database_that_is_moved_away_is_followed_by_a_fresh_one_without_a_gap(
 @pytest.fixture
 def collector(tmp_path: Path) -> Iterator[ImpatientCollector]:
     """One that soon goes over to what lies at its path; not started yet."""
-    made = ImpatientCollector(tmp_path, SETTINGS, {STILL: 1})
+    made = ImpatientCollector(tmp_path, SETTINGS, {UNCHANGED: 1})
     try:
         yield made
     finally:
@@ -387,7 +387,7 @@ def test_a_backup_that_is_put_there_by_hand_goes_on_with_every_line_and_sample(
     tmp_path: Path, put: Callable[[Path, Path], object]
 ) -> None:
     server = Server(tmp_path / "server.log")
-    with ImpatientCollector(tmp_path, SETTINGS + server.settings, {STILL: 1}) as collector:
+    with ImpatientCollector(tmp_path, SETTINGS + server.settings, {UNCHANGED: 1}) as collector:
         server.wait_until_all_is_read(collector)
         assert collector.call("backup").returncode == 0
         (backup,) = collector.database.parent.glob("backup/*.db")
@@ -418,7 +418,7 @@ def test_a_file_that_is_no_database_is_refused_with_the_reason_and_the_lost_rows
     assert collector.process
     _, errors = collector.process.communicate(timeout=WAIT_SECONDS)
     assert collector.process.returncode == 1
-    assert f"another file lies at {collector.database}" in errors
+    assert f"another file is at {collector.database}" in errors
     assert "the last rows could not be written and are lost" in errors
     assert "no SQLite database" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -440,7 +440,7 @@ def test_a_damaged_file_that_is_put_there_is_treated_as_the_settings_say(
     tmp_path: Path, put: Callable[[Path, Path], object], on_damage: str
 ) -> None:
     settings = database_settings(tmp_path, f'on_damage = "{on_damage}"\n{SETTINGS}')
-    with ImpatientCollector(tmp_path, settings, {STILL: 1}) as collector:
+    with ImpatientCollector(tmp_path, settings, {UNCHANGED: 1}) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert collector.call("backup").returncode == 0
         copy = damaged_copy(collector)
@@ -503,7 +503,7 @@ def test_where_no_file_can_be_made_sampling_goes_on_until_it_can(collector: Impa
     directory.unlink()
     told = went_over(collector)
     assert "is gone" in told
-    assert len(messages(collector, "what is sampled waits in memory: cannot use or create%")) == 1
+    assert len(messages(collector, "samples wait in memory: cannot use or create%")) == 1
     assert collector.stop() == 0
     seconds = seconds_of(collector.database)
     assert seconds[0] - removed <= STALL_SECONDS

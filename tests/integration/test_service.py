@@ -134,7 +134,7 @@ class TestReload:
             collector.settings_file.write_text(settings)
             reload(collector, systemd)
             (row,) = collector.wait_for("SELECT * FROM logs WHERE level = 'error'")
-            assert row["message"].startswith("the old settings go on: ")
+            assert row["message"].startswith("the old settings stay in use: ")
             assert fault in row["message"]
             newest = collector.query("SELECT max(id) AS id FROM metrics")[0]["id"]
             collector.wait_for(f"SELECT * FROM metrics WHERE id > {newest}")

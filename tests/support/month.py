@@ -197,7 +197,7 @@ class Month:
             self._log.write(FLUSH_TICKS)
             observe(self._reader_health, self._reader.poll)
             self._daemon._run(self._jobs["flush"])
-            self._daemon._heartbeat.send()
+            self._daemon._heartbeat.report()
         if tick % SCAN_TICKS == 0:
             self._daemon._run(self._jobs["scan"])
         if tick % (self._day // HOURS_A_DAY) == 0:
@@ -208,7 +208,7 @@ class Month:
             self._night(tick // self._day)
 
     def _night(self, day: int) -> None:
-        self._daemon._damage_check.is_due = True
+        self._daemon._integrity_check.is_due = True
         for name in ("backup", "backup_test", "damage_check"):
             self._daemon._run(self._jobs[name])
         refuse_failures(self._daemon, self._reader_health)

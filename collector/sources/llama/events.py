@@ -22,7 +22,7 @@ MODEL_EVENTS = Table(
         Column(
             "event",
             "TEXT NOT NULL",
-            "state",
+            "label",
             "loading, loaded, sleeping, woke, unloaded, evicted, failed, crashed",
         ),
         Column("state", "TEXT NOT NULL", "state", "since then: loading, loaded, sleeping, unloaded, failed"),
@@ -33,7 +33,7 @@ MODEL_EVENTS = Table(
             "gauge",
             "how long it had its previous state; `loading`: what the load took",
         ),
-        Column("exit_code", "INTEGER", "gauge", "of its process, after failed and crashed"),
+        Column("exit_code", "INTEGER", "label", "of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "the file, as the server was told"),
         Column("context_size", "INTEGER", "gauge", "tokens, while it is loaded"),
         Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
