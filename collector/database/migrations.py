@@ -46,7 +46,7 @@ def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iter
     for view in views:
         sql = present.get(view.name)
         if sql is not None and VIEW_MARKER not in sql:
-            yield f"left out view {view.name}: another program has made something of that name"
+            yield f"left out view {view.name}: another program has created something with that name"
         elif sql != view.create_statement:
             changed.append(view)
     if not changed:
