@@ -4,7 +4,7 @@ from pathlib import Path
 
 from collector.database.database import Database
 from collector.database.documented import DOCUMENTED_TABLES
-from collector.health import COLLECTOR_HEALTH
+from collector.health import COLLECTOR_HEALTH, COLLECTOR_RUNS
 from collector.logs.reader import LOG_POSITIONS
 from collector.models.records import MODEL_FILES
 from collector.schema import Table
@@ -13,7 +13,13 @@ from collector.views import VIEWS
 
 __all__ = ["OWN_TABLES", "TABLES", "VIEWS", "open_database"]
 
-OWN_TABLES: tuple[Table, ...] = (*SOURCE_TABLES, MODEL_FILES, LOG_POSITIONS, COLLECTOR_HEALTH)
+OWN_TABLES: tuple[Table, ...] = (
+    *SOURCE_TABLES,
+    MODEL_FILES,
+    LOG_POSITIONS,
+    COLLECTOR_HEALTH,
+    COLLECTOR_RUNS,
+)
 """The tables beside the documented ones."""
 
 TABLES: tuple[Table, ...] = (*DOCUMENTED_TABLES, *OWN_TABLES)
@@ -21,10 +27,10 @@ TABLES: tuple[Table, ...] = (*DOCUMENTED_TABLES, *OWN_TABLES)
 
 
 def open_database(path: Path) -> Database:
-    """Open the database for writing, with every table and view up to date.
+    """Open the database for writing, and create or migrate every table and view.
 
     Raises:
         DatabaseInUse: another collector writes it.
-        DatabaseError: it is not a database, damaged, read-only, or made for another purpose.
+        DatabaseError: it is not a database, damaged, read-only, or was created for another purpose.
     """
     return Database(path, OWN_TABLES, VIEWS)

@@ -1,4 +1,8 @@
-"""How each source and job fares: told once when it changes, stored with every flush."""
+"""The state of each source and job, and the runs of the collector.
+
+A change of state is logged once; the current states are stored with every flush. See `collector_health` and
+`collector_runs`.
+"""
 
 import threading
 import time
@@ -9,17 +13,17 @@ from typing import TypeVar
 import structlog
 
 from collector.errors import CollectorError, DatabaseBusy, SourceAbsent
-from collector.schema import Column, Row, Table
+from collector.schema import AUTOMATIC_ID, Column, Row, Table
 
 COLLECTOR_HEALTH = Table(
     "collector_health",
-    "One row a source or job of the collector: how it fares now. Written with every flush.",
+    "One row per source or job of the collector: its current state. Written with every flush.",
     (
         Column("name", "TEXT PRIMARY KEY", "key", "of the source or job; `collector` is the whole"),
         Column(
             "state", "TEXT NOT NULL", "state", "ok, absent, failed, stuck, waiting; llama_server has its own"
         ),
-        Column("message", "TEXT NOT NULL", "text", "what is the case and what to do; empty when all is well"),
+        Column("message", "TEXT NOT NULL", "text", "what is wrong and what to do; empty when all is well"),
         Column("since", "INTEGER NOT NULL", "time", "Unix seconds of the last change of state"),
         Column("last_success", "INTEGER", "time", "Unix seconds of the last run that succeeded"),
         Column("last_duration_ms", "REAL", "gauge", "wall time of the last run, milliseconds"),
@@ -31,22 +35,59 @@ COLLECTOR_HEALTH = Table(
 )
 
 FLUSH_FINGERPRINT = "SELECT total(runs), total(since) FROM collector_health"
-"""Another one after every flush, and of every collector: tells what this one wrote last."""
+"""Fingerprint of the last flush: it changes with every flush and differs between collectors."""
 
-_RETELL_SECONDS = 600
+COLLECTOR_RUNS = Table(
+    "collector_runs",
+    "One row per run of the collector; a reload of the settings ends one run and begins the next.",
+    (
+        Column("id", AUTOMATIC_ID, "key", "ascending"),
+        Column("version", "TEXT", "label", "version of the collector"),
+        Column("process_id", "INTEGER", "label", "its process; NULL = not known"),
+        Column("boot_id", "TEXT", "label", "the kernel's random id of this boot; NULL = not known"),
+        Column("started_at", "INTEGER NOT NULL", "time", "Unix seconds of the start"),
+        Column(
+            "started_boot_seconds",
+            "REAL",
+            "text",
+            "seconds from the machine's boot to the start (CLOCK_BOOTTIME); NULL = not known",
+        ),
+        Column(
+            "stopped_at",
+            "INTEGER",
+            "time",
+            "Unix seconds of the stop; NULL = running, or it ended without stopping",
+        ),
+        Column(
+            "stopped_cleanly",
+            "INTEGER",
+            "state",
+            "1 = everything was written at the stop; 0 = rows were lost; NULL = running, or it did not stop",
+        ),
+        Column(
+            "integrity",
+            "TEXT",
+            "state",
+            "check of the file after an unclean stop: due, ok, damaged; NULL = no check was due",
+        ),
+        Column("integrity_checked_at", "INTEGER", "time", "Unix seconds of the end of that check"),
+    ),
+)
+
+_REPEAT_SECONDS = 600
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is the case with a source or job.
+    """The state of a source or job.
 
     Args:
-        name: one word or two.
-        message: a sentence that says what to do, where something is to be done.
-        level: of the event that tells the change.
-        success: whether it counts as a run that succeeded.
+        name: one or two words.
+        message: a sentence that says what to do, if there is something to do.
+        level: level of the event that reports the change.
+        success: whether a run with this state counts as successful.
     """
 
     name: str
@@ -59,44 +100,56 @@ OK = State("ok")
 
 
 class Health:
-    """The state of one source or job; any thread may report it.
+    """The state of one source or job; any thread may update it.
 
     Args:
-        name: of the source or job.
+        name: name of the source or job.
+
+    Attributes:
+        state: the current state.
+        last_run: end of the last run on the monotonic clock, which nobody can set; None before the first one.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = State("starting")
         self._since = int(time.time())
-        self.last_run: float | None = None  # on the monotonic clock, which nobody sets
-        self._told_at = 0.0
+        self.last_run: float | None = None
+        self._logged_at = 0.0
         self._last_success: int | None = None
         self._duration_ms: float | None = None
         self._runs = 0
         self._failures = 0
-        self._lock = (
-            threading.RLock()
-        )  # the readers of logs flush beside the timer: one of them tells a change
+        # Log threads flush beside the timer; both must not log the same change of the state of `flush`.
+        self._lock = threading.RLock()
 
     def set_state(self, state: State, *, exception: BaseException | None = None) -> None:
-        """Note the state after a run; a change is logged, except the first one to `ok`.
+        """Set the state and log a change, except the first one to `ok`.
 
-        Words that change while the state stays (an answer from outside stands in them) are told at most
-        once in `_RETELL_SECONDS`.
+        A message that changes while the state stays the same (it may quote an answer from outside) is logged
+        at most once in `_REPEAT_SECONDS`.
         """
         with self._lock:
             changed = state.name != self.state.name
             now = time.time()
-            if changed or (state != self.state and now - self._told_at > _RETELL_SECONDS):
-                self._tell(state, exception)
-                self._told_at = now
+            if changed or (state != self.state and now - self._logged_at > _REPEAT_SECONDS):
+                if self.state.name != "starting" or state != OK:
+                    text = f"{self.name}: {state.name}" + (f": {state.message}" if state.message else "")
+                    values = {"exc_info": exception} if exception else {}
+                    getattr(structlog.get_logger(), state.level)(text, **values)
+                self._logged_at = now
             if changed:
                 self._since = int(now)
             self.state = state
 
     def record_run(self, state: State, seconds: float, *, exception: BaseException | None = None) -> None:
-        """Note a run that ended."""
+        """Record a run that has ended.
+
+        Args:
+            state: the state after it.
+            seconds: its duration.
+            exception: an unexpected exception, to be logged with its traceback.
+        """
         with self._lock:
             self._runs += 1
             self.last_run = time.monotonic()
@@ -108,7 +161,7 @@ class Health:
             self.set_state(state, exception=exception)
 
     def row(self) -> Row:
-        """The row of `collector_health`."""
+        """Return the row of `collector_health`."""
         return (
             self.name,
             self.state.name,
@@ -120,24 +173,22 @@ class Health:
             self._failures,
         )
 
-    def _tell(self, state: State, exception: BaseException | None) -> None:
-        if self.state.name == "starting" and state == OK:
-            return
-        logger = structlog.get_logger()
-        text = f"{self.name}: {state.name}" + (f": {state.message}" if state.message else "")
-        getattr(logger, state.level)(text, **({"exc_info": exception} if exception else {}))
-
 
 def observe(
     health: Health, action: Callable[[], Result], state_of: Callable[[Result], State] = lambda _: OK
 ) -> Result | None:
-    """Run a source or a job once: time it, catch what it raises, note its state.
+    """Run a source or a job once, catch what it raises, and record the run.
 
-    The only place that catches every exception: one fault of ours or of a library in one source
-    must not disturb another.
+    This is the only place that catches every exception: a bug of ours or of a library in one source must not
+    disturb another one.
+
+    Args:
+        health: where the run is recorded.
+        action: the source or job.
+        state_of: returns the state for a result.
 
     Returns:
-        what the action returned, or None where it raised.
+        the result, or None if the action raised an exception.
     """
     started = time.perf_counter()
     result, exception = None, None

@@ -1,4 +1,4 @@
-"""Tables and views as data: one declaration creates a table, migrates it, fills it and documents it."""
+"""Tables and views as data: one declaration creates, migrates, fills and documents a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ BYTES_PER_MB = 2**20
 Kind = Literal["key", "time", "gauge", "counter", "increment", "maximum", "bitmask", "state", "label", "text"]
 """How the values of a column behave over time; rollups, metric types and documents are derived from it.
 
-key: identifies a row, or refers to one.       time: Unix seconds.
-gauge: goes up and down; its mean has a meaning. counter: only grows, from 0 with each run of what it counts.
-increment: amount since the last row; its sum has a meaning.
-maximum: highest value so far.                 bitmask: a sum of flags.
-state: one of a few values that lasts a while. label: names what the row is about.
-text: anything else; it is not aggregated.
+key        identifies a row, or refers to one
+time       Unix seconds
+gauge      goes up and down; its mean has a meaning
+counter    only grows, from 0 in each run of what it counts
+increment  the amount since the row before; its sum has a meaning
+maximum    the highest value so far
+bitmask    a sum of flags
+state      one of a few values, each of which lasts for a while
+label      names or classifies what the row is about
+text       anything else, whatever its SQL type; it is never aggregated
 """
 
 AUTOMATIC_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
@@ -28,13 +32,13 @@ AUTOMATIC_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column.
+    """One column of a table.
 
     Args:
-        name: its name, with the unit in it unless the documented name has none.
-        declaration: SQL type and constraints, as they stand in CREATE TABLE.
+        name: name of the column; it contains the unit unless the documented name has none.
+        declaration: SQL type and constraints, as in CREATE TABLE.
         kind: how its values behave over time.
-        meaning: what a value says, with unit and range; shown in the README.
+        meaning: what a value means, with unit and range; shown in the documentation.
     """
 
     name: str
@@ -45,12 +49,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """One index.
+    """One index of a table.
 
     Args:
-        name: its name.
-        columns: as they stand in CREATE INDEX.
-        condition: which rows it holds; all of them if empty.
+        name: name of the index.
+        columns: the indexed columns, as in CREATE INDEX.
+        condition: which rows it contains, as in WHERE; all of them if empty.
     """
 
     name: str
@@ -73,27 +77,36 @@ class Write:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the database and the statements that create and fill it."""
+    """One table of the database and the statements that create and fill it.
+
+    Args:
+        name: name of the table.
+        meaning: what a row is; shown in the documentation.
+        columns: in the order of CREATE TABLE.
+        indexes: created with the table, and added to an existing one.
+        retired_indexes: names of indexes that an earlier version created; the migration drops them.
+    """
 
     name: str
     meaning: str
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...] = ()
+    retired_indexes: tuple[str, ...] = ()
 
     @cached_property
     def create_statement(self) -> str:
-        """CREATE TABLE, one column a line, as in the documentation."""
+        """CREATE TABLE with one column per line, as in the documentation."""
         columns = ",\n".join(f"  {column.name} {column.declaration}" for column in self.columns)
         return f"CREATE TABLE {self.name} (\n{columns}\n)"
 
     def create_index_statement(self, index: Index) -> str:
-        """CREATE INDEX of one of its indexes, unless it is there."""
+        """Return the CREATE INDEX IF NOT EXISTS of one of the indexes."""
         condition = f" WHERE {index.condition}" if index.condition else ""
         return f"CREATE INDEX IF NOT EXISTS {index.name} ON {self.name}({index.columns}){condition}"
 
     @cached_property
     def written_columns(self) -> tuple[str, ...]:
-        """Names of the columns that a row holds: all but an automatic id."""
+        """Names of the columns that a `Row` contains: all but an automatic id."""
         return tuple(c.name for c in self.columns if c.declaration != AUTOMATIC_ID)
 
     @cached_property
@@ -105,22 +118,22 @@ class Table:
 
     @cached_property
     def replace_statement(self) -> str:
-        """INSERT OR REPLACE of one row, for tables that hold one current row a key."""
+        """INSERT OR REPLACE of one row, for tables with one current row per key."""
         return self.insert_statement.replace("INSERT", "INSERT OR REPLACE", 1)
 
     def insert(self, *rows: Row) -> Write:
-        """INSERT of these rows, each in the order of `written_columns`."""
+        """Return an INSERT of these rows, each in the order of `written_columns`."""
         return Write(self.insert_statement, rows)
 
     def replace(self, *rows: Row) -> Write:
-        """INSERT OR REPLACE of these rows, each in the order of `written_columns`."""
+        """Return an INSERT OR REPLACE of these rows, each in the order of `written_columns`."""
         return Write(self.replace_statement, rows)
 
     def row(self, values: Mapping[str, SqlValue]) -> Row:
-        """The values in the order of `written_columns`; what is not named is NULL.
+        """Return the values in the order of `written_columns`; columns without a value are NULL.
 
         Raises:
-            KeyError: a name is no column of this table.
+            KeyError: a name is not a column of this table.
         """
         if unknown := values.keys() - set(self.written_columns):
             raise KeyError(f"{self.name} has no column {', '.join(sorted(unknown))}")
@@ -128,7 +141,7 @@ class Table:
 
 
 VIEW_MARKER = "-- a view of llama-collector"
-"""Stands in the SQL of each of our views: a view without it belongs to somebody else."""
+"""Part of the SQL of each of our views: a view without it was created by another program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +149,9 @@ class ViewColumn:
     """One column of a view.
 
     Args:
-        name: its name, with the unit in it.
-        expression: SQL that gives it.
-        meaning: what a value says, with unit and range; shown in the README.
+        name: name of the column; it contains the unit.
+        expression: SQL expression of the value.
+        meaning: what a value means, with unit and range; shown in the documentation.
     """
 
     name: str
@@ -148,14 +161,14 @@ class ViewColumn:
 
 @dataclass(frozen=True)
 class View:
-    """One view: a question to the database that has a name.
+    """One view: a named query.
 
     Args:
-        name: its name.
+        name: name of the view.
         meaning: the question that it answers, and what a row is.
-        columns: what it gives.
+        columns: the columns of its result.
         source: the rest of its SELECT, from FROM on.
-        common: WITH clause before it.
+        common: the WITH clause before the SELECT.
     """
 
     name: str
@@ -166,7 +179,7 @@ class View:
 
     @cached_property
     def create_statement(self) -> str:
-        """CREATE VIEW, with its meaning in it for whoever reads the schema."""
+        """CREATE VIEW; a comment in it states the meaning for readers of the schema."""
         columns = ",\n".join(f"  {column.expression} AS {column.name}" for column in self.columns)
         parts = (self.common, f"SELECT\n{columns}", self.source)
         select = "\n".join(dedent(part).strip("\n") for part in parts if part)
@@ -174,5 +187,5 @@ class View:
 
 
 def quote_identifier(name: str) -> str:
-    """A table's name as it stands in SQL."""
+    """Return a name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'

@@ -28,27 +28,27 @@ def test_an_error_becomes_a_state_and_no_result(error: Exception, state: str) ->
     assert str(error) in health.state.message
 
 
-def test_a_state_is_told_once_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_is_logged_once_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     health = Health("gpu")
     for error in (SourceAbsent("a"), SourceAbsent("b"), SourceAbsent("c")):
         observe(health, lambda error=error: failing(error))  # type: ignore[misc]
     observe(health, lambda: 1)
     observe(health, lambda: 1)
-    told = [line for line in capsys.readouterr().out.splitlines() if "gpu" in line]
-    assert len(told) == 2
-    assert "absent" in told[0]
-    assert "gpu: ok" in told[1]
+    logged = [line for line in capsys.readouterr().out.splitlines() if "gpu" in line]
+    assert len(logged) == 2
+    assert "absent" in logged[0]
+    assert "gpu: ok" in logged[1]
     assert health.row()[COLLECTOR_HEALTH.written_columns.index("failures")] == 3
 
 
-def test_a_change_that_two_threads_see_at_once_is_told_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    told, both_tell = [], threading.Barrier(2)
+def test_a_change_that_two_threads_detect_at_once_is_logged_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged, both_log = [], threading.Barrier(2)
 
     class SlowLogger:
         def warning(self, text: str) -> None:
-            told.append(text)
+            logged.append(text)
             with suppress(threading.BrokenBarrierError):
-                both_tell.wait(0.5)
+                both_log.wait(0.5)
 
     monkeypatch.setattr(structlog, "get_logger", SlowLogger)
     health, busy = Health("flush"), DatabaseBusy("locked")
@@ -57,11 +57,11 @@ def test_a_change_that_two_threads_see_at_once_is_told_by_one(monkeypatch: pytes
         thread.start()
     for thread in threads:
         thread.join()
-    assert told == ["flush: waiting: locked"]
+    assert logged == ["flush: waiting: locked"]
     assert health.row()[COLLECTOR_HEALTH.written_columns.index("runs")] == 2
 
 
-def test_success_from_the_start_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_success_from_the_start_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     observe(Health("host"), lambda: 1)
     assert capsys.readouterr().out == ""
 
@@ -72,7 +72,7 @@ def test_the_state_of_a_result_is_its_own() -> None:
     assert health.state.name == "loading"
 
 
-def test_a_programming_error_is_told_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_exception_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     observe(Health("host"), lambda: failing(KeyError("no such column")))
     assert "Traceback" in capsys.readouterr().out
 

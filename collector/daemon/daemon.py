@@ -1,18 +1,19 @@
-"""The running collector: start, run, stop. The only importer of APScheduler."""
+"""One daemon: start, run, stop.
+
+It connects the parts: the sampler and the log threads fill the buffer, the writer flushes it, the scheduler
+runs the jobs, and the main thread receives signals and reports to systemd.
+
+Threads: main (`run`), the scheduler's (ticks), one for flushes, one for maintenance jobs, one per log reader,
+and the workers of the sampler. They share the buffer and the database, each of which has its own lock.
+"""
 
 import gc
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
-from apscheduler.executors.debug import DebugExecutor
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
 
 import collector
 from collector import events
@@ -21,35 +22,36 @@ from collector.catalog import open_database
 from collector.daemon import signals, systemd
 from collector.daemon.heartbeat import Heartbeat, status_line
 from collector.daemon.jobs import Job, maintenance_jobs
-from collector.daemon.log_threads import LogPoller
+from collector.daemon.log_threads import LogThreads
+from collector.daemon.run_record import RunRecord
 from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS, Sampler
+from collector.daemon.scheduler import Scheduler
 from collector.database import Database
 from collector.database.buffer import Batch, Buffer, Retention
 from collector.database.documented import LOGS
-from collector.database.integrity_check import LOOK_SECONDS as CHECK_SECONDS
-from collector.database.integrity_check import DamageCheck
+from collector.database.integrity_check import RETRY_SECONDS, IntegrityCheck
 from collector.database.writer import Writer
 from collector.errors import DatabaseDamaged, DatabaseError, SettingsError
 from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, Health, State, observe
-from collector.schema import Row
+from collector.schema import Write
 from collector.settings import Settings, read_api_key
 from collector.sources.llama.runs import ServerRuns
 from collector.sources.registry import build_sources
 
-CLOCK_STEP_SECONDS = 1.0
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_TIMEOUT_SECONDS + 0.25  # the tick of the same second is complete by then
+_MAIN_LOOP_SECONDS = 2.0
 _LAST_FLUSH_SECONDS = 1.0
 _LAST_POLL_SECONDS = 0.5
 _LAST_JOB_SECONDS = 0.5
 
 
 class Daemon:
-    """One collector over its life.
+    """The collector with one set of settings and one database file.
 
     Args:
         settings: checked settings.
-        lost: why the collector before this one could not go on with the database.
-        waiting: what that one has left to be written.
+        previous_error: the error because of which the daemon before this one gave up the database.
+        waiting: rows that the daemon before this one could not write.
 
     Raises:
         SettingsError: the API key cannot be read.
@@ -57,14 +59,26 @@ class Daemon:
     """
 
     def __init__(
-        self, settings: Settings, lost: DatabaseError | None = None, waiting: Sequence[Batch] = ()
+        self,
+        settings: Settings,
+        previous_error: DatabaseError | None = None,
+        waiting: Sequence[Batch] = (),
     ) -> None:
         self._settings = settings
         self._buffer = Buffer()
         events.configure(settings.logging.level, settings.logging.format, self._store_event)
         self._log = structlog.get_logger()
-        api_key = read_api_key(settings.llama_server)  # every setting is checked before anything is touched
-        self._database = self._open_database(lost)
+        api_key = read_api_key(settings.llama_server)  # all settings are checked before any file is changed
+        self._database = self._open_database(previous_error)
+        try:
+            self._create_parts(api_key, waiting)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _create_parts(self, api_key: str | None, waiting: Sequence[Batch]) -> None:
+        settings = self._settings
+        self._run_record = RunRecord(self._database, self._buffer)
         self._buffer.put_back(list(waiting))
         runs = ServerRuns(self._database.query)
         sources = build_sources(settings, api_key, self._database, runs)
@@ -73,43 +87,52 @@ class Daemon:
         self._own_health = Health("collector")
         self._stopping = threading.Event()
         self._maintenance = threading.Lock()
-        self._damage_check = DamageCheck(self._database, self._stopping)
+        record = self._run_record
+        self._integrity_check = IntegrityCheck(
+            self._database, self._stopping, record.add_integrity, is_due=record.is_check_due
+        )
         self._jobs = self._build_jobs()
-        self._logs = LogPoller(settings.logs, self._database, self._buffer, self._flush_now)
+        self._logs = LogThreads(settings.logs, self._database, self._buffer, self._flush_now)
         self._job_health = {job.name: Health(job.name) for job in self._jobs}
         self._heartbeat = Heartbeat(
             [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital],
             self._status_line,
         )
-        self._scheduler = _scheduler()
+        self._scheduler = Scheduler(self._jobs, self._run)
 
-    def _build_jobs(self) -> list[Job]:
-        """All jobs, in the order of their first run."""
-        interval, flush_interval = self._settings.sampling.interval, self._settings.database.flush_interval
-        jobs = [
-            Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
-            Job("flush", self._writer.flush, flush_interval, _FLUSH_OFFSET_SECONDS, "writer", is_vital=True),
-        ]
-        check = self._damage_check.run
-        jobs.append(Job("damage_check", check, CHECK_SECONDS, _FLUSH_OFFSET_SECONDS, "maintenance"))
-        return jobs + maintenance_jobs(self._settings, self._database, self._stopping)
-
-    def _open_database(self, lost: DatabaseError | None) -> Database:
+    def _open_database(self, previous_error: DatabaseError | None) -> Database:
+        """Open the database; set a damaged one aside and create another one, if the settings allow it."""
         path = self._settings.database_path
         try:
-            if isinstance(lost, DatabaseDamaged):
-                raise lost
+            if isinstance(previous_error, DatabaseDamaged):
+                raise previous_error
             return open_database(path)
         except DatabaseDamaged as error:
             if self._settings.database.on_damage == "stop":
                 raise
-            kept = move_aside(path)
+            aside = move_aside(path)
             database = open_database(path)
-            self._log.error(f"{error} It was set aside as {kept}, and an empty one was begun")
+            self._log.error(f"{error} It was set aside as {aside}, and an empty database was created")
             return database
 
+    def _build_jobs(self) -> list[Job]:
+        """Return all jobs, in the order of their first run."""
+        interval, flush_interval = self._settings.sampling.interval, self._settings.database.flush_interval
+        return [
+            Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
+            Job("flush", self._writer.flush, flush_interval, _FLUSH_OFFSET_SECONDS, "writer", is_vital=True),
+            Job(
+                "damage_check",
+                self._integrity_check.run,
+                RETRY_SECONDS,
+                _FLUSH_OFFSET_SECONDS,
+                "maintenance",
+            ),
+            *maintenance_jobs(self._settings, self._database, self._stopping),
+        ]
+
     def start(self) -> None:
-        """Take the first sample, commit it, and set the timers."""
+        """Sample and flush once, then start timers and threads."""
         self._own_health.set_state(
             State("running", f"version {collector.__version__}, database {self._settings.database_path}")
         )
@@ -119,125 +142,109 @@ class Daemon:
         for job in self._jobs:
             if job.is_vital:
                 self._run(job)
-        self._schedule(started, first=True)
-        self._scheduler.start()
+        self._scheduler.start(started)
         self._logs.start()
         tune_garbage_collection()
-        self._heartbeat.send()
+        self._heartbeat.report()
 
     def run(self, reread: Callable[[], Settings]) -> Settings | None:
-        """Wait for a signal; meanwhile watch the clock and the jobs.
-
-        SIGHUP says to reread the settings where systemd sends it, elsewhere that the terminal was closed.
+        """Wait for signals; meanwhile check the database and the clock, and report to systemd.
 
         Args:
-            reread: reads the settings anew; raises SettingsError.
+            reread: reads the settings again; raises SettingsError.
 
         Returns:
-            the settings to go on with; None = none, a signal said to end.
+            the settings to continue with, after a reload; None after a signal that asks to stop.
 
         Raises:
-            DatabaseDamaged: something in the database does not fit.
-            DatabaseReplaced: what lies at its path now is to be used instead.
+            DatabaseDamaged: the database is damaged.
+            DatabaseReplaced: the collector is to switch to what is at the database's path now.
         """
-        pause = min(2.0, self._settings.sampling.interval)
-        offset = _wall_clock_offset()
+        pause = min(_MAIN_LOOP_SECONDS, self._settings.sampling.interval)
         while True:
-            received = signals.wait(pause)
+            received = signals.wait_for_signal(pause)
             if received and signals.is_stop_signal(received):
                 systemd.notify(STOPPING=1)
                 return None
-            if received and (settings := self._reread(reread)):
+            if received and (settings := self._reload(reread)):
                 return settings
-            self._leave_lost_database()
-            if abs(_wall_clock_offset() - offset) > CLOCK_STEP_SECONDS:
-                offset = _wall_clock_offset()
-                self._schedule(time.time())  # interval triggers would wait for the old time to come back
-                self._log.warning("the clock was set, or the machine slept: the timers start anew")
-            self._heartbeat.send()
+            self._check_database()
+            self._scheduler.follow_clock()
+            self._heartbeat.report()
 
-    def _leave_lost_database(self) -> None:
-        if self._damage_check.damage:
-            raise self._damage_check.damage
-        if self._writer.lost and not self._flush_now(force=True):
-            lost = self._writer.lost
-            if lost and lost.is_ready():
-                raise lost.error
+    def _check_database(self) -> None:
+        """Raise the error because of which this daemon has to give up its database, if there is one.
 
-    def _reread(self, reread: Callable[[], Settings]) -> Settings | None:
-        """New settings that can be gone over to; None where the old ones go on, and the log says why."""
+        `file_watch.py` describes the steps after a replacement. The flush here is the last attempt: if it
+        succeeds, the file has come back.
+        """
+        if self._integrity_check.damage:
+            raise self._integrity_check.damage
+        if self._writer.replacement and not self._flush_now(force=True):
+            replacement = self._writer.replacement  # None after another error, for example a lock
+            if replacement and replacement.is_ready():
+                raise replacement.error
+
+    def _reload(self, reread: Callable[[], Settings]) -> Settings | None:
+        """Return the new settings; None, and a logged reason, if the old ones stay in use."""
         systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         try:
             settings = reread()
             read_api_key(settings.llama_server)
             if self._flush_now(force=True):
                 return settings
-            faults = ["the database cannot be written just now: reload again later"]
+            faults = ["the database cannot be written at the moment: reload again later"]
         except SettingsError as error:
             faults = error.faults
         for fault in faults:
-            self._log.error(f"the old settings go on: {fault}")
+            self._log.error(f"the old settings stay in use: {fault}")
         systemd.notify(READY=1)
         return None
 
-    def stop(self, *, is_left: bool = False) -> None:
-        """End the timers, commit what waits, close the database.
+    def stop(self, *, keep_rows: bool = False) -> None:
+        """Stop timers and threads, flush the buffer, close the database.
 
         Args:
-            is_left: where the database is lost, another collector takes what waits: see `hand_over`.
+            keep_rows: if the database was replaced, do not flush: the next daemon gets the rows.
         """
         self._stopping.set()
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        self._scheduler.stop()
         self._sampler.close()
         self._logs.close(_LAST_POLL_SECONDS)
-        self._maintenance.acquire(timeout=_LAST_JOB_SECONDS)
-        # Other words than "stopped" make the next start read the whole database.
-        self._own_health.set_state(State("not checked" if self._damage_check.is_due else "stopped"))
-        if not (is_left and self._writer.lost):
+        if self._maintenance.acquire(timeout=_LAST_JOB_SECONDS):  # wait for the job in progress
+            self._maintenance.release()  # a job that waits for it sees `_stopping` and does nothing
+        self._own_health.set_state(State("stopped"))
+        if not (keep_rows and self._writer.replacement):
             self._last_flush()
         self._database.close()
 
     def hand_over(self) -> list[Batch]:
-        """What waits still, for the collector after this one; lines of logs it reads again."""
+        """Remove and return the rows that wait, for the next daemon; it reads log lines again itself."""
         return self._writer.hand_over()
 
     def _flush_now(self, *, force: bool = False) -> bool:
         return observe(self._job_health["flush"], partial(self._writer.flush, force=force)) is not None
 
     def _last_flush(self) -> None:
+        self._run_record.add_stop()
         deadline = time.monotonic() + _LAST_FLUSH_SECONDS
         while not self._flush_now() and time.monotonic() < deadline:
-            time.sleep(0.05)  # another program holds a lock: it may let go in time
+            time.sleep(0.05)  # another program holds a lock: it may release it in time
         if waiting := self._buffer.waiting:
             self._log.error("the last rows could not be written and are lost", rows=waiting)
+            self._run_record.record_lost_rows()
 
     def _run(self, job: Job) -> None:
         health = self._job_health[job.name]
         if job.thread != "maintenance":
             observe(health, job.action)
             return
-        with self._maintenance:  # the end waits a little for it
+        with self._maintenance:  # `stop` waits for it for a short time
             if not self._stopping.is_set():
                 observe(health, job.action)
 
-    def _schedule(self, last_run: float, *, first: bool = False) -> None:
-        for job in self._jobs:
-            at_once = first and not job.is_vital
-            next_run = datetime.now(UTC) if at_once else _next_run(job, last_run)
-            self._scheduler.add_job(
-                self._run,
-                IntervalTrigger(seconds=job.interval_seconds, start_date=next_run, timezone=UTC),
-                (job,),
-                id=job.name,
-                executor=job.thread,
-                next_run_time=next_run,  # also where it has just passed
-                replace_existing=True,
-            )
-
-    def _health_rows(self) -> tuple[str, list[Row]]:
-        everything = (self._own_health, *self._parts())
-        return COLLECTOR_HEALTH.replace_statement, [health.row() for health in everything]
+    def _health_rows(self) -> Write:
+        return COLLECTOR_HEALTH.replace(*(health.row() for health in (self._own_health, *self._parts())))
 
     def _parts(self) -> list[Health]:
         return [*self._sampler.health, *self._logs.health, *self._job_health.values()]
@@ -249,35 +256,16 @@ class Daemon:
         )
 
     def _store_event(self, level: str, text: str) -> None:
-        row = (level, text, "collector", int(time.time()))
-        self._buffer.add([LOGS.insert(row)], Retention.KEPT)
+        self._buffer.add([LOGS.insert((level, text, "collector", int(time.time())))], Retention.KEPT)
 
 
 def tune_garbage_collection() -> None:
-    """What is here after the start stays, and log lines come by the thousand and hold no cycles."""
+    """Exclude the objects that exist after the start from garbage collection, and collect less often.
+
+    They stay until the daemon stops. Log lines come by the thousand and are in no cycles, so frequent
+    collections would find nothing.
+    """
     gc.unfreeze()
-    gc.collect()  # the collector before this one, after a change of settings
+    gc.collect()  # the daemon before this one, after a reload
     gc.freeze()
     gc.set_threshold(10_000)
-
-
-def _scheduler() -> BackgroundScheduler:
-    return BackgroundScheduler(
-        timezone=UTC,
-        executors={
-            # In the scheduler's own thread: a tick is short and bounded, and a thread less is cheaper.
-            "sampling": DebugExecutor(),
-            "writer": ThreadPoolExecutor(1),
-            "maintenance": ThreadPoolExecutor(1),
-        },
-        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
-    )
-
-
-def _next_run(job: Job, last_run: float) -> datetime:
-    """On the full second, so that every sample has a second of its own."""
-    return datetime.fromtimestamp(math.floor(last_run + job.interval_seconds) + job.offset_seconds, UTC)
-
-
-def _wall_clock_offset() -> float:
-    return time.time() - time.monotonic()

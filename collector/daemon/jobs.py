@@ -1,4 +1,4 @@
-"""What is done from time to time beside the sampling, one after another: the jobs as a list."""
+"""The maintenance jobs: what runs from time to time beside the sampling, one job after another."""
 
 import threading
 from collections.abc import Callable
@@ -21,12 +21,12 @@ class Job:
     """One action that runs at a fixed interval.
 
     Args:
-        name: stands in `collector_health`.
-        action: what it does; an error that it raises is told once and does not end the job.
-        interval_seconds: between two starts; a run that is still under way is not started again.
+        name: its name in `collector_health`.
+        action: the action; an exception is logged once and does not end the job.
+        interval_seconds: time between two starts; a run in progress is not started a second time.
         offset_seconds: how long after the full second it starts.
-        thread: jobs of one thread wait for each other: `sampling`, `writer` or `maintenance`.
-        is_vital: the start waits for its first run, and the watchdog for every one.
+        thread: `sampling`, `writer` or `maintenance`; jobs of one thread wait for each other.
+        is_vital: the daemon's start waits for the first run, and systemd's watchdog for every one.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Job:
     is_vital: bool = False
 
 
-_OFFSET_SECONDS = 0.75  # the samples of the same second are taken by then
+_OFFSET_SECONDS = 0.75  # the tick of the same second is complete by then
 
 
 def maintenance_jobs(settings: Settings, database: Database, stop: threading.Event) -> list[Job]:
-    """The jobs that the settings want, in the order of their first run.
+    """Return the jobs that the settings ask for, in the order of their first run.
 
     Args:
-        settings: how often each runs; 0, or no schedule, is never.
-        database: what they work on.
+        settings: their intervals; 0, or an empty schedule, means never.
+        database: the database that they work on.
         stop: ends each of them early.
     """
     scan = ModelScan(database, settings.models_directories)
@@ -55,7 +55,7 @@ def maintenance_jobs(settings: Settings, database: Database, stop: threading.Eve
     days = settings.backup.self_test_days
     test = BackupTest(database, place, days, restore, stop)
     prune = Prune(database, OWN_TABLES, settings.retention, stop)
-    wanted = (
+    intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
         ("backup", nightly.run, LOOK_SECONDS if settings.backup.schedule else 0),
         ("backup_test", test.run, LOOK_SECONDS if days else 0),
@@ -63,6 +63,6 @@ def maintenance_jobs(settings: Settings, database: Database, stop: threading.Eve
     )
     return [
         Job(name, action, interval, _OFFSET_SECONDS, "maintenance")
-        for name, action, interval in wanted
+        for name, action, interval in intervals
         if interval
     ]

@@ -1,62 +1,67 @@
-"""The threads that read llama-server's output: one a reader, apart from the samples."""
+"""The threads that read llama-server's output: one per reader, independent of the samples."""
 
 import threading
 from collections.abc import Callable, Sequence
 
 from collector.database import Database
 from collector.database.buffer import Buffer
-from collector.health import Health, State, observe
+from collector.health import Health, observe
 from collector.logs.reader import LogReader
 from collector.settings import LogsSettings
 
 FILES_INTERVAL_SECONDS = 1.0
 JOURNAL_INTERVAL_SECONDS = 5.0
-"""A look at the journal is a child process of some 10 ms; a look at a file takes microseconds."""
+"""A poll of the journal is a child process of about 10 ms; a poll of a file takes microseconds."""
 
-BEHIND_SECONDS = 0.02
-"""Pause while there is more to read than the buffer takes: the writer needs the interpreter as well."""
+BACKLOG_PAUSE_SECONDS = 0.02
+"""Pause while there is more to read than the buffer has room for: the writer needs the interpreter too."""
 
 
-class LogPoller:
-    """Polls every reader that the settings ask for; none, and no thread, where they ask for nothing.
+class LogThreads:
+    """One thread per log reader that the settings ask for; no reader and no thread without such settings.
+
+    A backlog, for example the log of a day in which the collector did not run, is read in rounds: the reader
+    fills the buffer, and the thread flushes it and continues after a short pause. If the flush fails (the
+    database is locked), the reader waits for its normal interval: the lines stay in the log, not in memory.
 
     Args:
         settings: files, units, minimum level.
-        database: holds the positions up to which was read.
-        buffer: where lines and positions go.
-        make_room: commits what waits; whether it could.
+        database: contains the positions up to which the logs were read.
+        buffer: receives lines and positions.
+        flush: flushes the buffer; returns whether it succeeded.
     """
 
     def __init__(
-        self, settings: LogsSettings, database: Database, buffer: Buffer, make_room: Callable[[], bool]
+        self, settings: LogsSettings, database: Database, buffer: Buffer, flush: Callable[[], bool]
     ) -> None:
         self._stop = threading.Event()
-        self._make_room = make_room
+        self._flush = flush
         readers = _readers(settings, database, buffer)
         self.health = tuple(Health(reader.name) for reader, _ in readers)
         self._threads = [
             threading.Thread(
-                target=self._work, args=(reader, interval, health), name=f"logs {reader.name}", daemon=True
+                target=self._run, args=(reader, interval, health), name=f"logs {reader.name}", daemon=True
             )
             for (reader, interval), health in zip(readers, self.health, strict=True)
         ]
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def close(self, seconds: float) -> None:
-        """End the threads, waiting at most this long: what was read goes into the last commit."""
+        """Stop the threads; wait for each at most this long, so that the last flush includes what it read."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(seconds)
+            if thread.is_alive():
+                thread.join(seconds)
 
-    def _work(self, reader: LogReader, interval: float, health: Health) -> None:
+    def _run(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():
-            observe(health, reader.poll, _same)
-            goes_on = reader.behind and self._make_room()
-            self._stop.wait(BEHIND_SECONDS if goes_on else interval)
+            observe(health, reader.poll, lambda state: state)
+            goes_on = reader.behind and self._flush()
+            self._stop.wait(BACKLOG_PAUSE_SECONDS if goes_on else interval)
         reader.close()
 
 
@@ -76,7 +81,3 @@ def _readers(settings: LogsSettings, database: Database, buffer: Buffer) -> Sequ
 
         readers.append((JournalReader(settings.journal_units, sink, positions), JOURNAL_INTERVAL_SECONDS))
     return readers
-
-
-def _same(state: State) -> State:
-    return state

@@ -1,4 +1,19 @@
-"""One tick: the sources are read, one after another, and what came in time makes the row of `metrics`."""
+"""One tick: all sources are read, and the readings that arrive in time make the row of `metrics`.
+
+How the work is shared between threads, for sources A (2 ms), B (3 s, a GPU driver that hangs) and C (2 ms):
+
+- While all are quick, one worker reads A, B and C one after another. Each thread that wakes up costs about as
+  much as a reading, and threads that run at the same time compete for the interpreter at each system call.
+- If B hangs, the first worker is still busy with it after `ROTATION_SECONDS`. A second worker then reads the
+  sources that remain, here C.
+- After `SNAPSHOT_TIMEOUT_SECONDS` the row of `metrics` is added, without B's values.
+- At the next ticks B's slot is skipped, because its reading has not ended; after `STUCK_SECONDS` its state is
+  `stuck`. Worker two (the first one is still in B) reads A and C.
+- When B returns, its rows are added with the timestamp of the tick that they belong to, and the first worker
+  is idle again. From the next tick on it reads all three.
+
+So there are as many threads as sources that hung at the same time, plus one.
+"""
 
 import queue
 import threading
@@ -6,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,137 +28,139 @@ from collector.database.buffer import Buffer, Retention
 from collector.database.documented import METRICS
 from collector.health import Health, State, observe
 from collector.schema import SqlValue
-from collector.sources.base import Reading, Source, Tick
+from collector.sources.base import Source, Tick
 
 SNAPSHOT_TIMEOUT_SECONDS = 0.5
-"""How long the row of `metrics` waits for its sources. A slower one still writes its own rows."""
+"""How long the row of `metrics` waits for its sources. A slower source still writes its own rows."""
 
-TURN_SECONDS = 0.05
-"""How long one thread reads source after source before another goes on with those that are left."""
+ROTATION_SECONDS = 0.05
+"""How long one worker reads source after source before another one continues with the remaining ones."""
 
 STUCK_SECONDS = 10
-"""A reading that takes longer than this, and than three intervals, is told as stuck."""
+"""A reading that takes longer than this, and than three intervals, is reported as stuck."""
 
 
 class Sampler:
-    """Reads all sources at every tick.
+    """Reads all sources at each tick.
 
     Args:
         sources: each after those whose readings it uses.
-        buffer: where the rows go.
+        buffer: receives the rows.
         interval: seconds between two ticks.
+
+    Attributes:
+        newest: the last snapshot, by column of `metrics`.
+        health: health of each source.
     """
 
     def __init__(self, sources: Sequence[Source[Any]], buffer: Buffer, interval: float) -> None:
         self._buffer = buffer
         stuck_after = max(STUCK_SECONDS, 3 * interval)
-        self._turns = [_Turn(source, buffer, stuck_after) for source in sources]
-        self._hands: list[_Hand] = []
-        self._unknown: dict[str, SqlValue] = {}
+        self._slots = [SourceSlot(source, buffer, stuck_after) for source in sources]
+        self._workers: list[Worker] = []
+        self._defaults: dict[str, SqlValue] = {}
         self.newest: dict[str, SqlValue] = {}
         for source in sources:
-            self._unknown |= source.defaults
-        self.health = tuple(turn.health for turn in self._turns)
+            self._defaults |= source.defaults
+        self.health = tuple(slot.health for slot in self._slots)
 
     def tick(self) -> None:
-        """Read every source that is free, wait a little, and add the row of `metrics`."""
+        """Read each source that is not being read, wait for the readings, and add the row of `metrics`."""
         tick = Tick(int(time.time()))
-        left = deque(turn for turn in self._turns if turn.begin(tick))
-        while left:
-            # While they are quick, one thread reads them all: each thread that wakes costs about as much
-            # as a reading, and threads that run at once fight for the interpreter at each system call.
-            self._free_hand().take(partial(_take_turns, left, tick))
-            tick.wait(TURN_SECONDS)
+        remaining = deque(slot for slot in self._slots if slot.begin(tick))
+        while remaining:
+            self._idle_worker().start(partial(_read_remaining, remaining, tick))
+            tick.wait(ROTATION_SECONDS)
         tick.wait(SNAPSHOT_TIMEOUT_SECONDS - (time.monotonic() - tick.started))
-        self.newest = self._snapshot(tick)
-        self._buffer.add([METRICS.insert(METRICS.row(self.newest))], Retention.DROPPABLE)
-
-    def close(self) -> None:
-        """Close the sources and end the threads; one that hangs is left behind, it ends with the process.
-
-        There is no tick at that time, and none after it.
-        """
-        for turn in self._turns:
-            self._free_hand().take(turn.close)
-        for hand in self._hands:
-            hand.end()
-
-    def _free_hand(self) -> "_Hand":
-        """A hand that holds nothing: the first one, as long as every source is quick."""
-        free = next((hand for hand in self._hands if hand.is_free), None)
-        if free is None:
-            self._hands.append(free := _Hand())
-        return free
-
-    def _snapshot(self, tick: Tick) -> dict[str, SqlValue]:
-        values: dict[str, SqlValue] = {"timestamp": tick.timestamp, **self._unknown}
+        values: dict[str, SqlValue] = {"timestamp": tick.timestamp, **self._defaults}
         for future in tick.readings.values():
             reading = future.result() if future.done() else None
             if reading is not None:
                 values |= reading.snapshot
-        return values
+        self.newest = values
+        self._buffer.add([METRICS.insert(METRICS.row(values))], Retention.DROPPABLE)
+
+    def close(self) -> None:
+        """Close the sources and end the threads; to be called after the last tick.
+
+        A source that hangs is closed when its reading ends, or never: its thread ends with the process.
+        """
+        for slot in self._slots:
+            self._idle_worker().start(slot.close)
+        for worker in self._workers:
+            worker.end()
+
+    def _idle_worker(self) -> "Worker":
+        """Return an idle worker, creating one if needed: the first one as long as all sources are quick."""
+        idle = next((worker for worker in self._workers if worker.is_idle), None)
+        if idle is None:
+            self._workers.append(idle := Worker())
+        return idle
 
 
-class _Turn:
-    """One source and what is known of how it fares."""
+class SourceSlot:
+    """One source, its state, and its reading in progress.
+
+    Args:
+        source: the source.
+        buffer: receives its rows.
+        stuck_after: seconds after which a reading is reported as stuck.
+    """
 
     def __init__(self, source: Source[Any], buffer: Buffer, stuck_after: float) -> None:
         self._source = source
         self._buffer = buffer
         self._stuck_after = stuck_after
         self.health = Health(source.name)
-        self._tick: Tick | None = None
+        self._tick: Tick | None = None  # of the last reading
 
     def begin(self, tick: Tick) -> bool:
-        """Whether the source is to be read; not where the last reading is still under way."""
+        """Return whether the source is to be read in this tick: not if a reading is still in progress."""
         last = self._tick
         if last is None or last.readings[self._source.name].done():
             self._tick = tick
             tick.readings[self._source.name] = Future()
             return True
         if time.monotonic() - last.started > self._stuck_after:
-            self.health.set_state(
-                State("stuck", "it does not come back from reading", "warning", success=False)
-            )
+            self.health.set_state(State("stuck", "reading it does not return", "warning", success=False))
         return False
 
-    def take(self, tick: Tick) -> None:
-        """Read the source, for a tick that it has begun."""
-        reading = observe(self.health, partial(self._source.read, tick), _state_of)
+    def read(self, tick: Tick) -> None:
+        """Read the source and add its rows to the buffer; `begin` must have returned true for this tick."""
+        reading = observe(self.health, partial(self._source.read, tick), lambda reading: reading.state)
         if reading is not None:
             self._buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
             self._buffer.add(reading.changes, Retention.KEPT)
         tick.readings[self._source.name].set_result(reading)
 
     def close(self) -> None:
-        """Close the source, once its reading has ended."""
+        """Close the source when its reading has ended."""
         if self._tick:
             self._tick.readings[self._source.name].result()
         self._source.close()
 
 
-def _next_turn(left: "deque[_Turn]") -> "_Turn | None":
-    with suppress(IndexError):  # another hand may have taken the last one
-        return left.popleft()
-    return None
+def _read_remaining(remaining: deque[SourceSlot], tick: Tick) -> None:
+    """Read source after source until none remains; several workers may share the same deque."""
+    while remaining:
+        try:
+            slot = remaining.popleft()
+        except IndexError:  # another worker has removed the last one since
+            return
+        slot.read(tick)
 
 
-def _take_turns(left: "deque[_Turn]", tick: Tick) -> None:
-    while turn := _next_turn(left):
-        turn.take(tick)
-
-
-class _Hand:
-    """A thread that does one thing after another; it does not keep the process alive."""
+class Worker:
+    """A thread that does one piece of work after another; it does not keep the process alive."""
 
     def __init__(self) -> None:
-        self.is_free = True
+        self.is_idle = True
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="sources", daemon=True).start()
 
-    def take(self, work: Callable[[], None]) -> None:
-        """Do it at once: only for a free hand."""
-        self.is_free = False
+    def start(self, work: Callable[[], None]) -> None:
+        """Start a piece of work; only for an idle worker."""
+        self.is_idle = False
         self._work.put(work)
 
     def end(self) -> None:
@@ -154,8 +170,4 @@ class _Hand:
     def _run(self) -> None:
         while work := self._work.get():
             work()
-            self.is_free = True
-
-
-def _state_of(reading: Reading[Any]) -> State:
-    return reading.state
+            self.is_idle = True

@@ -1,4 +1,4 @@
-"""The signals that end or renew the collector, taken one by one."""
+"""The signals that stop or reload the collector, received one by one."""
 
 import queue
 import signal
@@ -12,17 +12,17 @@ _received: queue.SimpleQueue[int] = queue.SimpleQueue()
 
 
 def block_signals() -> None:
-    """Take the signals, blocked in this thread and in those to come, in a thread of their own.
+    """Block the signals in this thread and in those it starts, and receive them in a thread of their own.
 
-    For Python's `sigtimedwait` makes up a signal where the process was stopped meanwhile (Ctrl-Z, a
-    debugger, SIGSTOP), with whatever lay in memory as its number.
+    The thread calls `sigwait`. Python's `sigtimedwait` would need no thread, but if the process was stopped
+    meanwhile (Ctrl-Z, a debugger, SIGSTOP) it returns a signal that nobody sent, with a random number.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_wait, name="signals", daemon=True).start()
+    threading.Thread(target=_receive, name="signals", daemon=True).start()
 
 
-def wait(seconds: float) -> int | None:
-    """The signal that has come, or comes within a time; None = none."""
+def wait_for_signal(seconds: float) -> int | None:
+    """Return the next signal, or None if none arrives in this time."""
     try:
         return _received.get(timeout=seconds)
     except queue.Empty:
@@ -30,10 +30,13 @@ def wait(seconds: float) -> int | None:
 
 
 def is_stop_signal(received: int) -> bool:
-    """Whether a signal means to end: SIGHUP does not where systemd sends it."""
+    """Return whether a signal asks the collector to stop.
+
+    SIGHUP does so if a terminal was closed; systemd sends it to reload the settings.
+    """
     return received != signal.SIGHUP or not systemd.is_supervised()
 
 
-def _wait() -> None:
+def _receive() -> None:
     while True:
         _received.put(signal.sigwait(SIGNALS))

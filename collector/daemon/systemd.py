@@ -1,21 +1,21 @@
-"""What systemd is told, where it started us: ready, alive, stopping, and a line for people."""
+"""Messages to systemd, if it has started the collector: ready, alive, stopping, and a status line."""
 
 import os
 import socket
 
 
 def is_supervised() -> bool:
-    """Whether systemd started us and wants to be told."""
+    """Return whether systemd has started this process and expects messages."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def notify(**states: str | int) -> None:
-    """Send one message to systemd; without systemd, nothing happens.
+    """Send one message to systemd; do nothing without systemd.
 
     https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html lists the names.
 
     Args:
-        states: for instance `READY=1`, `WATCHDOG=1`, `STATUS="…"`.
+        states: for example `READY=1`, `WATCHDOG=1`, `STATUS="…"`.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:

@@ -1,21 +1,22 @@
-"""Rows that wait in memory for the next commit, within bounds."""
+"""Rows that wait in memory for the next flush, within bounds."""
 
+import re
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from collector.schema import Row, Write
 
 SAMPLE_CAPACITY_ROWS = 10_000
-"""About 10 MB; at the default settings some three hours of a locked database."""
+"""About 10 MB; at the default settings about three hours of a locked database."""
 
 LINE_CAPACITY_ROWS = 20_000
-"""Log lines that may wait; readers of logs stop reading until there is room."""
+"""Log lines that may wait; log readers stop reading until there is room."""
 
 LINE_CAPACITY_BYTES = 4 * 2**20
-"""Bytes of log that may wait: a bound on rows alone would not limit the memory of long lines."""
+"""Bytes of log that may wait: a limit on rows alone would not limit the memory of long lines."""
 
 
 class Retention(Enum):
@@ -30,13 +31,13 @@ class Retention(Enum):
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of one statement, committed together with all that was added before them.
+    """Rows of one statement, committed together with all rows that were added before them.
 
     Args:
         statement: SQL that writes them.
         rows: in the order of execution.
         retention: what may happen to them.
-        size_bytes: size of the log lines that they were made of.
+        size_bytes: size of the log lines that they were made from.
     """
 
     statement: str
@@ -51,6 +52,9 @@ class Buffer:
     Args:
         sample_capacity: droppable rows that may wait; beyond it the oldest are dropped and counted.
         line_capacity: other rows that may wait; beyond it `room_for_lines` is 0.
+
+    Attributes:
+        dropped_samples: rows dropped so far.
     """
 
     def __init__(
@@ -66,15 +70,15 @@ class Buffer:
         self.dropped_samples = 0
 
     def add(self, writes: Iterable[Write], retention: Retention, size_bytes: int = 0) -> None:
-        """Add the rows of several tables for one and the same commit.
+        """Add rows of one or several tables that must be committed together.
 
-        Log lines come together with the position that they end at, so that both are committed or neither.
-        Ask `room_for_lines` before reading more lines.
+        For example log lines and the position after them: both are committed, or neither.
+        Check `room_for_lines` before reading more lines.
 
         Args:
             writes: rows and the statements that write them.
             retention: what may happen to these rows while they wait.
-            size_bytes: size of the log lines that the rows were made of.
+            size_bytes: size of the log lines that the rows were made from.
         """
         with self._lock:
             for write in writes:
@@ -85,18 +89,18 @@ class Buffer:
 
     @property
     def room_for_lines(self) -> int:
-        """How many log rows may be added now."""
+        """Number of log rows that may be added now."""
         if self._line_bytes >= LINE_CAPACITY_BYTES:
             return 0
         return max(0, self._line_capacity - self._lines)
 
     @property
     def waiting(self) -> int:
-        """How many rows wait."""
+        """Number of rows that wait."""
         return self._samples + self._lines
 
     def drain(self) -> list[Batch]:
-        """Remove and return everything that waits."""
+        """Remove and return all batches."""
         with self._lock:
             batches = list(self._batches)
             self._batches.clear()
@@ -104,14 +108,15 @@ class Buffer:
             return batches
 
     def drain_transferable(self) -> list[Batch]:
-        """Remove everything that waits, and return what is to be written into another database.
+        """Remove all batches and return those that are to be written into another database.
 
-        Log lines are not: they are read again from the position that the other database holds.
+        Log lines are not among them: the logs are read again from the positions that the other database
+        contains.
         """
         return [batch for batch in self.drain() if batch.retention is not Retention.REREADABLE]
 
     def put_back(self, batches: list[Batch]) -> None:
-        """Return batches whose commit failed; they come before what has arrived since."""
+        """Return batches whose commit failed; they precede the batches that have been added since."""
         with self._lock:
             self._batches.extendleft(reversed(batches))
             for batch in batches:
@@ -137,3 +142,43 @@ class Buffer:
                 del batch.rows[:excess]
                 excess -= len(dropped)
         self._batches = deque(batch for batch in self._batches if batch.rows)
+
+
+_WRITTEN_TABLE = re.compile(
+    r"\s*(?:(?:INSERT|REPLACE)(?:\s+OR\s+\w+)?\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+\"?(\w+)",
+    re.IGNORECASE,
+)
+
+
+def leave_out_tables(batches: Iterable[Batch], tables: Iterable[str]) -> list[Batch]:
+    """Return the batches whose statement (INSERT, REPLACE, UPDATE or DELETE) writes none of these tables."""
+    left_out = set(tables)
+
+    def written_table(batch: Batch) -> str:
+        match = _WRITTEN_TABLE.match(batch.statement)
+        return match[1] if match else ""
+
+    return [batch for batch in batches if written_table(batch) not in left_out]
+
+
+def clear_references(batches: Iterable[Batch], references: Mapping[str, Sequence[int]]) -> list[Batch]:
+    """Return copies of the batches in which references to rows of their database are NULL.
+
+    Args:
+        batches: rows that are to be written into another database.
+        references: for each statement the positions of the values that refer to other rows; batches of
+            other statements are returned unchanged.
+    """
+
+    def cleared(row: Row, positions: Sequence[int]) -> Row:
+        return tuple(None if number in positions else value for number, value in enumerate(row))
+
+    return [
+        Batch(
+            batch.statement,
+            [cleared(row, references.get(batch.statement, ())) for row in batch.rows],
+            batch.retention,
+            batch.size_bytes,
+        )
+        for batch in batches
+    ]

@@ -1,7 +1,7 @@
-"""One collector a database: an advisory lock on a file beside it.
+"""The lock that allows one collector per database: an advisory lock on a file beside it.
 
-The lock is not on the database file, which nothing but SQLite may open here, and it ends with the
-process however that ends.
+It is not on the database file itself, which only SQLite may open in this process. The kernel releases it when
+the process ends, in whatever way that happens.
 """
 
 import fcntl
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from collector.errors import DatabaseError, DatabaseInUse
 
-_PATIENCE_SECONDS = 0.5  # `status` holds the lock for an instant when it looks
+_TIMEOUT_SECONDS = 0.5  # `status` holds the lock for a moment while it checks who has it
 
 
 class CollectorLock:
-    """The right to write one database.
+    """The exclusive right to write one database.
 
     Args:
-        database: path of the database; symbolic links to one file share one lock.
+        database: path of the database; symbolic links to one file share its lock.
     """
 
     def __init__(self, database: Path) -> None:
@@ -26,11 +26,11 @@ class CollectorLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock and write our process id into the file.
+        """Acquire the lock and write our process id into the lock file.
 
         Raises:
-            DatabaseInUse: another collector holds it.
-            DatabaseError: the lock file cannot be made.
+            DatabaseInUse: another collector holds the lock.
+            DatabaseError: the lock file cannot be created.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class CollectorLock:
                 f"cannot write {self._path}: {error.strerror}. The collector must be able to write the "
                 "directory of its database: change its owner or mode, or [database] path."
             ) from error
-        if not _locked(descriptor, time.monotonic() + _PATIENCE_SECONDS):
+        if not _try_lock(descriptor, time.monotonic() + _TIMEOUT_SECONDS):
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise DatabaseInUse(
@@ -52,33 +52,37 @@ class CollectorLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back. The file stays: removing it would let two collectors hold two of them."""
+        """Release the lock.
+
+        The file stays: if it were removed, a collector that has just opened it and another one that creates
+        it again would both hold a lock.
+        """
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def lock_path(database: Path) -> Path:
-    """The lock file of a database."""
+    """Return the path of the lock file of a database."""
     resolved = database.resolve()
     return resolved.with_name(resolved.name + ".lock")
 
 
 def running_collector(database: Path) -> int | None:
-    """Process id of the collector that writes this database now; None where there is none."""
+    """Return the process id of the collector that writes this database now; None if there is none."""
     try:
         descriptor = os.open(lock_path(database), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        if _locked(descriptor, 0, fcntl.LOCK_SH):
+        if _try_lock(descriptor, 0, fcntl.LOCK_SH):
             return None
         return int(os.pread(descriptor, 32, 0) or b"0") or None
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, deadline: float, operation: int = fcntl.LOCK_EX) -> bool:
+def _try_lock(descriptor: int, deadline: float, operation: int = fcntl.LOCK_EX) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, operation | fcntl.LOCK_NB)

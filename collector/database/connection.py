@@ -1,7 +1,7 @@
-"""The only place that opens the database file.
+"""Connections to the database file, which is opened nowhere else.
 
-It is never opened in this process by anything but SQLite: closing any other descriptor of the file
-drops SQLite's POSIX locks, and another program could then write inside our transaction.
+In this process only SQLite may open the file: closing any other descriptor of it releases SQLite's POSIX
+locks, and another program could then write in the middle of our transaction.
 """
 
 import os
@@ -15,22 +15,22 @@ from urllib.parse import quote
 from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
 
 BUSY_TIMEOUT_SECONDS = 0.2
-"""How long a write waits for a lock. Longer, and the waiting writer shuts new readers out."""
+"""How long a write waits for a lock. A writer that waits keeps new readers out, so it must not wait long."""
 
 READER_TIMEOUT_SECONDS = 5.0
 
 QUICK_CHECK_MAX_BYTES = 32 * 2**20
-"""Files up to this size are checked in full at every start: about 30 ms on a warm cache."""
+"""Files up to this size are checked in full when they are opened: about 30 ms if they are in memory."""
 
 
 def connect_for_writing(path: Path) -> sqlite3.Connection:
-    """Open the database for the collector, creating it and its directory where they are missing.
+    """Open the database for the collector; create it and its directory if they are missing.
 
-    Rollback journal and `synchronous=EXTRA`: no committed row is lost in a power cut, and any other
-    user who may read the file can open it at any time.
+    With a rollback journal and `synchronous=EXTRA` no committed row is lost in a power cut, and any other
+    user with read permission can open the file at any time.
 
     Raises:
-        DatabaseError: not a database, damaged, read-only, or its directory cannot be made.
+        DatabaseError: not a database, damaged, read-only, or its directory cannot be created.
         DatabaseBusy: another program holds a lock.
     """
     check_writable(path)
@@ -47,7 +47,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open the database as any other reader does: nothing in it can be changed.
+    """Open the database read-only, as any other reader does.
 
     Raises:
         DatabaseError: no such file, not a database, damaged, or not readable by this user.
@@ -73,13 +73,13 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def connect_for_copy(path: Path) -> sqlite3.Connection:
-    """Create a file that a database is copied into, for its owner alone.
+    """Create a file for a copy of a database, readable by its owner only.
 
-    It has no journal and is not synchronised: an unfinished copy is thrown away, a finished one is
+    It has no journal and is not synchronised: an unfinished copy is deleted, and a finished one is
     synchronised as a file.
 
     Raises:
-        DatabaseError: there is a file already, or it cannot be created.
+        DatabaseError: the file exists already, or cannot be created.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -92,15 +92,15 @@ def connect_for_copy(path: Path) -> sqlite3.Connection:
 
 
 def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:
-    """Read the whole file and compare what belongs together.
+    """Check the structure of the whole file.
 
     Args:
-        connection: to the file.
-        path: of the file, for the message.
-        check: `integrity_check`, or the faster `quick_check` that does not compare indexes with their rows.
+        connection: connection to the file.
+        path: path of the file, for the message.
+        check: `integrity_check`, or the faster `quick_check`, which does not compare indexes with rows.
 
     Raises:
-        DatabaseDamaged: something does not fit.
+        DatabaseDamaged: the file is damaged.
     """
     with closing(connection.execute(f"PRAGMA {check}(1)")) as rows:
         (verdict,) = rows.fetchone()
@@ -112,7 +112,7 @@ def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "in
 def fetch(
     connection: sqlite3.Connection, statement: str, parameters: Sequence[object] = ()
 ) -> list[dict[str, Any]]:
-    """All rows of a SELECT, as dictionaries."""
+    """Return all rows of a SELECT, as dictionaries."""
     cursor = connection.execute(statement, parameters)
     names = [description[0] for description in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
@@ -120,7 +120,7 @@ def fetch(
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """One explicit write transaction: all of it is committed, or none.
+    """Run the block in one write transaction: all of it is committed, or nothing.
 
     Raises:
         DatabaseBusy: another program holds a lock; nothing was written.
@@ -140,15 +140,15 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
-    """Turn SQLite's errors about the file into ours, with what to do.
+    """Translate SQLite's errors about the file into ours, whose messages say what to do.
 
     Args:
-        path: of the file; None where it is the one that the collector has open.
+        path: path of the file; None for the database that the collector has open.
     """
     try:
         yield
     except sqlite3.IntegrityError:
-        raise  # about a value, not about the file: the repositories explain it
+        raise  # about a value, not about the file: the repositories translate it
     except sqlite3.DatabaseError as error:
         raise _explain(error, path) from error
 
@@ -160,7 +160,7 @@ def _explain(error: sqlite3.DatabaseError, path: Path | None) -> DatabaseError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(f"{where}another program holds a lock on the database ({error})")
     if extended_code == sqlite3.SQLITE_READONLY_DBMOVED or (code == sqlite3.SQLITE_NOTADB and not path):
-        return DatabaseReplaced(f"{where}the database was moved, removed, replaced or written over ({error})")
+        return DatabaseReplaced(f"{where}the database was moved, removed, replaced or overwritten ({error})")
     advice = _ADVICE.get(code)
     kind = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
     return kind(f"{where}{error}" + (f": {advice}" if advice else ""))
@@ -173,16 +173,16 @@ _ADVICE = {
     "what can still be read with the sqlite3 shell's .recover (README, Damage).",
     sqlite3.SQLITE_READONLY: "the collector must be able to write the file and its directory. Change their "
     "owner or mode, or name another file in [database] path.",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened, or no journal be made beside it. Check the path and "
-    "permissions, and whether the file system has become read-only (findmnt, dmesg).",
-    sqlite3.SQLITE_FULL: "the disk is full. Free some space; what was sampled waits in memory.",
-    sqlite3.SQLITE_IOERR: "the disk reports an error. Look at the kernel's log (dmesg).",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened, or no journal can be created beside it. Check "
+    "the path and permissions, and whether the file system has become read-only (findmnt, dmesg).",
+    sqlite3.SQLITE_FULL: "the disk is full. Free some space; samples wait in memory until then.",
+    sqlite3.SQLITE_IOERR: "the disk reports an error. See the kernel's log (dmesg).",
     sqlite3.SQLITE_PERM: "permission denied. Check the owner and mode of the file and its directory.",
 }
 
 
 def check_writable(path: Path) -> None:
-    """Make the directory of a database, and see whether the file in it may be written or made.
+    """Create the directory of a database, and check that the file in it can be written or created.
 
     Raises:
         DatabaseError: it cannot be.
@@ -193,18 +193,18 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseError(f"cannot use or create the directory {path.parent}: {error.strerror}") from error
-    for needed in (path.parent, path):  # the rollback journal is made beside the file
+    for needed in (path.parent, path):  # the rollback journal is created beside the file
         if needed.exists() and not os.access(needed, os.W_OK):
             raise DatabaseError(f"{needed} cannot be written: {_ADVICE[sqlite3.SQLITE_READONLY]}")
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may hold hostile views
+    connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may contain hostile views
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA synchronous = EXTRA")
     _check_small_file(connection, path)
     if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # later, it takes writing the file anew
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # later it would need a rewrite of the file
     mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
     if mode != "delete":
         raise DatabaseError(

@@ -1,4 +1,4 @@
-"""The one writing connection, its transactions, and the five repositories over it."""
+"""The one writing connection, its transactions, and the five repositories that use it."""
 
 import sqlite3
 import threading
@@ -29,23 +29,26 @@ from collector.database.repositories.server_config import ConfigRepository
 from collector.schema import Table, View
 
 COPY_STEP_PAGES = 256
-"""Copied at once while the connection is held: 1 MB, a millisecond or two."""
+"""Pages that are copied while the connection is locked: 1 MB, one or two milliseconds."""
 
 
 class Database:
-    """The database file while this process may write it.
+    """The database file, open for writing by this process.
 
-    Any thread may call it: a lock gives out the connection to one at a time. A transaction inside
-    another one of the same thread is a part of it.
+    Any thread may call any method: a lock lets one thread at a time use the connection. A transaction inside
+    another one of the same thread is part of the outer one.
 
     Args:
-        path: the file; it and its directory are created where they are missing.
-        tables: tables wanted beside the documented ones.
-        views: views wanted over all these tables.
+        path: path of the file; it and its directory are created if they are missing.
+        tables: tables to create or migrate beside the documented ones.
+        views: views to create or update.
+
+    Attributes:
+        changes: one sentence for each change that opening made to tables and views.
 
     Raises:
         DatabaseInUse: another collector writes it.
-        DatabaseError: it is not a database, damaged, read-only, or made for another purpose.
+        DatabaseError: it is not a database, damaged, read-only, or was created for another purpose.
     """
 
     def __init__(self, path: Path, tables: Iterable[Table] = (), views: Iterable[View] = ()) -> None:
@@ -79,7 +82,7 @@ class Database:
             raise
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
-        """All rows of a SELECT, as dictionaries.
+        """Return all rows of a SELECT, as dictionaries.
 
         Raises:
             DatabaseBusy: another program holds a lock.
@@ -90,7 +93,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: all of it is committed, or none.
+        """Run the block in one write transaction: all of it is committed, or nothing.
 
         Raises:
             DatabaseBusy: another program holds a lock; nothing was written.
@@ -110,15 +113,15 @@ class Database:
                     self._depth -= 1
 
     def check_same_file(self) -> None:
-        """Look whether the file that was opened still lies at its path.
+        """Check that the file at the path is the one that was opened.
 
         Raises:
-            DatabaseReplaced: there is another one, or none.
+            DatabaseReplaced: there is another file, or none.
         """
         self._file.check_same_file()
 
     def run_script(self, script: str) -> None:
-        """Run statements that cannot stand in a transaction.
+        """Run statements that cannot be part of a transaction.
 
         Raises:
             DatabaseBusy: another program holds a lock.
@@ -128,14 +131,15 @@ class Database:
             self._connection.executescript(script)
 
     def copy_to(self, path: Path, between_steps: Callable[[float], None]) -> None:
-        """Copy all of it into a new file, in steps; between two steps others may write.
+        """Copy the database into a new file, in steps; other threads may write between two steps.
 
-        Only steps of the writing connection itself end: SQLite carries what it writes meanwhile over into
-        the copy, while any other connection would have to begin again at each commit.
+        This works only with the writing connection itself: SQLite adds to the copy what this connection
+        writes in the meantime. With any other connection the copy would start again after each commit,
+        and never end.
 
         Args:
-            path: of the copy; there must be no such file.
-            between_steps: called with the seconds that the last step took; what it raises ends the copy.
+            path: path of the copy; the file must not exist.
+            between_steps: called with the duration of the last step in seconds; an exception ends the copy.
 
         Raises:
             DatabaseError: the copy cannot be created or written, or the database cannot be read.
@@ -143,7 +147,7 @@ class Database:
         with closing(connect_for_copy(path)) as target, self._lock, translate_sqlite_errors(self.path):
             started = time.perf_counter()
 
-            def give_way(_status: int, _remaining: int, _total: int) -> None:
+            def release_lock(_status: int, _remaining: int, _total: int) -> None:
                 nonlocal started
                 seconds = time.perf_counter() - started
                 self._lock.release()
@@ -153,10 +157,10 @@ class Database:
                     self._lock.acquire()
                     started = time.perf_counter()
 
-            self._connection.backup(target, pages=COPY_STEP_PAGES, progress=give_way, sleep=0)
+            self._connection.backup(target, pages=COPY_STEP_PAGES, progress=release_lock, sleep=0)
 
     def close(self) -> None:
-        """Close the file and give its lock back; waits for a transaction that is under way."""
+        """Close the file and release its lock, after the transaction that is in progress."""
         with self._lock:
             self._connection.close()
             self._collector_lock.release()

@@ -1,4 +1,4 @@
-"""The five tables of the documented contract, to the letter: names, columns, order, types, defaults.
+"""The five tables of the documented contract, exactly: names, columns, order, types, defaults.
 
 Other programs are written against them. Columns are only ever added, at the end.
 """
@@ -7,7 +7,7 @@ from collector.schema import AUTOMATIC_ID, Column, Index, Table
 
 MODELS = Table(
     "models",
-    "One row a model: what its file says, what the server does with it, what the user noted.",
+    "One row per model: what its file contains, its state in the server, what the user noted.",
     (
         Column("id", "TEXT PRIMARY KEY", "key", "model_{timestamp}_{random}"),
         Column("name", "TEXT NOT NULL", "label", "file name without extension, or the server's name for it"),
@@ -21,13 +21,13 @@ MODELS = Table(
         Column("ctx_size", "INTEGER DEFAULT 4096", "gauge", "context window in tokens"),
         Column("embedding_size", "INTEGER DEFAULT 0", "gauge", "width of the embedding; 0 = not known"),
         Column("block_count", "INTEGER DEFAULT 0", "gauge", "transformer blocks; 0 = not known"),
-        Column("head_count", "INTEGER DEFAULT 0", "gauge", "attention heads a layer; 0 = not known"),
+        Column("head_count", "INTEGER DEFAULT 0", "gauge", "attention heads per layer; 0 = not known"),
         Column(
-            "head_count_kv", "INTEGER DEFAULT 0", "gauge", "key-value heads a layer; 0 = as many as heads"
+            "head_count_kv", "INTEGER DEFAULT 0", "gauge", "key-value heads per layer; 0 = as many as heads"
         ),
         Column("ffn_dim", "INTEGER DEFAULT 0", "gauge", "width of the feed-forward layer; 0 = not known"),
-        Column("file_type", "INTEGER DEFAULT 0", "gauge", "GGUF file type number; 0 = not known, or F32"),
-        Column("batch_size", "INTEGER DEFAULT 512", "gauge", "tokens a batch"),
+        Column("file_type", "INTEGER DEFAULT 0", "label", "GGUF file type number; 0 = not known, or F32"),
+        Column("batch_size", "INTEGER DEFAULT 512", "gauge", "tokens per batch"),
         Column("threads", "INTEGER DEFAULT 4", "gauge", "CPU threads"),
         Column("favorite", "INTEGER DEFAULT 0", "state", "1 = marked by the user"),
         Column("created_at", "INTEGER", "time", "Unix seconds of the first save"),
@@ -42,7 +42,7 @@ MODELS = Table(
 
 METRICS = Table(
     "metrics",
-    "One row a sample: llama-server, its GPUs and its disk at a glance.",
+    "One row per sample: an overview of llama-server, its GPUs and its disk.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column("cpu_usage", "REAL", "gauge", "all llama-server processes, percent of all cores (0-100)"),
@@ -52,7 +52,7 @@ METRICS = Table(
         Column("uptime", "REAL", "gauge", "llama-server's seconds since its start; 0 = not running"),
         Column("gpu_usage", "REAL DEFAULT 0", "gauge", "mean over the GPUs, percent (0-100); 0 without GPU"),
         Column("gpu_memory_used", "REAL DEFAULT 0", "gauge", "sum over the GPUs, MB of 1,048,576 bytes"),
-        Column("gpu_memory_total", "REAL DEFAULT 0", "counter", "sum over the GPUs, MB of 1,048,576 bytes"),
+        Column("gpu_memory_total", "REAL DEFAULT 0", "gauge", "sum over the GPUs, MB of 1,048,576 bytes"),
         Column("swap_usage", "REAL DEFAULT 0", "gauge", "the host's, percent (0-100); 0 without swap"),
         Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "time", "Unix seconds of the sample"),
     ),
@@ -61,10 +61,10 @@ METRICS = Table(
 
 LOGS = Table(
     "logs",
-    "One row a log record: llama-server's lines and the collector's own events.",
+    "One row per log record: llama-server's lines and the collector's own events.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending, in the order of arrival"),
-        Column("level", "TEXT NOT NULL", "state", "debug, info, warn, error, critical"),
+        Column("level", "TEXT NOT NULL", "label", "debug, info, warn, error, critical"),
         Column("message", "TEXT NOT NULL", "text", "the text, without colours and prefix"),
         Column("source", "TEXT", "label", "llama-server, a model's name, or collector"),
         Column("timestamp", "INTEGER DEFAULT (strftime('%s', 'now'))", "time", "Unix seconds"),

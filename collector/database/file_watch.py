@@ -1,7 +1,18 @@
-"""Whether the file at the database's path is still the one that was opened.
+"""Detection of another file at the database's path.
 
-Where it is not, SQLite only says that the database is read-only, and that for good; and what happens while
-a transaction is committed it does not see.
+SQLite keeps the file open that it opened. When that file is renamed, removed or replaced, SQLite only
+reports "readonly database", and does so forever; what happens during a commit it does not detect at all.
+So the collector compares device and inode itself, before and after each transaction.
+
+What follows a detection, step by step, for `mv llama-dashboard.db old.db`:
+
+1. The next flush raises DatabaseReplaced (`FileWatch`); its rows go back into the buffer.
+2. `Writer` creates a `Replacement`, and each further flush attempt fails in the same way.
+3. If the file comes back (`mv old.db llama-dashboard.db`), the next flush succeeds, and the
+   `Replacement` is discarded: nothing has happened.
+4. Otherwise `Replacement.is_ready` becomes true after `UNCHANGED_SECONDS`. The daemon then stops without
+   flushing, and the supervisor starts another one with whatever is at the path now, here an empty
+   database, and with the rows that wait (`collector/daemon/supervisor.py`).
 """
 
 import time
@@ -12,89 +23,87 @@ import structlog
 from collector.database.connection import check_writable
 from collector.errors import DatabaseError, DatabaseReplaced
 
-STILL_SECONDS = 4.0
-"""What somebody has just put at the path is left alone for so long: it may still be copied there."""
-
-_Place = tuple[int, int]
+UNCHANGED_SECONDS = 4.0
+"""A new file at the path is used when it has not changed for so long: it may still be copied there."""
 
 
 class FileWatch:
-    """Knows the file that was opened by its device and inode.
+    """Comparison of the file at the path with the file that was opened, by device and inode.
 
     Args:
-        path: of the database, which has just been opened.
+        path: path of the database, which has just been opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._opened = _place(path)
+        self._opened = _identity(path)
 
     def check_same_file(self) -> None:
-        """To be asked before a transaction, and after it.
+        """Check that the file at the path is the one that was opened.
 
         Raises:
             DatabaseReplaced: there is another file at the path, or none.
         """
-        found = _place(self._path)
+        found = _identity(self._path)
         if found != self._opened:
-            what = f"another file lies at {self._path}" if found else f"{self._path} is gone"
+            what = f"another file is at {self._path}" if found else f"{self._path} is gone"
             raise DatabaseReplaced(
-                f"{what}: the database that was in use was moved, removed or replaced. What is sampled waits "
-                f"in memory, and goes into what is found at that path in a few seconds"
+                f"{what}: the database that was in use was moved, removed or replaced. Samples wait in "
+                f"memory, and are written into what is found at that path in a few seconds"
             )
 
 
 class Replacement:
-    """What lies at the path of a database that is no longer the one that was opened.
+    """The file, or its absence, at the path of a database that was moved, removed, replaced or damaged.
 
     Args:
-        path: of the database.
+        path: path of the database.
+        error: the error of the flush that detected it.
 
     Attributes:
-        error: what the last attempt to write has met.
+        error: the error of the last flush.
     """
 
     def __init__(self, path: Path, error: DatabaseError) -> None:
         self._path = path
         self.error = error
-        self._found = self._look()
-        self._since = time.monotonic()
-        self._is_told = False
+        self._found = _identity_and_size(path)
+        self._unchanged_since = time.monotonic()
+        self._is_logged = False
 
     def is_ready(self) -> bool:
-        """Whether it can be gone over to; to be asked every few seconds.
+        """Return whether the collector can switch to it; to be called every few seconds.
 
-        It must not have changed lately, and where there is nothing, a file must be possible.
+        The file must not have changed for `UNCHANGED_SECONDS` (somebody may still be copying a backup
+        there). If there is no file, it must be possible to create one: a file system that is not mounted
+        yet leaves a directory in which the collector may not write.
         """
-        return self._lies_still() and (self._found is not None or self._can_be_made())
-
-    def _lies_still(self) -> bool:
-        found = self._look()
+        found = _identity_and_size(self._path)
         if found != self._found:
-            self._found, self._since = found, time.monotonic()
-        return time.monotonic() - self._since >= STILL_SECONDS
+            self._found, self._unchanged_since = found, time.monotonic()
+        if time.monotonic() - self._unchanged_since < UNCHANGED_SECONDS:
+            return False
+        return found is not None or self._can_be_created()
 
-    def _can_be_made(self) -> bool:
+    def _can_be_created(self) -> bool:
         try:
             check_writable(self._path)
         except DatabaseError as error:
-            if not self._is_told:
-                self._is_told = True
-                structlog.get_logger().error(f"what is sampled waits in memory: {error}")
+            if not self._is_logged:
+                self._is_logged = True
+                structlog.get_logger().error(f"samples wait in memory: {error}")
             return False
         return True
 
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino, status.st_size
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    found = _identity_and_size(path)
+    return found[:2] if found else None
 
 
-def _place(path: Path) -> _Place | None:
+def _identity_and_size(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_size

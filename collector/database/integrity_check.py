@@ -1,8 +1,14 @@
-"""Looks for damage in a database that was not closed in good order, while its collector goes on."""
+"""Search for damage in a large database, while its collector runs.
+
+A process that is killed, or a machine that loses power, can leave a damaged file if the disk does not keep
+its promises. Files up to `QUICK_CHECK_MAX_BYTES` are checked each time they are opened. Larger ones are
+checked once after a run that did not stop cleanly: it takes about a second per GB if the file is in memory,
+ten if it is not, and rows wait in the buffer meanwhile.
+"""
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 from collector.database import Database
 from collector.database.connection import (
@@ -13,32 +19,39 @@ from collector.database.connection import (
 )
 from collector.errors import DatabaseDamaged, DatabaseError
 
-LOOK_SECONDS = 3600
-"""How often it is tried again where the file could not be read."""
+RETRY_SECONDS = 3600
+"""How often a check is tried again if the file could not be read."""
 
 
-class DamageCheck:
-    """Reads the whole database once after an unclean end; where it was interrupted, at the next start.
-
-    Meanwhile rows wait in memory: about a second a GB where the file is in memory already, ten where not.
+class IntegrityCheck:
+    """The check of one database, at most once in a run of the collector.
 
     Args:
-        database: opened; its start has already checked it where it is small.
-        stop: ends it early.
+        database: the open database.
+        stop: ends the check early; it is then due at the next start.
+        report: called with `ok` or `damaged` when the check has ended.
+        is_due: whether the file is to be checked.
+
+    Attributes:
+        is_due: whether the file is still to be checked.
+        damage: what was found, until the collector ends because of it.
     """
 
-    def __init__(self, database: Database, stop: threading.Event) -> None:
+    def __init__(
+        self, database: Database, stop: threading.Event, report: Callable[[str], object], *, is_due: bool
+    ) -> None:
         self._path = database.path
-        self.is_due = _is_large(database.path) and not _ended_well(database)
-        self.damage: DatabaseDamaged | None = None
         self._stop = stop
+        self._report = report
+        self.is_due = is_due
+        self.damage: DatabaseDamaged | None = None
 
     def run(self) -> None:
-        """Check, if it is still to be done.
+        """Check the file if that is due.
 
         Raises:
-            DatabaseDamaged: something does not fit; then it stays to be done.
-            DatabaseError: the file cannot be read.
+            DatabaseDamaged: there is damage; the check is due again at the next start.
+            DatabaseError: the file cannot be read; the check stays due.
         """
         if not self.is_due:
             return
@@ -48,19 +61,16 @@ class DamageCheck:
                 check_integrity(connection, self._path, "quick_check")
         except DatabaseDamaged as error:
             self.damage = error
+            self._report("damaged")
             raise
         except DatabaseError:
             if not self._stop.is_set():
                 raise
             return
         self.is_due = False
+        self._report("ok")
 
 
-def _is_large(path: Path) -> bool:
-    return path.stat().st_size > QUICK_CHECK_MAX_BYTES  # smaller ones were read when they were opened
-
-
-def _ended_well(database: Database) -> bool:
-    """Whether the collector before this one said that it stopped, or there was none."""
-    rows = database.query("SELECT state FROM collector_health WHERE name = 'collector'")
-    return not rows or rows[0]["state"] == "stopped"
+def is_checked_when_opened(database: Database) -> bool:
+    """Return whether the file is so small that opening it has checked it in full."""
+    return database.path.stat().st_size <= QUICK_CHECK_MAX_BYTES

@@ -1,4 +1,4 @@
-"""Who has the database locked: told where a lock lasts so long that rows pile up."""
+"""The processes that lock the database: logged if a lock lasts so long that many rows wait."""
 
 import os
 import time
@@ -8,46 +8,46 @@ from pathlib import Path
 import structlog
 
 LONG_SECONDS = 30
-"""A reader may hold its transaction for this long without being named in `logs`."""
+"""A program that holds a lock for less than this is not logged."""
 
 _LOCKS = Path("/proc/locks")
 
 
 class LockWatch:
-    """Names whoever keeps the writer waiting for long, once an episode.
+    """Logs which processes keep the writer waiting for long, once in each period of waiting.
 
     Args:
-        database: the file.
+        database: path of the database.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
         self._since: float | None = None
-        self._is_told = False
+        self._is_logged = False
 
-    def locked(self) -> None:
-        """A commit was refused because of a lock."""
+    def record_busy(self) -> None:
+        """Record that a commit failed because of a lock."""
         now = time.monotonic()
         self._since = self._since or now
-        if now - self._since >= LONG_SECONDS and not self._is_told:
-            self._is_told = True
+        if now - self._since >= LONG_SECONDS and not self._is_logged:
+            self._is_logged = True
             structlog.get_logger().warning(
                 f"rows have waited for {now - self._since:.0f} s because the database is locked by "
-                f"{self._holders()}: end its transaction; what is sampled meanwhile waits in memory"
+                f"{self._holders()}: end its transaction; samples wait in memory until then"
             )
 
-    def free(self) -> None:
-        """A commit went through."""
-        self._since, self._is_told = None, False
+    def record_free(self) -> None:
+        """Record that a commit succeeded."""
+        self._since, self._is_logged = None, False
 
     def _holders(self) -> str:
         status = self._database.stat()
         names = [_name(process) for process in lock_holders(status, _LOCKS.read_text().splitlines())]
-        return " and ".join(names) or "a process that cannot be seen from here"
+        return " and ".join(names) or "a process that is not visible from here"
 
 
 def lock_holders(database: os.stat_result, locks: Iterable[str]) -> list[int]:
-    """The processes beside this one that hold a lock on a file.
+    """Return the ids of the other processes that hold a lock on a file.
 
     Args:
         database: device and inode of the file.
@@ -57,16 +57,17 @@ def lock_holders(database: os.stat_result, locks: Iterable[str]) -> list[int]:
 
 
 def _holders(database: os.stat_result, locks: Iterable[str]) -> Iterator[int]:
+    # A line is for example: `3: POSIX  ADVISORY  READ 8123 fd:01:131090 1073741826 1073742335`
     device = f"{os.major(database.st_dev):02x}:{os.minor(database.st_dev):02x}"
-    place = f"{device}:{database.st_ino}"
+    wanted = f"{device}:{database.st_ino}"
     for line in locks:
         match line.split():
-            case [_, "POSIX" | "OFDLCK", _, _, process, found, *_] if found == place and int(process) > 0:
+            case [_, "POSIX" | "OFDLCK", _, _, process, found, *_] if found == wanted and int(process) > 0:
                 yield int(process)
 
 
 def _name(process: int) -> str:
     try:
         return f"process {process} ({Path(f'/proc/{process}/comm').read_text().strip()})"
-    except OSError:  # it has ended, or is hidden
+    except OSError:  # it has ended, or /proc is mounted with hidepid
         return f"process {process}"

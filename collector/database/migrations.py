@@ -1,4 +1,7 @@
-"""Creates and migrates tables and views: whatever is missing is added, nobody else's work is touched."""
+"""Create and migrate tables and views.
+
+What is missing is added. Tables, columns, views and indexes of other programs are left as they are.
+"""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -9,10 +12,10 @@ from collector.schema import VIEW_MARKER, Column, Table, View
 
 
 def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator[str]:
-    """Bring a database of any documented version, an empty one included, up to these tables.
+    """Migrate a database of any earlier version, or an empty one, to these tables.
 
-    Each table is one transaction, so that an interruption anywhere leaves a database that the next
-    start completes. Unknown tables and columns stay as they are.
+    Each table, and each index that is dropped, is one transaction: after an interruption at any point
+    the next start completes the migration.
 
     Yields:
         one sentence for each change made.
@@ -21,17 +24,18 @@ def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator
         DatabaseError: a table of that name exists and cannot become the documented one.
     """
     tables = tuple(tables)
-    for table in tables:  # all refusals come before the first change
+    for table in tables:  # report an unusable database before the first change
         _missing_columns(connection, table)
     for table in tables:
         yield from _migrate_table(connection, table)
+        yield from _drop_retired_indexes(connection, table)
 
 
 def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iterator[str]:
-    """Create the views that are missing, and create anew those of ours that read otherwise now.
+    """Create the views that are missing, and replace those of ours whose SQL has changed.
 
-    All of it is one transaction: no reader meets a database in which a view is missing. What somebody else
-    made under the name of a view stays as it is, and the view is left out.
+    It is one transaction, so that a reader never finds a view missing. If another program has created
+    something with the name of a view, that is left as it is and the view is left out.
 
     Yields:
         one sentence for each change made, and for each view that was left out.
@@ -42,7 +46,7 @@ def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iter
     for view in views:
         sql = present.get(view.name)
         if sql is not None and VIEW_MARKER not in sql:
-            yield f"left out view {view.name}: another program has made something of that name"
+            yield f"left out view {view.name}: another program has created something with that name"
         elif sql != view.create_statement:
             changed.append(view)
     if not changed:
@@ -75,6 +79,15 @@ def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str
         yield f"added index {', '.join(sorted(new_indexes))}"
 
 
+def _drop_retired_indexes(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
+    find = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ? AND tbl_name = ?"
+    for name in table.retired_indexes:
+        if connection.execute(find, (name, table.name)).fetchone():
+            with transaction(connection):
+                connection.execute(f"DROP INDEX {name}")
+            yield f"dropped index {name}"
+
+
 def _missing_columns(connection: sqlite3.Connection, table: Table) -> tuple[Column, ...]:
     present = _column_names(connection, table)
     missing = tuple(c for c in table.columns if c.name.lower() not in present) if present else ()
@@ -82,7 +95,7 @@ def _missing_columns(connection: sqlite3.Connection, table: Table) -> tuple[Colu
         if "KEY" in column.declaration or "NOT NULL" in column.declaration or "(" in column.declaration:
             raise DatabaseError(
                 f"table {table.name} has no column {column.name}, and SQLite cannot add it: this table was "
-                "made by another program for another purpose. Name another file in [database] path."
+                "created by another program for another purpose. Name another file in [database] path."
             )
     return missing
 

@@ -43,7 +43,7 @@ from collector.views import VIEWS
 from tests.benchmarks.views import day_of
 from tests.support.large_database import INTERVAL_SECONDS, TABLES, fill
 from tests.support.many_models import router_of
-from tests.support.month import refuse_failures
+from tests.support.month import require_success
 from tests.support.nvml_stub import NvmlStub
 
 GOAL = 2.0
@@ -178,7 +178,7 @@ def measure_sources(url: str, files: int, directory: Path, rounds: int) -> Milli
         spent["tick, processor"].append(1000 * (time.process_time() - before))
         spent["logs polled"].append(timed(reader.poll))
         spent["flush"].append(timed(lambda: daemon._run(flush)))
-    refuse_failures(daemon)
+    require_success(daemon)
     status = statistics.median(timed(lambda: read_status(database)) for _ in range(5))
     for log in logs:
         log.close()
@@ -298,7 +298,7 @@ def begun(case: Case) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]
     daemon = Daemon(settings(case.path, case.url, gpus=False))
     jobs = {job.name: job for job in daemon._jobs}
     yield partial(daemon._run, jobs["sample"]), partial(daemon._run, jobs["flush"])
-    refuse_failures(daemon)
+    require_success(daemon)
     daemon.stop()
 
 

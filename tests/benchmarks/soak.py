@@ -1,15 +1,15 @@
-"""A month in minutes: what the collector holds at ten points of it, and how that grows.
+"""A simulated month: the resources that the collector uses at ten points of it, and their growth.
 
 Usage: python -m tests.benchmarks.soak [--rows 2500000] [--seconds 300] [--directory DIRECTORY]
 
-First a month of so many samples of one second each, its real parts driven one after another with a clock that
-leaps: sampling (the real sources at every 50th tick, the same readings with a new time in between), commits,
-a log that is rotated, scans, prunes, backups, trial restores, checks for damage, reloads of the settings. It
-keeps a twenty-fifth of the samples, which is the default at 2,500,000.
-Then, for so many seconds, the whole daemon with its threads and timers and all real sources at 10 ms.
-Beside them a stub of a router of 20 models, of which 4 are loaded and take turns, and a stub of 2 GPUs.
+First a month of `--rows` samples, one per second, in which the real parts run one after another with a clock
+that jumps: sampling (the real sources at every 50th tick, the same readings with a new time in between),
+flushes, a log that is rotated, scans, prunes, backups, trial restores, integrity checks, reloads of the
+settings. A twenty-fifth of the samples is kept, which is the default for 2,500,000.
+Then, for `--seconds`, the whole daemon with its threads and timers and all real sources at 10 ms.
+Both sample a stub of a router of 20 models, of which 4 at a time are loaded, and a stub of 2 GPUs.
 
-The files lie in memory where there is /dev/shm: a disk would set the pace.
+The files are in memory if there is /dev/shm: otherwise the disk would determine the speed.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tests.support.fast_clock import FastClock
 from tests.support.many_models import router_of
 from tests.support.nvml_stub import NvmlStub
 
-if TYPE_CHECKING:  # it may only be loaded when the clock is set up
+if TYPE_CHECKING:  # it may only be imported when the clock is installed
     from tests.support.month import Usage
 
 IN_MEMORY = Path("/dev/shm")
-MODELS, LOADED, LOOKS_A_TURN, GPUS = 20, 4, 50, 2
+MODELS, LOADED, POLLS_PER_TURN, GPUS = 20, 4, 50, 2
 WRITE_MODEL = "import sys, pathlib; from tests.support.gguf_files import write_tiny_llama as w; w(pathlib.Path(sys.argv[1]))"
 
 Reading = dict[str, float]
@@ -39,15 +39,15 @@ Reading = dict[str, float]
 
 
 def readings(part: str, amount: float, directory: Path | None = None) -> Iterator[Reading]:
-    """Run a part in a process of its own; what it holds, at each of ten points.
+    """Run a part in a process of its own; yield the usage at ten points.
 
     Args:
-        part: `month` or `hasty`.
-        amount: of ticks, or of seconds.
-        directory: where its files are made.
+        part: `month` or `fast`.
+        amount: number of ticks, or of seconds.
+        directory: where its files are created.
     """
-    place = directory or (IN_MEMORY if IN_MEMORY.is_dir() else None)
-    with tempfile.TemporaryDirectory(dir=place) as scratch, router_of(MODELS, LOADED, LOOKS_A_TURN) as url:
+    parent = directory or (IN_MEMORY if IN_MEMORY.is_dir() else None)
+    with tempfile.TemporaryDirectory(dir=parent) as scratch, router_of(MODELS, LOADED, POLLS_PER_TURN) as url:
         environment = _prepare(Path(scratch))
         command = [sys.executable, "-m", "tests.benchmarks.soak", "--part", part, str(amount), url, scratch]
         events = Path(scratch, "events")
@@ -65,7 +65,7 @@ def readings(part: str, amount: float, directory: Path | None = None) -> Iterato
 
 
 def _prepare(scratch: Path) -> dict[str, str]:
-    """Models and GPUs; the environment in which they are found."""
+    """Create models and GPUs; return the environment in which they are found."""
     models, gpus = scratch / "models", scratch / "nvml"
     models.mkdir()
     gpus.mkdir()
@@ -78,24 +78,24 @@ def _prepare(scratch: Path) -> dict[str, str]:
 
 
 def run_part(part: str, amount: str, url: str, scratch: str) -> None:
-    """In the process of its own: print each reading as JSON."""
+    """Print each reading as JSON; called in the process of its own."""
     clock = FastClock()
     if part == "month":
         clock.install()
-    from tests.support.month import Month, hasty
+    from tests.support.month import Month, fast
 
     directory = Path(scratch)
     seen: Iterator[Usage] = (
         Month(directory, url, int(amount), clock).run()
         if part == "month"
-        else hasty(directory, url, float(amount))
+        else fast(directory, url, float(amount))
     )
     for usage in seen:
         print(json.dumps(asdict(usage)), flush=True)
 
 
 def growth_per_million(seen: list[Reading], field: str) -> float:
-    """How fast something grows over the second half: the slope of the straight line that fits best."""
+    """Return the growth in the second half: the slope of the line that fits best."""
     half = seen[len(seen) // 2 :]
     ticks, values = [one["ticks"] for one in half], [one[field] for one in half]
     mean_ticks, mean_value = sum(ticks) / len(half), sum(values) / len(half)
@@ -104,7 +104,7 @@ def growth_per_million(seen: list[Reading], field: str) -> float:
 
 
 def show(title: str, seen: Iterator[Reading]) -> None:
-    """Print the table as it comes, and the growth."""
+    """Print each reading when it arrives, and then the growth."""
     print(
         f"{title}\n{'ticks':>11}  resident  descriptors  threads      file  free pages     rows", flush=True
     )
@@ -127,14 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_500_000, help="samples of the month, 1,000 at least")
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--directory", type=Path, help="where the files are made, some 1 GB")
+    parser.add_argument("--directory", type=Path, help="directory of the files, about 1 GB")
     parser.add_argument("--part", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         run_part(*options.part)
         return
     show(f"a month of {options.rows:,} ticks", readings("month", options.rows, options.directory))
-    show(f"{options.seconds:.0f} s at 10 ms", readings("hasty", options.seconds, options.directory))
+    show(f"{options.seconds:.0f} s at 10 ms", readings("fast", options.seconds, options.directory))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU time and memory of the running collector, beside a bare loop of the same calls, in one run.
+"""CPU time and memory of the running collector, compared with a bare loop of the same calls.
 
 Usage: python -m tests.benchmarks.tick [--seconds 60]
 
@@ -48,7 +48,7 @@ def bare_loop(url: str, server_process: int, database: Path) -> None:
 
 
 def cpu_seconds(process: int) -> float:
-    """Processor time of all living threads; the scheduler counts it in nanoseconds."""
+    """Return the processor time of all running threads; the kernel counts it in nanoseconds."""
     spent = 0
     for thread in Path(f"/proc/{process}/task").iterdir():
         spent += int((thread / "schedstat").read_text().split()[0])
@@ -100,7 +100,7 @@ def report(per_tick: dict[str, float], resident: dict[str, float], seconds: int)
     print(f"ratio      {per_tick['collector'] / per_tick['bare loop']:6.2f}   (goal: at most 1.3)")
     a_day = per_tick["collector"] * SECONDS_A_DAY / DEFAULT_INTERVAL_SECONDS
     print(
-        f"at the default interval of {DEFAULT_INTERVAL_SECONDS} s {a_day:.0f} CPU seconds a day ({seconds} ticks)"
+        f"at the default interval of {DEFAULT_INTERVAL_SECONDS} s {a_day:.0f} CPU seconds per day ({seconds} ticks)"
     )
 
 

@@ -1,8 +1,8 @@
-"""Rows a second of the writer into `metrics` and `logs`, beside a bare `executemany` of the same rows.
+"""Rows per second of the writer into `metrics` and `logs`, compared with a bare `executemany`.
 
 Usage: python -m tests.benchmarks.writer [--rounds 5]
 
-Both commit 1,000 rows at a time with the same journal and synchronous settings; the two take turns.
+Both commit 1,000 rows at a time with the same journal and synchronous settings; they alternate.
 """
 
 import argparse

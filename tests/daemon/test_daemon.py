@@ -1,4 +1,4 @@
-"""The whole collector as a process, beside real llama-servers."""
+"""The whole collector as a process, with real llama-servers."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_a_signal_commits_what_waits_and_exits_0_at_once(tmp_path: Path, ending:
     ] == ["collector: stopped"]
 
 
-def test_a_kill_loses_no_committed_row_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_a_kill_loses_no_committed_row_and_the_next_start_continues(tmp_path: Path) -> None:
     settings = FAST + NO_SERVER
     with Collector(tmp_path, settings) as collector:
         committed = collector.wait_for("SELECT * FROM metrics WHERE id >= 2")[-1]["id"]
@@ -72,16 +72,16 @@ READY = "SELECT * FROM metrics WHERE active_models = 1"
 TOKENS = 240
 
 
-def work(server: LlamaServer) -> None:
-    """A request that shows in the processor time, so that builds which may not be read while idle are read."""
+def generate(server: LlamaServer) -> None:
+    """Send a request that uses measurable processor time: some builds are only read when they are not idle."""
     server.complete(tokens=TOKENS)
 
 
-def test_counters_of_a_real_server_under_load_end_up_in_the_rows(tmp_path: Path, tiny_model: Path) -> None:
+def test_counters_of_a_real_server_under_load_are_stored(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model) as server, Collector(tmp_path, settings_for(server.url)) as collector:
         collector.wait_for(READY)
         for _ in range(3):
-            work(server)
+            generate(server)
         counters = server.counters()
         assert counters["tokens_predicted_total"] == 3 * TOKENS
         (row,) = collector.wait_for(
@@ -109,10 +109,10 @@ def test_counters_of_a_real_server_under_load_end_up_in_the_rows(tmp_path: Path,
 def test_a_speed_is_the_true_speed_of_the_requests_that_finished(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model) as server, Collector(tmp_path, settings_for(server.url)) as collector:
         collector.wait_for(READY)
-        work(server)
+        generate(server)
         collector.wait_for(f"SELECT * FROM llama_metrics WHERE tokens_predicted_total = {TOKENS}")
         before = server.counters()
-        work(server)
+        generate(server)
         truth = server.counters()
         second = f"FROM llama_metrics WHERE tokens_predicted_total = {2 * TOKENS}"
         (row,) = collector.wait_for(f"SELECT * {second} AND predicted_tokens_per_second IS NOT NULL")
@@ -122,7 +122,7 @@ def test_a_speed_is_the_true_speed_of_the_requests_that_finished(tmp_path: Path,
         assert collector.query(f"SELECT count(predicted_tokens_per_second) AS n {second}") == [{"n": 1}]
 
 
-def test_down_and_up_are_told_once_each(tmp_path: Path, tiny_model: Path) -> None:
+def test_down_and_up_are_logged_once_each(tmp_path: Path, tiny_model: Path) -> None:
     port = free_port()
     with Collector(tmp_path, settings_for(f"http://127.0.0.1:{port}")) as collector:
         (down,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: down%'")
@@ -153,13 +153,13 @@ def test_a_restarted_server_starts_a_new_series(tmp_path: Path, tiny_model: Path
     with LlamaServer(tiny_model, port=port) as server:
         with Collector(tmp_path, settings_for(server.url)) as collector:
             collector.wait_for(READY)
-            work(server)
-            work(server)
+            generate(server)
+            generate(server)
             collector.wait_for(f"SELECT * FROM llama_metrics WHERE tokens_predicted_total = {2 * TOKENS}")
             server.kill()
             (last,) = collector.query("SELECT max(id) AS id FROM llama_metrics")
             with LlamaServer(tiny_model, port=port) as again:
-                work(again)
+                generate(again)
                 truth = again.counters()
                 (row,) = collector.wait_for(
                     f"SELECT * FROM llama_metrics WHERE tokens_predicted_total = {TOKENS} "
@@ -178,19 +178,19 @@ def test_a_model_that_sleeps_is_idle_and_stays_asleep(tmp_path: Path, tiny_model
         Collector(tmp_path, settings_for(server.url)) as collector,
     ):
         collector.wait_for(READY)
-        work(server)
+        generate(server)
         collector.wait_for("SELECT * FROM models WHERE status = 'idle'")
         (asleep,) = collector.wait_for("SELECT * FROM model_events WHERE event = 'sleeping'")
         collector.wait_for(
             f"SELECT * FROM metrics WHERE active_models = 0 AND timestamp > {asleep['timestamp']} + 3"
         )
         assert collector.query("SELECT * FROM model_events WHERE event = 'woke'") == []
-        work(server)
+        generate(server)
         collector.wait_for("SELECT * FROM model_events WHERE event = 'woke'")
 
 
 @pytest.mark.slow
-def test_a_server_that_takes_requests_and_never_answers_delays_neither_samples_nor_clock(
+def test_a_server_that_accepts_requests_and_never_answers_does_not_delay_the_samples(
     tmp_path: Path,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -207,7 +207,9 @@ def test_a_server_that_takes_requests_and_never_answers_delays_neither_samples_n
     assert {row["active_models"] for row in rows} == {None}
 
 
-def test_a_second_collector_on_the_same_database_exits_1_and_says_who_has_it(tmp_path: Path) -> None:
+def test_a_second_collector_on_the_same_database_exits_1_and_names_the_process_that_uses_it(
+    tmp_path: Path,
+) -> None:
     with Collector(tmp_path, NO_SERVER) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert collector.process
@@ -217,7 +219,7 @@ def test_a_second_collector_on_the_same_database_exits_1_and_says_who_has_it(tmp
 
 
 @pytest.mark.slow
-def test_a_lock_by_another_program_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
+def test_a_lock_of_another_program_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
     with Collector(tmp_path, FAST + NO_SERVER) as collector:
         collector.wait_for("SELECT * FROM metrics")
         with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
@@ -234,7 +236,7 @@ def test_a_lock_by_another_program_delays_the_rows_and_loses_none(tmp_path: Path
         assert messages[-1] == "flush: ok"
 
 
-def test_a_process_of_that_name_is_measured_also_where_the_url_leads_elsewhere(
+def test_a_process_of_that_name_is_measured_even_if_nothing_listens_at_the_url(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with LlamaServer(tiny_model) as server:
@@ -242,7 +244,7 @@ def test_a_process_of_that_name_is_measured_also_where_the_url_leads_elsewhere(
             tmp_path, settings_for(f"http://127.0.0.1:{free_port()}", port=server.port)
         ) as collector:
             collector.wait_for("SELECT * FROM metrics")
-            work(server)
+            generate(server)
             (row,) = collector.wait_for("SELECT * FROM metrics WHERE cpu_usage > 0 LIMIT 1")
             assert row["uptime"] > 0
             assert row["memory_usage"] > 0
@@ -259,7 +261,7 @@ def test_a_process_of_that_name_is_measured_also_where_the_url_leads_elsewhere(
     ],
     ids=["key", "prefix", "key and prefix", "odd alias"],
 )
-def test_key_prefix_and_odd_names_are_handled(
+def test_an_api_key_a_path_prefix_and_odd_model_names_work(
     tmp_path: Path, tiny_model: Path, options: list[str], prefix: str, name: str
 ) -> None:
     key = "secret-1" if "--api-key" in options else None
@@ -268,7 +270,7 @@ def test_key_prefix_and_odd_names_are_handled(
         settings = settings_for(server.url, f'api_key_file = "{tmp_path}/key"\n')
         with Collector(tmp_path, settings) as collector:
             collector.wait_for(READY)
-            work(server)
+            generate(server)
             assert collector.wait_for("SELECT * FROM llama_metrics LIMIT 1")[0]["model"] == name
             assert collector.stop() == 0
     assert "secret-1" not in collector.output + collector.database.read_bytes().decode("latin-1")
@@ -282,19 +284,19 @@ def test_a_unix_socket_is_read(tmp_path: Path, tiny_model: Path) -> None:
         Collector(tmp_path, settings_for(f"unix://{path}", port=server.port)) as collector,
     ):
         collector.wait_for(READY)
-        work(server)
+        generate(server)
         assert collector.wait_for("SELECT * FROM llama_metrics LIMIT 1")[0]["memory_used_mb"] > 1
 
 
-def test_a_server_without_metrics_is_told_the_flag(tmp_path: Path, tiny_model: Path) -> None:
+def test_for_a_server_without_metrics_the_missing_flag_is_logged(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model, []) as server, Collector(tmp_path, settings_for(server.url)) as collector:
         collector.wait_for(READY)
-        work(server)
+        generate(server)
         (row,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: metrics off%'")
         assert "--metrics" in row["message"]
 
 
-def test_a_missing_key_is_told_with_the_setting_to_change(tmp_path: Path, tiny_model: Path) -> None:
+def test_for_a_missing_key_the_setting_to_change_is_logged(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model, ["--metrics", "--api-key", "s3cr3t"]) as server:
         with Collector(tmp_path, settings_for(server.url)) as collector:
             (row,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE 'llama_server: needs key%'")
@@ -303,7 +305,7 @@ def test_a_missing_key_is_told_with_the_setting_to_change(tmp_path: Path, tiny_m
 
 
 @pytest.mark.slow
-def test_beside_a_server_that_hangs_a_minute_has_a_row_a_second(tmp_path: Path) -> None:
+def test_with_a_server_that_hangs_a_minute_has_one_row_per_second(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Collector(tmp_path, settings_for(url)) as collector:
@@ -316,11 +318,11 @@ def test_beside_a_server_that_hangs_a_minute_has_a_row_a_second(tmp_path: Path) 
 
 
 class TestGpu:
-    """The real pynvml over a stub of NVIDIA's library."""
+    """The real pynvml with a stub of NVIDIA's library."""
 
     SETTINGS = FAST + NO_SERVER
 
-    def test_two_gpus_give_two_rows_a_sample_and_their_sums(
+    def test_two_gpus_have_two_rows_per_sample_and_their_sums(
         self, tmp_path: Path, nvml_stub: NvmlStub
     ) -> None:
         nvml_stub.set_count(2)
@@ -331,7 +333,7 @@ class TestGpu:
         assert row["gpu_memory_total"] == sum(gpu["memory_total_mb"] for gpu in gpus) == 2 * 24 * 1024
         assert row["gpu_usage"] == 37
 
-    def test_a_driver_that_goes_away_leaves_zeros_one_line_and_no_rows(
+    def test_a_driver_that_disappears_causes_zeros_one_log_line_and_no_rows(
         self, tmp_path: Path, nvml_stub: NvmlStub
     ) -> None:
         with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
@@ -341,11 +343,11 @@ class TestGpu:
             before = len(collector.query("SELECT * FROM gpu_metrics"))
             collector.wait_for("SELECT * FROM metrics WHERE gpu_memory_total = 0 LIMIT -1 OFFSET 2")
             assert len(collector.query("SELECT * FROM gpu_metrics")) == before
-            told = collector.query("SELECT * FROM logs WHERE message LIKE 'gpu:%'")
-        assert len(told) == 1
+            logged = collector.query("SELECT * FROM logs WHERE message LIKE 'gpu:%'")
+        assert len(logged) == 1
 
     @pytest.mark.slow
-    def test_a_call_that_hangs_costs_only_the_gpu_and_comes_back_by_itself(
+    def test_a_call_that_hangs_affects_only_the_gpu_and_recovers_by_itself(
         self, tmp_path: Path, nvml_stub: NvmlStub
     ) -> None:
         with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
@@ -361,7 +363,7 @@ class TestGpu:
             collector.wait_for(f"SELECT * FROM metrics WHERE gpu_memory_total > 0 AND id > {last}")
             assert collector.stop() == 0
 
-    def test_a_hanging_call_does_not_hold_up_the_end(self, tmp_path: Path, nvml_stub: NvmlStub) -> None:
+    def test_a_hanging_call_does_not_delay_the_stop(self, tmp_path: Path, nvml_stub: NvmlStub) -> None:
         with Collector(tmp_path, self.SETTINGS, os.environ | nvml_stub.environment) as collector:
             collector.wait_for("SELECT * FROM gpu_metrics")
             with nvml_stub.hanging("nvmlDeviceGetTemperature") as wait_until_it_hangs:
@@ -382,7 +384,7 @@ class TestGpu:
             used = f"{server.process.pid}:{3 * 2**30} 1:{2**30}"
             nvml_stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", used)
             collector.wait_for(READY)
-            work(server)
+            generate(server)
             (row,) = collector.wait_for(
                 "SELECT * FROM llama_metrics WHERE gpu_memory_used_mb IS NOT NULL LIMIT 1"
             )

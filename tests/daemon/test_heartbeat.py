@@ -9,65 +9,65 @@ from collector.health import OK, Health, State
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str | int]]:
-    notes: list[dict[str, str | int]] = []
-    monkeypatch.setattr(systemd, "notify", lambda **states: notes.append(states))
-    return notes
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str | int]]:
+    messages: list[dict[str, str | int]] = []
+    monkeypatch.setattr(systemd, "notify", lambda **states: messages.append(states))
+    return messages
 
 
-def record_run(name: str, state: State = OK, seconds_ago: float = 0) -> Health:
+def health_of(name: str, state: State = OK, seconds_ago: float = 0) -> Health:
     health = Health(name)
     health.record_run(state, 0)
     health.last_run = time.monotonic() - seconds_ago
     return health
 
 
-def test_a_job_that_does_not_come_back_silences_the_watchdog(told: list[dict[str, str | int]]) -> None:
+def test_a_job_that_does_not_return_stops_the_watchdog_messages(sent: list[dict[str, str | int]]) -> None:
     Heartbeat(
-        [(record_run("flush", seconds_ago=29), 5), (record_run("sample", seconds_ago=31), 5)], lambda: ""
-    ).send()
-    assert {"WATCHDOG": 1} not in told
+        [(health_of("flush", seconds_ago=29), 5), (health_of("sample", seconds_ago=31), 5)], lambda: ""
+    ).report()
+    assert {"WATCHDOG": 1} not in sent
 
 
-def test_a_job_that_fails_but_comes_back_does_not(told: list[dict[str, str | int]]) -> None:
+def test_a_job_that_fails_but_returns_does_not(sent: list[dict[str, str | int]]) -> None:
     waiting = State("waiting", "another program holds a lock", "warning", success=False)
-    Heartbeat([(record_run("flush", waiting), 5)], lambda: "").send()
-    assert {"WATCHDOG": 1} in told
+    Heartbeat([(health_of("flush", waiting), 5)], lambda: "").report()
+    assert {"WATCHDOG": 1} in sent
 
 
-def test_a_long_interval_has_as_much_patience(told: list[dict[str, str | int]]) -> None:
-    Heartbeat([(record_run("sample", seconds_ago=3 * 3600 - 10), 3600)], lambda: "").send()
-    assert {"WATCHDOG": 1} in told
+def test_a_long_interval_has_a_long_timeout(sent: list[dict[str, str | int]]) -> None:
+    Heartbeat([(health_of("sample", seconds_ago=3 * 3600 - 10), 3600)], lambda: "").report()
+    assert {"WATCHDOG": 1} in sent
 
 
-def test_ready_is_told_once_when_the_first_commit_went_through(told: list[dict[str, str | int]]) -> None:
-    flush = record_run("flush", State("failed", "the disk is full", "error", success=False))
-    heartbeat = Heartbeat([(record_run("sample"), 5), (flush, 5)], lambda: "")
-    heartbeat.send()
-    assert {"READY": 1} not in told
-    assert {"EXTEND_TIMEOUT_USEC": 30_000_000} in told
+def test_ready_is_reported_once_when_the_first_flush_has_succeeded(sent: list[dict[str, str | int]]) -> None:
+    flush = health_of("flush", State("failed", "the disk is full", "error", success=False))
+    heartbeat = Heartbeat([(health_of("sample"), 5), (flush, 5)], lambda: "")
+    heartbeat.report()
+    assert {"READY": 1} not in sent
+    assert {"EXTEND_TIMEOUT_USEC": 30_000_000} in sent
     flush.record_run(OK, 0)
-    heartbeat.send()
-    heartbeat.send()
-    assert told.count({"READY": 1}) == 1
+    heartbeat.report()
+    heartbeat.report()
+    assert sent.count({"READY": 1}) == 1
 
 
-def test_a_status_line_is_told_when_it_changes(told: list[dict[str, str | int]]) -> None:
+def test_a_status_line_is_sent_when_it_changes(sent: list[dict[str, str | int]]) -> None:
     lines = iter(["one", "one", "two"])
     heartbeat = Heartbeat([], lambda: next(lines))
     for _ in range(3):
-        heartbeat.send()
-    assert [note["STATUS"] for note in told if "STATUS" in note] == ["one", "two"]
+        heartbeat.report()
+    assert [note["STATUS"] for note in sent if "STATUS" in note] == ["one", "two"]
 
 
-def test_the_line_tells_the_server_the_gpu_and_whatever_is_not_well(tmp_path: Path) -> None:
+def test_the_line_shows_the_server_the_gpu_and_every_state_that_is_not_ok(tmp_path: Path) -> None:
     database = tmp_path / "x.db"
     database.write_bytes(bytes(12 * 2**20))
     health = [
-        record_run("host"),
-        record_run("gpu"),
-        record_run("llama_server", State("up")),
-        record_run("journal", State("failed")),
+        health_of("host"),
+        health_of("gpu"),
+        health_of("llama_server", State("up")),
+        health_of("journal", State("failed")),
     ]
     assert (
         status_line(5, health, 2, database)

@@ -14,7 +14,7 @@ from collector.sources.base import Reading, Tick
 
 
 class Fake:
-    """A source whose reading a test decides."""
+    """A source whose reading is defined by the test."""
 
     tables: tuple[Table, ...] = ()
 
@@ -46,7 +46,7 @@ def absent(_: Tick) -> Reading[Any]:
     raise SourceAbsent("not here")
 
 
-def test_one_tick_makes_one_row_of_what_all_sources_know() -> None:
+def test_one_tick_adds_one_row_with_the_values_of_all_sources() -> None:
     buffer = Buffer()
     sampler = Sampler(
         [
@@ -63,7 +63,7 @@ def test_one_tick_makes_one_row_of_what_all_sources_know() -> None:
     assert row["timestamp"] in range(before, int(time.time()) + 1)
 
 
-def test_a_source_that_fails_leaves_what_its_columns_hold_when_unknown() -> None:
+def test_a_source_that_fails_leaves_the_defaults_of_its_columns() -> None:
     buffer = Buffer()
     sampler = Sampler(
         [Fake("gpu", absent, {"gpu_usage": 0}), Fake("server", absent, {"active_models": None})], buffer, 1
@@ -82,7 +82,7 @@ def test_a_stale_value_is_never_repeated() -> None:
     assert [row["cpu_usage"] for row in snapshots(buffer)] == [50.0, None]
 
 
-def test_a_source_that_hangs_delays_the_others_by_no_more_than_the_patience_and_is_told_as_stuck(
+def test_a_source_that_hangs_delays_the_others_by_at_most_the_timeout_and_is_reported_as_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("collector.daemon.sampler.STUCK_SECONDS", 0)
@@ -114,7 +114,7 @@ def test_a_source_that_hangs_delays_the_others_by_no_more_than_the_patience_and_
     assert snapshots(buffer)[-1]["gpu_usage"] == 5
 
 
-def test_a_late_reading_still_writes_its_own_rows_with_the_time_of_its_tick() -> None:
+def test_a_late_reading_still_adds_its_own_rows_with_the_time_of_its_tick() -> None:
     buffer, release = Buffer(), threading.Event()
 
     def late(tick: Tick) -> Reading[Any]:
@@ -131,7 +131,7 @@ def test_a_late_reading_still_writes_its_own_rows_with_the_time_of_its_tick() ->
     assert (rows[0]["timestamp"], rows[0]["uptime"]) == (snapshot["timestamp"], 7)
 
 
-def test_a_source_sees_the_reading_of_an_earlier_one_of_the_same_tick() -> None:
+def test_a_source_can_use_the_reading_of_an_earlier_one_of_the_same_tick() -> None:
     buffer = Buffer()
     first = Fake("first", lambda tick: Reading(tick.timestamp), {})
 
@@ -145,8 +145,8 @@ def test_a_source_sees_the_reading_of_an_earlier_one_of_the_same_tick() -> None:
     assert row["uptime"] == row["timestamp"]
 
 
-def test_quick_sources_are_read_one_after_another_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.daemon.sampler.TURN_SECONDS", 10.0)
+def test_quick_sources_are_read_one_after_another_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.daemon.sampler.ROTATION_SECONDS", 10.0)
     readers: list[tuple[str, int]] = []
 
     def note(name: str) -> Callable[[Tick], Reading[Any]]:

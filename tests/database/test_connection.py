@@ -15,7 +15,7 @@ from collector.errors import DatabaseBusy, DatabaseError, DatabaseInUse
 UNPRIVILEGED = 65534
 
 
-def made(path: Path, rows: int = 2000) -> Path:
+def create_database(path: Path, rows: int = 2000) -> Path:
     with Database(path) as database, database.transaction() as connection:
         connection.executemany("INSERT INTO logs (level, message) VALUES ('info', ?)", [("x" * 50,)] * rows)
     return path
@@ -31,7 +31,7 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> 
 
 
 def test_a_damaged_database_is_refused_and_untouched(tmp_path: Path) -> None:
-    path = made(tmp_path / "damaged.db")
+    path = create_database(tmp_path / "damaged.db")
     content = bytearray(path.read_bytes())
     content[4096 * 20 : 4096 * 30] = os.urandom(4096 * 10)
     path.write_bytes(content)
@@ -41,7 +41,7 @@ def test_a_damaged_database_is_refused_and_untouched(tmp_path: Path) -> None:
 
 
 def test_a_truncated_database_is_refused_and_untouched(tmp_path: Path) -> None:
-    path = made(tmp_path / "truncated.db")
+    path = create_database(tmp_path / "truncated.db")
     content = path.read_bytes()[: 4096 * 9 + 100]
     path.write_bytes(content)
     with pytest.raises(DatabaseError, match="damaged"):
@@ -49,7 +49,7 @@ def test_a_truncated_database_is_refused_and_untouched(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_directory_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+def test_a_directory_at_the_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="is a directory"):
         Database(tmp_path)
 
@@ -69,12 +69,10 @@ def read_as_another_user(path: Path) -> str:
     return ended.stdout + ended.stderr
 
 
-def test_a_read_only_file_is_refused_with_what_to_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = made(tmp_path / "read-only.db", rows=1)
+def test_a_read_only_file_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = create_database(tmp_path / "read-only.db", rows=1)
     path.chmod(0o444)
-    real_access = os.access  # root may write everything: ask as somebody else would
+    real_access = os.access  # root may write everything: answer as for another user
     monkeypatch.setattr(
         os, "access", lambda p, mode: real_access(p, mode) and not (p == path and mode == os.W_OK)
     )
@@ -84,7 +82,9 @@ def test_a_read_only_file_is_refused_with_what_to_change(
     assert path.read_bytes() == before
 
 
-def test_another_user_reads_the_file_while_the_collector_has_it_open_and_afterwards(tmp_path: Path) -> None:
+def test_another_user_can_read_the_file_while_the_collector_has_it_open_and_afterwards(
+    tmp_path: Path,
+) -> None:
     for parent in (tmp_path, *list(tmp_path.parents)[:2]):
         parent.chmod(0o755)
     path = tmp_path / "shared.db"
@@ -94,33 +94,33 @@ def test_another_user_reads_the_file_while_the_collector_has_it_open_and_afterwa
     assert read_as_another_user(path) == "1\n"
 
 
-def test_no_journal_stays_beside_the_database(tmp_path: Path) -> None:
-    path = made(tmp_path / "d" / "clean.db")
+def test_no_journal_remains_beside_the_database(tmp_path: Path) -> None:
+    path = create_database(tmp_path / "d" / "clean.db")
     assert {file.name for file in path.parent.iterdir()} == {"clean.db", "clean.db.lock"}
 
 
-def test_a_second_collector_is_refused_and_told_which_process_has_it(database: Database) -> None:
+def test_a_second_collector_is_refused_with_the_id_of_the_first_process(database: Database) -> None:
     with pytest.raises(DatabaseInUse, match=rf"process {os.getpid()}\)"):
         Database(database.path)
 
 
-def test_a_symbolic_link_does_not_get_around_the_lock(database: Database, tmp_path: Path) -> None:
+def test_a_symbolic_link_does_not_bypass_the_lock(database: Database, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(database.path)
     with pytest.raises(DatabaseInUse):
         Database(link)
 
 
-def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
-    path = made(tmp_path / "x.db")
+def test_the_lock_is_released_with_its_database(tmp_path: Path) -> None:
+    path = create_database(tmp_path / "x.db")
     assert running_collector(path) is None
     with Database(path):
         assert running_collector(path) == os.getpid()
     assert running_collector(path) is None
 
 
-def test_a_database_in_wal_mode_is_taken_over(tmp_path: Path) -> None:
-    path = made(tmp_path / "wal.db", rows=3)
+def test_a_database_in_wal_mode_is_converted(tmp_path: Path) -> None:
+    path = create_database(tmp_path / "wal.db", rows=3)
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA journal_mode = WAL")
     with Database(path) as database:
@@ -128,8 +128,8 @@ def test_a_database_in_wal_mode_is_taken_over(tmp_path: Path) -> None:
         assert database.query("SELECT count(*) AS n FROM logs") == [{"n": 3}]
 
 
-def test_a_wal_database_that_another_program_has_open_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    path = made(tmp_path / "wal.db", rows=3)
+def test_a_wal_database_that_another_program_has_open_is_refused_with_advice(tmp_path: Path) -> None:
+    path = create_database(tmp_path / "wal.db", rows=3)
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA journal_mode = WAL")
         other.execute("SELECT count(*) FROM logs").fetchone()
@@ -138,7 +138,7 @@ def test_a_wal_database_that_another_program_has_open_is_refused_with_what_to_do
 
 
 def test_a_read_only_connection_cannot_write(tmp_path: Path) -> None:
-    path = made(tmp_path / "x.db", rows=1)
+    path = create_database(tmp_path / "x.db", rows=1)
     with (
         closing(connect_read_only(path)) as connection,
         pytest.raises(sqlite3.OperationalError, match="readonly"),
@@ -146,13 +146,13 @@ def test_a_read_only_connection_cannot_write(tmp_path: Path) -> None:
         connection.execute("DELETE FROM logs")
 
 
-def test_a_missing_database_is_not_created_by_looking(tmp_path: Path) -> None:
+def test_opening_a_missing_database_read_only_does_not_create_it(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="start the collector first"):
         connect_read_only(tmp_path / "missing.db")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
-    path = made(tmp_path / "ü ?#% &.db", rows=1)
+    path = create_database(tmp_path / "ü ?#% &.db", rows=1)
     with closing(connect_read_only(path)) as connection:
         assert connection.execute("SELECT count(*) FROM logs").fetchone() == (1,)

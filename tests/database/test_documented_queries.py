@@ -52,12 +52,12 @@ def plan(connection: sqlite3.Connection, query: str) -> str:
     return " | ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
 
 
-def test_chapter_10_holds_thirteen_statements() -> None:
+def test_chapter_10_contains_thirteen_statements() -> None:
     assert len(QUERIES) == 13
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_every_statement_of_chapter_10_runs_and_answers(filled: Path, query: str) -> None:
+def test_every_statement_of_chapter_10_runs(filled: Path, query: str) -> None:
     with closing(sqlite3.connect(filled)) as connection:
         rows = connection.execute(query).fetchall()
     assert rows or ("'error'" in query and "models" in query)
@@ -84,7 +84,7 @@ def test_filters_and_orders_of_chapter_11_use_their_index(filled: Path, query: s
     assert "TEMP B-TREE" not in found
 
 
-def test_the_hour_query_of_chapter_10_gives_exactly_the_last_hour(filled: Path) -> None:
+def test_the_hour_query_of_chapter_10_returns_exactly_the_last_hour(filled: Path) -> None:
     with closing(sqlite3.connect(filled)) as connection:
         rows = connection.execute(
             "SELECT timestamp FROM metrics WHERE timestamp >= strftime('%s', 'now') - 3600"
@@ -92,7 +92,7 @@ def test_the_hour_query_of_chapter_10_gives_exactly_the_last_hour(filled: Path) 
     assert 355 <= len(rows) <= 361
 
 
-def test_keyset_pagination_visits_every_model_once(filled: Path) -> None:
+def test_keyset_pagination_returns_every_model_once(filled: Path) -> None:
     seen: list[str] = []
     with closing(sqlite3.connect(filled)) as connection:
         page = connection.execute(

@@ -1,4 +1,4 @@
-"""A reader in another process keeps the writer waiting: who it is, is told."""
+"""A reader in another process keeps the writer waiting for long: the process is logged."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
+def logged() -> Iterator[list[str]]:
     texts: list[str] = []
     events.configure("info", "console", lambda _, text: texts.append(text))
     yield texts
@@ -33,7 +33,7 @@ def told() -> Iterator[list[str]]:
 
 
 class Reader:
-    """A process that holds a read transaction until it is told to end."""
+    """A process that holds a read transaction until `end`."""
 
     def __init__(self, database: Path) -> None:
         self._process = subprocess.Popen(
@@ -47,34 +47,34 @@ class Reader:
         self._process.communicate()
 
 
-def refused(writer: Writer, buffer: Buffer) -> None:
+def flush_fails(writer: Writer, buffer: Buffer) -> None:
     buffer.add([LOGS.insert(*[("info", "text", "collector", 1)])], Retention.KEPT)
     with pytest.raises(DatabaseBusy):
         writer.flush()
 
 
-def test_a_reader_is_named_once_when_it_holds_on_for_long(
-    database: Database, told: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_holds_a_lock_for_long_is_logged_once(
+    database: Database, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buffer = Buffer()
     writer = Writer(database, buffer)
     reader = Reader(database.path)
-    refused(writer, buffer)
-    assert told == []  # a short one is nobody's business
+    flush_fails(writer, buffer)
+    assert logged == []  # a short lock is normal
     monkeypatch.setattr(lock_holders, "LONG_SECONDS", 0)
-    refused(writer, buffer)
-    refused(writer, buffer)
+    flush_fails(writer, buffer)
+    flush_fails(writer, buffer)
     reader.end()
-    (text,) = told
+    (text,) = logged
     assert f"process {reader.pid} (python" in text
     assert writer.flush() == 3
     another = Reader(database.path)
-    refused(writer, buffer)
+    flush_fails(writer, buffer)
     another.end()
-    assert f"process {another.pid} (python" in told[1]
+    assert f"process {another.pid} (python" in logged[1]
 
 
-def test_readers_that_let_go_are_not_named(database: Database) -> None:
+def test_a_process_that_has_released_its_lock_is_not_named(database: Database) -> None:
     reader = Reader(database.path)
     lines = Path("/proc/locks").read_text().splitlines()
     reader.end()

@@ -12,7 +12,7 @@ from collector.database.connection import transaction
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.migrations import migrate, refresh_views
 from collector.errors import DatabaseError
-from collector.schema import View, ViewColumn
+from collector.schema import Column, Index, Table, View, ViewColumn
 from collector.views import VIEWS
 
 DOCUMENTED_SCHEMA = (Path(__file__).parent / "documented_schema.sql").read_text()
@@ -60,7 +60,7 @@ VERSIONS = {
 
 
 def old_database(path: Path, schema: str) -> None:
-    """A database as another program left it, with rows and with things of its own."""
+    """Create a database as another program left it, with rows and with tables and columns of its own."""
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(schema)
         connection.executescript(
@@ -135,14 +135,14 @@ def test_a_second_migration_changes_nothing(tmp_path: Path, version: str) -> Non
         assert database.changes == []
 
 
-def test_what_is_added_is_told(tmp_path: Path) -> None:
+def test_what_is_added_is_reported(tmp_path: Path) -> None:
     old_database(tmp_path / "old.db", VERSIONS["1.1"])
     with Database(tmp_path / "old.db") as database:
         assert "added column metrics.swap_usage" in database.changes
         assert not any("models" in change and "column" in change for change in database.changes)
 
 
-def test_an_interruption_at_any_statement_leaves_a_database_that_the_next_start_completes(
+def test_after_an_interruption_at_any_statement_the_next_start_completes_the_migration(
     tmp_path: Path,
 ) -> None:
     statements = 0
@@ -175,10 +175,10 @@ def test_an_interruption_at_any_statement_leaves_a_database_that_the_next_start_
         if finished:
             break
     else:
-        pytest.fail("the migration never ended")
+        pytest.fail("the migration did not end")
 
 
-def test_a_table_of_another_purpose_is_refused_before_anything_changes(tmp_path: Path) -> None:
+def test_a_table_for_another_purpose_is_refused_before_anything_changes(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE logs (whatever TEXT)")
@@ -188,7 +188,7 @@ def test_a_table_of_another_purpose_is_refused_before_anything_changes(tmp_path:
     assert path.read_bytes() == before
 
 
-def test_a_view_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_view_with_the_name_of_a_table_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "view.db")) as connection:
         connection.execute("CREATE VIEW metrics AS SELECT 1 AS id")
     with pytest.raises(DatabaseError, match="metrics is a view"):
@@ -196,7 +196,7 @@ def test_a_view_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_our_database_can_be_used_by_a_program_written_from_the_document(tmp_path: Path) -> None:
-    """Its statements, as chapters 9 and 11 imply them, on a file that we made."""
+    """Run its statements, as chapters 9 and 11 imply them, on a file that we created."""
     Database(tmp_path / "ours.db").close()
     with closing(sqlite3.connect(tmp_path / "ours.db", isolation_level=None)) as theirs, transaction(theirs):
         theirs.execute("INSERT INTO models (id, name) VALUES ('m', 'x')")
@@ -209,6 +209,37 @@ def test_our_database_can_be_used_by_a_program_written_from_the_document(tmp_pat
         assert theirs.execute("SELECT ctx_size, threads FROM models").fetchone() == (4096, 4)
 
 
+def numbers(*, indexes: tuple[Index, ...] = (), retired_indexes: tuple[str, ...] = ()) -> Table:
+    column = Column("x", "INTEGER", "gauge", "a number")
+    return Table("numbers", "Numbers.", (column,), indexes, retired_indexes)
+
+
+def indexes_of(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+        return {name for (name,) in found} - {index for index, _, _ in DOCUMENTED_INDEXES}
+
+
+def test_an_index_that_is_retired_is_dropped_once(tmp_path: Path) -> None:
+    old, new = Index("idx_old", "x"), Index("idx_new", "x DESC")
+    Database(tmp_path / "ours.db", [numbers(indexes=(old,))]).close()
+    assert indexes_of(tmp_path / "ours.db") == {"idx_old"}
+    table = numbers(indexes=(new,), retired_indexes=("idx_old", "idx_that_never_was"))
+    with Database(tmp_path / "ours.db", [table]) as database:
+        assert database.changes == ["added index idx_new", "dropped index idx_old"]
+    assert indexes_of(tmp_path / "ours.db") == {"idx_new"}
+    with Database(tmp_path / "ours.db", [table]) as database:
+        assert database.changes == []
+
+
+def test_an_index_of_another_table_with_a_retired_name_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE TABLE their_table (x)")
+        theirs.execute("CREATE INDEX idx_old ON their_table (x)")
+    Database(tmp_path / "theirs.db", [numbers(retired_indexes=("idx_old",))]).close()
+    assert indexes_of(tmp_path / "theirs.db") == {"idx_old"}
+
+
 def view(expression: str, name: str = "answer") -> View:
     return View(name, "What is the answer?", (ViewColumn("it", expression, "the answer"),), "FROM metadata")
 
@@ -218,14 +249,14 @@ def views_of(path: Path) -> dict[str, str]:
         return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
 
 
-def test_a_view_that_reads_otherwise_now_is_written_anew(tmp_path: Path) -> None:
+def test_a_view_whose_sql_has_changed_is_replaced(tmp_path: Path) -> None:
     Database(tmp_path / "ours.db", views=[view("41")]).close()
     with Database(tmp_path / "ours.db", views=[view("42")]) as database:
         assert database.changes == ["wrote view answer"]
     assert views_of(tmp_path / "ours.db") == {"answer": view("42").create_statement}
 
 
-def test_views_that_are_as_they_should_be_are_left_alone(tmp_path: Path) -> None:
+def test_views_that_are_up_to_date_are_not_written(tmp_path: Path) -> None:
     Database(tmp_path / "ours.db", OWN_TABLES, VIEWS).close()
     before = (tmp_path / "ours.db").read_bytes()
     with Database(tmp_path / "ours.db", OWN_TABLES, VIEWS) as database:
@@ -233,7 +264,7 @@ def test_views_that_are_as_they_should_be_are_left_alone(tmp_path: Path) -> None
     assert (tmp_path / "ours.db").read_bytes() == before
 
 
-def test_views_of_others_stay(tmp_path: Path) -> None:
+def test_views_of_other_programs_stay(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
         theirs.execute("CREATE VIEW their_view AS SELECT 7 AS x")
     with Database(tmp_path / "theirs.db", views=[view("42")]) as database:
@@ -241,17 +272,19 @@ def test_views_of_others_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", ["CREATE VIEW Answer AS SELECT 7 AS x", "CREATE TABLE answer (x DEFAULT 7)"])
-def test_what_others_made_under_the_name_of_a_view_stays_and_is_told(tmp_path: Path, made: str) -> None:
+def test_what_another_program_created_with_the_name_of_a_view_stays_and_is_reported(
+    tmp_path: Path, made: str
+) -> None:
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
         theirs.execute(made)
     with Database(tmp_path / "theirs.db", views=[view("42"), view("43", "other")]) as database:
-        (told,) = [change for change in database.changes if "answer" in change]
-        assert told == "left out view answer: another program has made something of that name"
+        (reported,) = [change for change in database.changes if "answer" in change]
+        assert reported == "left out view answer: another program has created something with that name"
         assert [row["name"] for row in database.query("PRAGMA table_info(answer)")] == ["x"]
     assert views_of(tmp_path / "theirs.db")["other"]
 
 
-def test_an_interruption_leaves_all_views_as_they_were(tmp_path: Path) -> None:
+def test_after_an_interruption_all_views_are_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "ours.db"
     Database(path, views=[view("1"), view("1", "other")]).close()
     before = views_of(path)

@@ -60,12 +60,12 @@ class TestModels:
         assert json.loads(saved["parameters"]) == {"top_k": 40}
         assert json.loads(saved["params"]) == {"vocab_size": 3}
 
-    def test_all_models_come_newest_first_and_ties_by_id(self, database: Database) -> None:
+    def test_all_models_are_sorted_newest_first_and_then_by_id(self, database: Database) -> None:
         for model_id, created_at in (("b", 5), ("a", 5), ("c", 9), ("d", 1)):
             database.models.save({"id": model_id, "name": "x", "created_at": created_at})
         assert [row["id"] for row in database.models.get_all()] == ["c", "b", "a", "d"]
 
-    def test_an_unknown_id_gives_none(self, database: Database) -> None:
+    def test_an_unknown_id_returns_none(self, database: Database) -> None:
         assert database.models.get_by_id("model_1_x") is None
 
     def test_an_update_changes_only_the_given_fields_and_updated_at(self, database: Database) -> None:
@@ -78,17 +78,17 @@ class TestModels:
         assert updated | {"updated_at": saved["updated_at"]} == saved | {"status": "loaded", "favorite": 1}
 
     @pytest.mark.parametrize("updates", [{}, {"nonsense": 1}, {"id": "other"}, {"created_at": 3}])
-    def test_an_update_without_a_valid_field_gives_none_and_changes_nothing(
+    def test_an_update_without_a_valid_field_returns_none_and_changes_nothing(
         self, database: Database, updates: dict[str, Any]
     ) -> None:
         saved = database.models.save(LLAMA)
         assert database.models.update(saved["id"], updates) is None
         assert database.models.get_by_id(saved["id"]) == saved
 
-    def test_an_update_of_an_unknown_model_gives_none(self, database: Database) -> None:
+    def test_an_update_of_an_unknown_model_returns_none(self, database: Database) -> None:
         assert database.models.update("model_1_x", {"status": "loaded"}) is None
 
-    def test_delete_says_whether_there_was_one(self, database: Database) -> None:
+    def test_delete_returns_whether_there_was_one(self, database: Database) -> None:
         saved = database.models.save(LLAMA)
         assert database.models.delete(saved["id"]) is True
         assert database.models.delete(saved["id"]) is False
@@ -103,7 +103,7 @@ class TestModels:
         assert database.models.cleanup_missing_files() == 1
         assert {row["id"] for row in database.models.get_all()} == {"here", "nowhere"}
 
-    def test_favorites_come_by_name(self, database: Database) -> None:
+    def test_favorites_are_sorted_by_name(self, database: Database) -> None:
         for name, favorite in (("b", 1), ("c", 0), ("a", 1)):
             database.models.save({"name": name, "favorite": favorite})
         assert [row["name"] for row in database.models.get_favorites()] == ["a", "b"]
@@ -149,7 +149,7 @@ class TestMetrics:
         assert [row["cpu_usage"] for row in database.metrics.get_history()] == [3, 2, 1, 4]
         assert [row["cpu_usage"] for row in database.metrics.get_history(2)] == [3, 2]
 
-    def test_history_holds_a_hundred_rows_unless_told(self, database: Database) -> None:
+    def test_history_returns_a_hundred_rows_by_default(self, database: Database) -> None:
         for _ in range(101):
             database.metrics.save({})
         assert len(database.metrics.get_history()) == 100
@@ -180,20 +180,22 @@ class TestMetrics:
 
 
 class TestLogs:
-    def test_added_records_come_newest_first_with_the_default_source(self, database: Database) -> None:
+    def test_added_records_are_returned_newest_first_with_the_default_source(
+        self, database: Database
+    ) -> None:
         database.logs.add("info", "first", "models")
         database.logs.add("error", "second")
         newest, oldest = database.logs.get_all()
         assert (newest["level"], newest["message"], newest["source"]) == ("error", "second", "server")
         assert oldest["source"] == "models"
 
-    def test_the_limit_holds(self, database: Database) -> None:
+    def test_the_limit_is_respected(self, database: Database) -> None:
         for number in range(150):
             database.logs.add("info", str(number))
         assert len(database.logs.get_all()) == 100
         assert [row["message"] for row in database.logs.get_all(2)] == ["149", "148"]
 
-    def test_clear_counts_what_it_deletes(self, database: Database) -> None:
+    def test_clear_returns_the_number_of_deleted_records(self, database: Database) -> None:
         database.logs.add("info", "x")
         assert (database.logs.clear(), database.logs.clear()) == (1, 0)
 
@@ -203,7 +205,9 @@ class TestLogs:
 
 
 class TestConfig:
-    def test_without_a_saved_configuration_the_documented_defaults_come(self, database: Database) -> None:
+    def test_without_a_saved_configuration_the_documented_defaults_are_returned(
+        self, database: Database
+    ) -> None:
         assert database.config.get() == {
             "serverPath": "/usr/local/bin/llama-server",
             "host": "localhost",
@@ -223,13 +227,13 @@ class TestConfig:
         config = database.config.get()
         assert (config["port"], config["theirs"], config["threads"]) == (9000, [1, {"a": None}], 4)
 
-    def test_a_configuration_that_is_no_json_is_named(self, database: Database) -> None:
+    def test_a_configuration_that_is_not_json_is_reported(self, database: Database) -> None:
         with database.transaction() as connection:
             connection.execute("INSERT INTO server_config VALUES ('config', '{oops')")
         with pytest.raises(DatabaseError, match=r"server_config.value of 'config' is not JSON"):
             database.config.get()
 
-    def test_what_is_no_json_cannot_be_saved(self, database: Database) -> None:
+    def test_a_value_that_is_not_json_cannot_be_saved(self, database: Database) -> None:
         with pytest.raises(ValueNotStorable, match=r"server_config\.value"):
             database.config.save({"when": object()})
 
@@ -238,15 +242,15 @@ class TestMetadata:
     @pytest.mark.parametrize(
         "value", [1704112345, {"theme": "dark"}, ["m1", "m2"], "text", None, True, 1.5, "ü\n\"'"]
     )
-    def test_any_json_value_comes_back(self, database: Database, value: object) -> None:
+    def test_any_json_value_is_returned_as_it_was_set(self, database: Database, value: object) -> None:
         database.meta.set("key", value)
         assert database.meta.get("key", "default") == value
 
-    def test_a_missing_key_gives_the_default(self, database: Database) -> None:
+    def test_a_missing_key_returns_the_default(self, database: Database) -> None:
         assert database.meta.get("missing", 0) == 0
         assert database.meta.get("missing") is None
 
-    def test_setting_again_replaces_and_dates(self, database: Database) -> None:
+    def test_setting_a_key_again_replaces_the_value_and_the_time(self, database: Database) -> None:
         database.meta.set("key", 1)
         with database.transaction() as connection:
             connection.execute("UPDATE metadata SET updated_at = 5")
@@ -256,7 +260,7 @@ class TestMetadata:
         assert row["updated_at"] > 5
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
-    def test_what_is_no_json_cannot_be_set(self, database: Database, value: object) -> None:
+    def test_a_value_that_is_not_json_cannot_be_set(self, database: Database, value: object) -> None:
         with pytest.raises(ValueNotStorable, match=r"metadata\.value"):
             database.meta.set("key", value)
 
@@ -276,7 +280,7 @@ def test_repositories_may_be_called_from_many_threads(database: Database) -> Non
     assert database.query("SELECT count(*) AS n FROM logs") == [{"n": 400}]
 
 
-def test_another_reader_never_sees_half_a_transaction(database: Database) -> None:
+def test_another_reader_never_finds_part_of_a_transaction(database: Database) -> None:
     reader = sqlite3.connect(database.path)
     with database.transaction():
         database.logs.add("info", "one")

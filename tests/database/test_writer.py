@@ -8,6 +8,7 @@ from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS, METADATA, METRICS
 from collector.database.writer import Writer
 from collector.errors import DatabaseBusy
+from collector.schema import Write
 
 
 def test_everything_that_waits_is_committed_in_one_transaction(database: Database) -> None:
@@ -23,12 +24,13 @@ def test_everything_that_waits_is_committed_in_one_transaction(database: Databas
     assert database.meta.get("position") == 9
 
 
-def test_without_rows_nothing_is_written_at_all(database: Database) -> None:
+def test_without_rows_nothing_is_written(database: Database) -> None:
     written = database.query("PRAGMA data_version")
     with closing(sqlite3.connect(database.path)) as other:
         before = other.execute("PRAGMA data_version").fetchone()
         assert (
-            Writer(database, Buffer(), lambda: ("INSERT INTO metadata VALUES ('a', 1, 1)", [()])).flush() == 0
+            Writer(database, Buffer(), lambda: Write("INSERT INTO metadata VALUES ('a', 1, 1)", [()])).flush()
+            == 0
         )
         assert other.execute("PRAGMA data_version").fetchone() == before
     assert database.query("PRAGMA data_version") == written
@@ -63,7 +65,7 @@ def test_a_reader_in_a_transaction_only_delays_the_rows(database: Database) -> N
     assert writer.flush() == 1
 
 
-def test_a_row_that_does_not_fit_is_left_out_and_the_others_are_kept(
+def test_a_row_that_does_not_fit_its_table_is_left_out_and_the_others_are_written(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     buffer = Buffer()
@@ -74,7 +76,7 @@ def test_a_row_that_does_not_fit_is_left_out_and_the_others_are_kept(
     assert "do not fit" in capsys.readouterr().out
 
 
-def test_dropped_samples_are_told_once(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dropped_samples_are_logged_once(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     buffer = Buffer(sample_capacity=1)
     writer = Writer(database, buffer)
     buffer.add([METRICS.insert(*(METRICS.row({"timestamp": n}) for n in range(3)))], Retention.DROPPABLE)

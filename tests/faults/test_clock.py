@@ -1,7 +1,6 @@
-"""The wall clock is set, or the machine sleeps, under a running collector.
+"""The wall clock is set, or the machine sleeps, while a collector runs.
 
-The full form stops it for minutes: `python -m tests.faults.test_clock --stop-seconds 300`. Both daylight-saving
-changes are in `test_schedule.py`.
+The full form stops it for minutes: `python -m tests.faults.test_clock --stop-seconds 300`.
 """
 
 import argparse
@@ -33,14 +32,14 @@ from tests.support.stepped_clock import SteppedClock
 SETTINGS = '[sampling]\ninterval = 1\n[llama_server]\nurl = ""\n[gpu]\nenabled = false\n[models]\nrescan_interval = 0\n'
 HOUR, DAY = 3600, 86_400
 STEPS = (HOUR, 0, -HOUR, 0, DAY, 0, -DAY)
-"""Where the clock is put, one after another: each step is an hour or a day, forward or back."""
+"""Offsets to which the clock is set, one after another: each step is an hour or a day, forward or back."""
 
 TWO_INTERVALS_SECONDS, STALL_SECONDS = 2, 3
-"""A busy machine may keep a collector from sampling for the latter."""
+"""Because of a busy machine a collector may not sample for the latter."""
 
 SHORT_STOP_SECONDS, STOP_SECONDS = 7, 300
 WRITTEN_BYTES = 16 * 2**20
-TOLD = "SELECT message FROM logs WHERE message LIKE 'the clock was set, or the machine slept%'"
+LOGGED = "SELECT message FROM logs WHERE message LIKE 'the clock was set, or the machine slept%'"
 
 
 def sampled(collector: Collector) -> list[int]:
@@ -49,7 +48,7 @@ def sampled(collector: Collector) -> list[int]:
 
 
 def wait_for_samples(collector: Collector, clock: SteppedClock, number: int = 2) -> None:
-    """Wait for so many more by the time that the clock shows now."""
+    """Wait for this many more samples with the time that the clock shows now."""
     newest = collector.wait_for("SELECT max(id) AS id FROM metrics HAVING count(*)")[0]["id"]
     now = clock.now()
     collector.wait_for(
@@ -59,7 +58,7 @@ def wait_for_samples(collector: Collector, clock: SteppedClock, number: int = 2)
 
 
 def true_seconds(timestamps: Sequence[int], offsets: Sequence[int]) -> list[int]:
-    """The true time of each sample: that which follows best on the one before."""
+    """Return the true time of each sample: of the possible ones the closest to that of the sample before."""
     true = [timestamps[0]]
     for timestamp in timestamps[1:]:
         true.append(min((timestamp - o for o in offsets), key=lambda second: abs(second - true[-1])))
@@ -67,7 +66,7 @@ def true_seconds(timestamps: Sequence[int], offsets: Sequence[int]) -> list[int]
 
 
 @pytest.mark.slow
-def test_steps_of_the_clock_neither_hold_up_the_samples_nor_bring_a_burst(tmp_path: Path) -> None:
+def test_steps_of_the_clock_cause_neither_a_gap_nor_a_burst_of_samples(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path)
     settings = SETTINGS.replace('url = ""', 'url = ""\nprocess_name = "a-server"')
     with (
@@ -80,21 +79,21 @@ def test_steps_of_the_clock_neither_hold_up_the_samples_nor_bring_a_burst(tmp_pa
             clock.set(offset)
             wait_for_samples(collector, clock)
         assert collector.stop() == 0
-        lived = time.monotonic() - started
+        lifetime = time.monotonic() - started
     seconds = true_seconds(sampled(collector), (0, *STEPS))
     gaps = [after - before for before, after in pairwise(seconds)]
     assert max(gaps) <= TWO_INTERVALS_SECONDS + STALL_SECONDS
     assert min(gaps) >= 0
-    assert len(seconds) <= lived + 2
+    assert len(seconds) <= lifetime + 2
     assert sum(gap == 0 for gap in gaps) <= len(STEPS)  # a step may fall between a sample and its second
-    assert len(collector.query(TOLD)) == len(STEPS)
+    assert len(collector.query(LOGGED)) == len(STEPS)
     (uptime,) = collector.query("SELECT min(uptime) AS least, max(uptime) AS most FROM metrics")
-    assert 0 < uptime["least"] < uptime["most"] < lived + STALL_SECONDS
+    assert 0 < uptime["least"] < uptime["most"] < lifetime + STALL_SECONDS
 
 
 @contextmanager
 def process_named(program: Path) -> Iterator[None]:
-    """A process that does nothing and bears the name of its program file."""
+    """Run a process that does nothing and has the name of its program file."""
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "600"]) as process:
         try:
@@ -107,37 +106,37 @@ def backups(collector: Collector) -> int:
     return len(list(collector.database.parent.glob("backup/*.db")))
 
 
-def look_for_backups(collector: Collector) -> int:
-    """How many backups there are after it has looked a few times more whether one is due."""
-    looks = "SELECT runs FROM collector_health WHERE name = 'backup'"
-    (before,) = collector.wait_for(looks)
-    collector.wait_for(f"{looks} AND runs > {before['runs'] + 2}")
+def backups_after_checks(collector: Collector) -> int:
+    """Return the number of backups after the collector has checked several times whether one is due."""
+    checks = "SELECT runs FROM collector_health WHERE name = 'backup'"
+    (before,) = collector.wait_for(checks)
+    collector.wait_for(f"{checks} AND runs > {before['runs'] + 2}")
     return backups(collector)
 
 
 @pytest.mark.slow
-def test_the_nightly_backup_runs_once_a_night_however_the_clock_is_set(tmp_path: Path) -> None:
+def test_the_nightly_backup_runs_once_a_night_whatever_the_clock_does(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path)
     night = datetime.fromtimestamp(clock.now() + HOUR / 2, UTC)
     settings = f'{SETTINGS}[backup]\nschedule = "{night:%-M %-H} * * *"\n'
-    looks_often = {"collector.daemon.jobs.LOOK_SECONDS": 1}
-    with ImpatientCollector(tmp_path, settings, looks_often, clock.environment) as collector:
-        assert look_for_backups(collector) == 0
+    frequent_checks = {"collector.daemon.jobs.LOOK_SECONDS": 1}
+    with ImpatientCollector(tmp_path, settings, frequent_checks, clock.environment) as collector:
+        assert backups_after_checks(collector) == 0
         for offset, expected in (
-            (HOUR, 1),  # over the nightly time
+            (HOUR, 1),  # past the nightly time
             (0, 1),  # and back
-            (HOUR * 3 // 4, 1),  # it comes for the second time
+            (HOUR * 3 // 4, 1),  # the nightly time is reached a second time
             (HOUR + DAY, 2),  # the next night
-            (0, 2),  # a clock that was a day wrong
-            (HOUR * 3 // 4, 3),  # must not end the backups
+            (0, 2),  # a clock that was wrong by a day
+            (HOUR * 3 // 4, 3),  # must not prevent further backups
         ):
             clock.set(offset)
-            assert look_for_backups(collector) == expected, offset
+            assert backups_after_checks(collector) == expected, offset
         assert collector.stop() == 0
 
 
 @pytest.mark.parametrize("set_back_to", ["01:00", "01:59"])
-def test_a_clock_that_is_set_back_over_the_nightly_time_brings_no_second_backup_that_night(
+def test_a_clock_that_is_set_back_before_the_nightly_time_causes_no_second_backup_that_night(
     database: Database, set_back_to: str
 ) -> None:
     times = iter(
@@ -155,7 +154,7 @@ def test_a_clock_that_is_set_back_over_the_nightly_time_brings_no_second_backup_
     assert len(place.backups()) == 2
 
 
-def test_a_clock_that_is_set_back_makes_no_test_of_a_backup_due_again(
+def test_a_clock_that_is_set_back_does_not_make_a_tested_backup_due_again(
     database: Database,
 ) -> None:
     place = BackupDirectory(database.path.parent / "backup", database.path)
@@ -178,12 +177,12 @@ WAITER = """
 from collector.daemon import signals
 signals.block_signals()
 print("waiting", flush=True)
-print(signals.wait(1), flush=True)
-print(signals.wait(30))
+print(signals.wait_for_signal(1), flush=True)
+print(signals.wait_for_signal(30))
 """
 
 
-def test_a_process_that_was_stopped_has_received_no_signal() -> None:
+def test_a_process_that_was_stopped_and_continued_receives_no_signal() -> None:
     with subprocess.Popen([sys.executable, "-c", WAITER], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "waiting\n"
@@ -196,13 +195,16 @@ def test_a_process_that_was_stopped_has_received_no_signal() -> None:
 
 
 def stop_for(collector: Collector, clock: SteppedClock, seconds: float, slept: int) -> tuple[int, int]:
-    """Stop the process as a sleeping machine does, and let it go on; bytes written meanwhile, and in all.
+    """Stop the process as a sleeping machine does, and continue it.
 
     Args:
         collector: the process.
         clock: its wall clock.
-        seconds: how long.
-        slept: how far the wall clock is ahead afterwards, as the monotonic one does not count sleep.
+        seconds: for how long.
+        slept: how far the wall clock is ahead afterwards: the monotonic one does not count sleep.
+
+    Returns:
+        the bytes that were written to all disks meanwhile, and in all.
     """
     assert collector.process
     written = collector.database.with_name("written")
@@ -223,17 +225,17 @@ def stop_for(collector: Collector, clock: SteppedClock, seconds: float, slept: i
 
 
 def check_stop(directory: Path, stop_seconds: float, slept: int) -> int:
-    """Stop a collector for a while and compare its rows with the time that has passed; how many there are."""
+    """Stop a collector for a while, compare its rows with the time that has passed, and return their number."""
     clock = SteppedClock(directory)
     with Collector(directory, SETTINGS, clock.environment) as collector:
         wait_for_samples(collector, clock)
         started, first = time.monotonic(), sampled(collector)[-1]
         while_stopped, in_all = stop_for(collector, clock, stop_seconds, slept)
-        lived = time.monotonic() - started
+        lifetime = time.monotonic() - started
         assert collector.stop() == 0
-    assert len(collector.query(TOLD)) == (1 if slept else 0)
+    assert len(collector.query(LOGGED)) == (1 if slept else 0)
     timestamps = [second for second in sampled(collector) if second >= first]
-    assert len(timestamps) <= lived - stop_seconds + TWO_INTERVALS_SECONDS + 1
+    assert len(timestamps) <= lifetime - stop_seconds + TWO_INTERVALS_SECONDS + 1
     gap, before, after = max((after - before, before, after) for before, after in pairwise(timestamps))
     asleep = stop_seconds + slept
     assert asleep - 1 <= gap <= asleep + TWO_INTERVALS_SECONDS + STALL_SECONDS
@@ -251,7 +253,7 @@ def check_stop(directory: Path, stop_seconds: float, slept: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slept", [0, HOUR], ids=["stopped", "asleep for an hour"])
-def test_after_a_sleep_sampling_goes_on_and_the_gap_stays_one(tmp_path: Path, slept: int) -> None:
+def test_after_a_sleep_sampling_continues_and_the_gap_is_not_filled(tmp_path: Path, slept: int) -> None:
     check_stop(tmp_path, SHORT_STOP_SECONDS, slept)
 
 
@@ -263,7 +265,9 @@ def main() -> None:
     for slept in (0, HOUR):
         with tempfile.TemporaryDirectory() as directory:
             rows = check_stop(Path(directory), options.stop_seconds, slept)
-        print(f"stopped for {options.stop_seconds:.0f} s, the clock {slept} s ahead then: {rows} samples")
+        print(
+            f"stopped for {options.stop_seconds:.0f} s, the clock {slept} s ahead afterwards: {rows} samples"
+        )
 
 
 if __name__ == "__main__":

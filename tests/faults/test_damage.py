@@ -1,4 +1,4 @@
-"""A database that a failing disk has damaged, and the ways out of it."""
+"""A database that a failing disk has damaged, and what can be done."""
 
 import shutil
 import signal
@@ -11,9 +11,11 @@ from threading import Event
 import pytest
 
 from collector.catalog import OWN_TABLES
-from collector.database import Database
-from collector.database import integrity_check as damage_check
+from collector.daemon.run_record import RunRecord
+from collector.database import Database, integrity_check
+from collector.database.buffer import Buffer
 from collector.database.connection import QUICK_CHECK_MAX_BYTES
+from collector.database.integrity_check import IntegrityCheck
 from collector.errors import DatabaseDamaged
 from tests.support.collector import Collector
 from tests.support.damage import damage
@@ -39,7 +41,7 @@ def count(path: Path) -> int:
 
 
 def damaged(tmp_path: Path, settings: str = "") -> Collector:
-    """A collector whose database was backed up, and then damaged."""
+    """Return a collector whose database was backed up and then damaged."""
     collector = Collector(
         tmp_path,
         f'[database]\npath = "{tmp_path}/data/llama-dashboard.db"\nflush_interval = 1\n{settings}{QUIET}',
@@ -53,7 +55,7 @@ def damaged(tmp_path: Path, settings: str = "") -> Collector:
     return collector
 
 
-def test_a_damaged_database_stops_the_start_and_both_ways_out_are_named(tmp_path: Path) -> None:
+def test_a_damaged_database_prevents_the_start_and_both_remedies_are_named(tmp_path: Path) -> None:
     collector = damaged(tmp_path)
     broken = collector.database.read_bytes()
     ended = collector.call("run")
@@ -64,8 +66,8 @@ def test_a_damaged_database_stops_the_start_and_both_ways_out_are_named(tmp_path
     restored = collector.call("restore", "--latest")
     assert restored.returncode == 0, restored.stderr
     assert count(collector.database) == ROWS
-    (kept,) = tmp_path.glob("data/*.before-restore-*")
-    assert kept.read_bytes() == broken
+    (aside,) = tmp_path.glob("data/*.before-restore-*")
+    assert aside.read_bytes() == broken
     with collector:
         collector.wait_for("SELECT * FROM collector_health WHERE state = 'running'")
 
@@ -81,18 +83,20 @@ def test_check_full_finds_damage_and_says_what_to_do(tmp_path: Path) -> None:
     assert "was read in full and is sound" in collector.call("check", "--full").stdout
 
 
-def test_where_the_settings_say_so_it_is_set_aside_and_a_fresh_one_begun(tmp_path: Path) -> None:
+def test_if_the_settings_allow_it_the_damaged_file_is_set_aside_and_an_empty_one_created(
+    tmp_path: Path,
+) -> None:
     collector = damaged(tmp_path, 'on_damage = "fresh"\n')
     broken = collector.database.read_bytes()
     with collector:
         collector.wait_for("SELECT * FROM metrics")
-        (told,) = collector.wait_for(
+        (logged,) = collector.wait_for(
             "SELECT * FROM logs WHERE level = 'error' AND message LIKE '%set aside%'"
         )
         assert collector.stop() == 0
     (kept,) = tmp_path.glob("data/*.damaged-*")
     assert kept.read_bytes() == broken
-    assert kept.name in told["message"]
+    assert kept.name in logged["message"]
     assert count(collector.database) == 0
 
 
@@ -109,8 +113,8 @@ def test_a_file_that_is_no_database_is_never_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_shell_recovers_what_can_be_read_and_the_collector_goes_on_with_it(tmp_path: Path) -> None:
-    """The way of the database's documentation, with the sqlite3 shell."""
+def test_the_shell_recovers_what_can_be_read_and_the_collector_continues_with_it(tmp_path: Path) -> None:
+    """Recover with the sqlite3 shell, as the documentation of the database describes it."""
     collector = damaged(tmp_path)
     path, recovered, shell = collector.database, tmp_path / "recovered.db", recovering_shell()
     script = subprocess.run([shell, path, ".recover"], capture_output=True, check=True).stdout
@@ -126,7 +130,7 @@ def test_the_shell_recovers_what_can_be_read_and_the_collector_goes_on_with_it(t
 
 
 def large_and_damaged(tmp_path: Path, on_damage: str) -> Collector:
-    """A collector that was killed, and its database of more than 32 MB, damaged among the oldest lines."""
+    """Return a collector that was killed; its database of more than 32 MB is damaged in the oldest lines."""
     collector = Collector(
         tmp_path,
         f'[database]\npath = "{tmp_path}/data/llama-dashboard.db"\nflush_interval = 1\n'
@@ -143,7 +147,7 @@ def large_and_damaged(tmp_path: Path, on_damage: str) -> Collector:
 
 
 @pytest.mark.slow
-def test_damage_found_while_the_collector_runs_stops_it_and_every_start_after(tmp_path: Path) -> None:
+def test_damage_that_is_found_while_the_collector_runs_stops_it_and_every_later_start(tmp_path: Path) -> None:
     collector = large_and_damaged(tmp_path, "stop")
     for _ in range(2):
         ended = collector.call("run")
@@ -154,22 +158,22 @@ def test_damage_found_while_the_collector_runs_stops_it_and_every_start_after(tm
 
 
 @pytest.mark.slow
-def test_damage_found_while_the_collector_runs_sets_the_file_aside_where_the_settings_say_so(
+def test_damage_that_is_found_while_the_collector_runs_sets_the_file_aside_if_the_settings_allow_it(
     tmp_path: Path,
 ) -> None:
     collector = large_and_damaged(tmp_path, "fresh")
     with collector:
-        collector.wait_for("SELECT * FROM pragma_page_count WHERE page_count < 1000")  # the fresh one
-        told = collector.wait_for("SELECT * FROM logs WHERE message LIKE '%set aside%'")
+        collector.wait_for("SELECT * FROM pragma_page_count WHERE page_count < 1000")  # the new one
+        (logged,) = collector.wait_for("SELECT * FROM logs WHERE message LIKE '%set aside%'")
         assert collector.stop() == 0
     (kept,) = tmp_path.glob("data/*.damaged-*")
-    assert kept.name in told[0]["message"]
+    assert kept.name in logged["message"]
     assert kept.stat().st_size > QUICK_CHECK_MAX_BYTES
     assert collector.database.stat().st_size < QUICK_CHECK_MAX_BYTES
 
 
 @pytest.mark.parametrize("ending", ["clean", "killed"])
-def test_a_large_database_is_read_for_damage_after_an_unclean_end_only(
+def test_a_large_database_is_checked_only_after_a_run_that_did_not_stop_cleanly(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = Collector(tmp_path, QUIET)
@@ -179,12 +183,13 @@ def test_a_large_database_is_read_for_damage_after_an_unclean_end_only(
     fill(collector.database)
     damage(collector.database)
     monkeypatch.setattr("collector.database.connection.QUICK_CHECK_MAX_BYTES", 0)
-    monkeypatch.setattr(damage_check, "QUICK_CHECK_MAX_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "QUICK_CHECK_MAX_BYTES", 0)
     with Database(collector.database, OWN_TABLES) as database:
-        check = damage_check.DamageCheck(database, Event())
+        run = RunRecord(database, Buffer())
+        check = IntegrityCheck(database, Event(), run.add_integrity, is_due=run.is_check_due)
         if ending == "clean":
             check.run()
             return
-        for _ in range(2):  # it stays to be done
+        for _ in range(2):  # it stays due
             with pytest.raises(DatabaseDamaged, match="restore --latest"):
                 check.run()

@@ -1,6 +1,6 @@
-"""A whole daemon beside a server that answers anything, and beside one that is restarted again and again.
+"""A whole daemon with a server that returns arbitrary answers, and with one that is restarted repeatedly.
 
-The answers themselves are gone through one by one in tests/sources/llama/test_hostile_answers.py.
+Each answer on its own is tested in tests/sources/llama/test_hostile_answers.py.
 """
 
 import itertools
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slow
 
 RESTARTS = 4
 REQUESTS = 12
-"""Enough to show in the processor time of so small a model."""
+"""Enough to be measurable in the processor time of such a small model."""
 
 ODD_ANSWERS = [*list(EVERYTHING)[::5], "a million empty lists", "1 GB", "dripping headers", "silence"]
 """One a second, so not all."""
 
 GROWTH_BYTES = 120 * 2**20
-"""Of the daemon: a list of a million lists takes 70 MB for a moment, and the unit allows 256 MB in all."""
+"""Growth of the daemon: a list of a million lists needs 70 MB for a moment, and the unit allows 256 MB."""
 
 
 def settings(url: str, timeout: float) -> str:
@@ -40,12 +40,12 @@ def process_of(collector: Collector) -> psutil.Process:
     return psutil.Process(collector.process.pid)
 
 
-def states_told(collector: Collector) -> list[str]:
+def logged_states(collector: Collector) -> list[str]:
     rows = collector.query("SELECT message FROM logs WHERE message LIKE 'llama_server: %' ORDER BY id")
     return [row["message"].split(":")[1].strip() for row in rows]
 
 
-def test_odd_answers_delay_no_other_source_and_leave_no_invented_value(tmp_path: Path) -> None:
+def test_odd_answers_delay_no_other_source_and_cause_no_invented_value(tmp_path: Path) -> None:
     names = iter(ODD_ANSWERS)
     is_over = False
 
@@ -72,7 +72,7 @@ def test_odd_answers_delay_no_other_source_and_leave_no_invented_value(tmp_path:
     assert longest["characters"] < 700
 
 
-def test_a_real_server_that_is_restarted_is_told_once_a_change_and_leaks_nothing(
+def test_restarts_of_a_real_server_are_logged_once_per_change_and_leak_nothing(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     port = free_port()
@@ -95,7 +95,7 @@ def test_a_real_server_that_is_restarted_is_told_once_a_change_and_leaks_nothing
             newest = collector.wait_for("SELECT active_models FROM metrics ORDER BY id DESC LIMIT 1")
             assert newest == [{"active_models": 0}]
         assert collector.stop() == 0
-    told = [state for state in states_told(collector) if state != "loading"]
-    assert told == ["down", *["up", "down"] * RESTARTS]
-    assert used[-1][0] <= used[1][0] + 2  # a flush or a scan may hold a file for the moment
+    logged = [state for state in logged_states(collector) if state != "loading"]
+    assert logged == ["down", *["up", "down"] * RESTARTS]
+    assert used[-1][0] <= used[1][0] + 2  # a flush or a scan may have a file open at the moment
     assert used[-1][1] <= used[1][1] + 1

@@ -26,7 +26,7 @@ from tests.support.gguf_files import write_model
 from tests.support.log_flood import LogFlood, message
 
 KILLS = 40
-LONGEST_BEFORE_LOOK, LONGEST_AFTER_LOOK = 1.5, 2.5  # seconds
+LONGEST_BEFORE_READ, LONGEST_AFTER_READ = 1.5, 2.5  # seconds
 FLUSH_SECONDS = SAMPLE_SECONDS = 1
 KEPT_SAMPLES, OLD_SAMPLES, KEPT_BACKUPS, MODELS = 4000, 3000, 3, 5
 HANG_SECONDS = 30
@@ -56,23 +56,23 @@ keep = 3
 self_test_days = 1
 """
 
-NOTED = {"metrics": "timestamp", "host_metrics": "cpu_usage", "logs": "message"}
-"""Of each table a column by which a row is known again."""
+RECOGNISED_BY = {"metrics": "timestamp", "host_metrics": "cpu_usage", "logs": "message"}
+"""For each table a column by which a row is recognised."""
 
 
 @dataclass
 class Figures:
-    """What the kills did.
+    """The effects of the kills.
 
     Args:
-        kills: how many.
-        journals: killed in the midst of a change, which the next start took back.
-        partial_backups: killed in the midst of a backup or of its test.
-        seconds_missing: from the newest sample that was committed to each kill.
-        rows_noted: seen by a reader before a kill.
-        lines: of the log.
-        samples: in the end.
-        samples_pruned: which were made old for that.
+        kills: number of kills.
+        journals: kills in the middle of a change, which the next start rolled back.
+        partial_backups: kills in the middle of a backup or of its trial restore.
+        seconds_missing: from the newest committed sample to each kill.
+        rows_noted: rows that a reader found before a kill.
+        lines: lines of the log.
+        samples: samples in the end.
+        samples_pruned: samples that were inserted as old ones and pruned.
     """
 
     kills: int = 0
@@ -95,12 +95,12 @@ class Figures:
         )
 
 
-class Ordeal:
-    """A collector with everything going on at once.
+class KilledCollector:
+    """A collector with all its jobs running, killed again and again.
 
     Args:
-        directory: empty.
-        seed: of the moments.
+        directory: an empty directory.
+        seed: seed of the random moments.
     """
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -114,31 +114,31 @@ class Ordeal:
         self._begun = int(time.time())
         self._runs: list[tuple[float, float]] = []
         self._ends: set[int] = set()
-        self._noted: dict[str, dict[int, object]] = {table: {} for table in NOTED}
+        self._noted: dict[str, dict[int, object]] = {table: {} for table in RECOGNISED_BY}
         self.figures = Figures()
 
-    def survive(self, kills: int) -> Figures:
-        """Kill it so often, then let it end in good order; every promise is checked."""
+    def run(self, kills: int) -> Figures:
+        """Kill it this many times, then stop it cleanly and check every promise."""
         with self._collector:
             self._collector.wait_for("SELECT * FROM metrics")
             self._stop_cleanly()
         with LogFlood(self._log) as flood:
             for _ in range(kills):
-                self._live_and_die()
+                self._run_and_kill()
         self.figures.lines = flood.lines
-        self._live_on()
+        self._finish()
         self._check_rows()
         self._check_files()
         return self.figures
 
-    def _live_and_die(self) -> None:
+    def _run_and_kill(self) -> None:
         started = time.time()
         with self._collector as collector:
-            time.sleep(self._chance.uniform(0, LONGEST_BEFORE_LOOK))
-            if self._chance.random() < 0.8:  # the others die young
+            time.sleep(self._chance.uniform(0, LONGEST_BEFORE_READ))
+            if self._chance.random() < 0.8:  # the others are killed early
                 self._note_committed()
-                self._give_work()
-                time.sleep(self._chance.uniform(0, LONGEST_AFTER_LOOK))
+                self._create_work()
+                time.sleep(self._chance.uniform(0, LONGEST_AFTER_READ))
             killed = time.time()
             assert collector.stop(signal.SIGKILL) == -signal.SIGKILL, collector.output
         self._runs.append((started, killed))
@@ -147,7 +147,7 @@ class Ordeal:
         self._check_remains()
 
     def _note_committed(self) -> None:
-        for table, column in NOTED.items():
+        for table, column in RECOGNISED_BY.items():
             newest = max(self._noted[table], default=0)
             rows = self._read(
                 f"SELECT id, {column} AS noted FROM {table} WHERE id > {newest} AND timestamp >= {self._begun}"
@@ -155,7 +155,7 @@ class Ordeal:
             self._noted[table] |= {row["id"]: row["noted"] for row in rows}
 
     def _read(self, statement: str) -> list[dict[str, Any]]:
-        """What a kill in the midst of a change has left, only the next start can mend: a reader waits for it."""
+        """Query; after a kill in the middle of a change a reader has to wait until the next start rolls it back."""
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:
@@ -165,8 +165,8 @@ class Ordeal:
                     raise
                 time.sleep(0.02)
 
-    def _give_work(self) -> None:
-        """As other programs may write: old samples to be pruned, a backup that is due, a model that changed."""
+    def _create_work(self) -> None:
+        """Write as another program may: old samples to be pruned, a backup that is due, a model that has changed."""
         with closing(sqlite3.connect(self._collector.database, timeout=WAIT_SECONDS)) as other, other:
             other.execute(
                 "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < ?)"
@@ -179,7 +179,7 @@ class Ordeal:
         os.utime(self._chance.choice(sorted(self._models.iterdir())))
 
     def _check_remains(self) -> None:
-        """On a copy: what was killed is mended by the collector's own next start."""
+        """Check a copy: the original is left for the collector's own next start."""
         shutil.rmtree(self._copies, ignore_errors=True)
         self._copies.mkdir()
         database = self._collector.database
@@ -189,8 +189,8 @@ class Ordeal:
         self.figures.partial_backups += any((database.parent / "backup").glob(".*"))
         require_integrity(self._copies / database.name)
 
-    def _live_on(self) -> None:
-        """Once more, to the end of all that is to be done; the last kill too may have left a journal."""
+    def _finish(self) -> None:
+        """Run it once more until all jobs are done; the last kill may have left a journal too."""
         started = int(time.time())
         with self._collector as collector:
             self._read("SELECT * FROM metadata")
@@ -213,7 +213,7 @@ class Ordeal:
         database = self._collector.database
         require_integrity(database)
         with closing(sqlite3.connect(database)) as reader:
-            for table, column in NOTED.items():
+            for table, column in RECOGNISED_BY.items():
                 stored = dict(reader.execute(f"SELECT id, {column} FROM {table}").fetchall())
                 lost = {
                     number: noted
@@ -236,11 +236,11 @@ class Ordeal:
             ).fetchone()
         written = Counter(message(number) for number in range(self.figures.lines))
         surplus, missing = lines - written, written - lines
-        assert not surplus, f"{len(surplus)} lines too often: {list(surplus)[:5]}"
+        assert not surplus, f"{len(surplus)} lines more often than written: {list(surplus)[:5]}"
         assert not missing, f"{len(missing)} lines missing: {list(missing)[:5]}"
         assert len(paths) == len(set(paths)) == MODELS
         doubled = {second for second, rows in Counter(samples).items() if rows > 1}
-        assert doubled <= self._ends, "one that ended and one that began within the same second"
+        assert doubled <= self._ends, "a run stopped and the next one started within the same second"
         self.figures.rows_noted = sum(map(len, self._noted.values()))
         self.figures.samples = len(samples)
         self.figures.samples_pruned -= old
@@ -272,13 +272,13 @@ def require_integrity(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_whenever_the_daemon_is_killed_no_row_and_no_line_is_lost_or_doubled_and_nothing_is_left_behind(
+def test_whenever_the_daemon_is_killed_no_row_and_no_line_is_lost_or_doubled_and_no_file_is_left_behind(
     tmp_path: Path,
 ) -> None:
-    figures = Ordeal(tmp_path, seed=KILLS).survive(KILLS)
+    figures = KilledCollector(tmp_path, seed=KILLS).run(KILLS)
     print(figures)
-    # The sample of the last second may wait for the flush of the next one. A machine that is busy delays
-    # some; half of them it does not.
+    # The sample of the last second may wait for the flush of the next one. A busy machine delays some, but
+    # not half of them.
     assert statistics.median(figures.seconds_missing) <= SAMPLE_SECONDS + FLUSH_SECONDS
     assert max(figures.seconds_missing) < HANG_SECONDS
     assert len(figures.seconds_missing) > KILLS / 4
@@ -287,4 +287,4 @@ def test_whenever_the_daemon_is_killed_no_row_and_no_line_is_lost_or_doubled_and
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        print(Ordeal(Path(scratch), seed=int(time.time())).survive(int(sys.argv[1])))
+        print(KilledCollector(Path(scratch), seed=int(time.time())).run(int(sys.argv[1])))

@@ -1,6 +1,6 @@
-"""Other programs lock, move, remove and replace the database under a running collector.
+"""Other programs lock, move, remove and replace the database while a collector runs.
 
-The full form, with the product's own patience: `python -m tests.faults.test_locks`; its arguments say for how
+The full form, with the timeouts of the product: `python -m tests.faults.test_locks`; its arguments say for how
 many seconds each lock is held.
 """
 
@@ -33,9 +33,9 @@ WRITE_SECONDS, READ_SECONDS = 60, 600
 SHORT_WRITE_SECONDS, SHORT_READ_SECONDS = 3, 5
 LONG = "collector.database.lock_holders.LONG_SECONDS"
 BUFFER_DEFAULTS = "collector.database.buffer.Buffer.__init__.__defaults__"
-STILL = "collector.database.file_watch.STILL_SECONDS"
+UNCHANGED = "collector.database.file_watch.UNCHANGED_SECONDS"
 STALL_SECONDS = 3
-"""A busy machine may keep a collector from sampling for so long."""
+"""Because of a busy machine a collector may not sample for so long."""
 
 
 def database_settings(directory: Path, more: str) -> str:
@@ -60,7 +60,7 @@ def seconds_of(database: Path) -> list[int]:
 
 
 def hold(collector: Collector, statements: tuple[str, ...], seconds: float) -> int:
-    """Hold a lock for a while, and wait until what was sampled meanwhile is there; who held it."""
+    """Hold a lock for a while, wait for the samples of that time, and return the process that held it."""
     with LockHolder(collector.database, statements) as holder:
         time.sleep(seconds)
     released = int(time.time())
@@ -69,18 +69,18 @@ def hold(collector: Collector, statements: tuple[str, ...], seconds: float) -> i
 
 
 def require_every_sample_once(collector: Collector) -> None:
-    """Stop it, and compare the rows with what it says that it has read."""
+    """Stop the collector, and compare its rows with the number of samples that it reports."""
     assert collector.stop() == 0
     for table, name in (("metrics", "sample"), ("host_metrics", "host")):
         (health,) = collector.query(f"SELECT runs FROM collector_health WHERE name = '{name}'")
-        assert count(collector, table) == pytest.approx(health["runs"], abs=1)  # one may be under way
+        assert count(collector, table) == pytest.approx(health["runs"], abs=1)  # one may be in progress
     seconds = seconds_of(collector.database)
     assert len(seconds) == len(set(seconds))
     assert seconds[-1] - seconds[0] + 1 - len(seconds) <= STALL_SECONDS
 
 
 def check_write_locks(directory: Path, seconds: float) -> int:
-    """A write lock is held twice, each time in another way; how many rows there are in the end."""
+    """Hold two kinds of write locks, one after the other; return the number of rows in the end."""
     with Collector(directory, SETTINGS) as collector:
         collector.wait_for("SELECT * FROM metrics")
         for number, statements in enumerate((WRITER, EXCLUSIVE), 1):
@@ -94,7 +94,7 @@ def check_write_locks(directory: Path, seconds: float) -> int:
 
 
 def check_reader(directory: Path, seconds: float, constants: Mapping[str, object]) -> int:
-    """A reader holds on to its transaction; how many rows there are in the end."""
+    """Hold a reader's transaction for long; return the number of rows in the end."""
     with ImpatientCollector(directory, SETTINGS, constants) as collector:
         collector.wait_for("SELECT * FROM metrics")
         holder = hold(collector, READER, seconds)
@@ -112,31 +112,33 @@ def test_a_write_lock_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_holds_on_is_named_once_and_every_row_comes_afterwards(tmp_path: Path) -> None:
+def test_a_reader_with_a_long_transaction_is_named_once_and_every_row_is_written_afterwards(
+    tmp_path: Path,
+) -> None:
     assert check_reader(tmp_path, SHORT_READ_SECONDS, {LONG: 2}) >= SHORT_READ_SECONDS
 
 
 @pytest.mark.slow
-def test_beyond_the_buffers_bound_the_oldest_samples_go_and_are_counted(tmp_path: Path) -> None:
+def test_beyond_the_capacity_of_the_buffer_the_oldest_samples_are_dropped_and_counted(tmp_path: Path) -> None:
     capacity = 4
     with ImpatientCollector(
         tmp_path, SETTINGS, {BUFFER_DEFAULTS: (capacity, LINE_CAPACITY_ROWS)}
     ) as collector:
         collector.wait_for("SELECT * FROM metrics")
         hold(collector, READER, SHORT_READ_SECONDS)
-        (told,) = messages(collector, "%the oldest samples were dropped%")
+        (logged,) = messages(collector, "%the oldest samples were dropped%")
         assert collector.stop() == 0
-    dropped = int(told.rpartition("rows=")[2])
+    dropped = int(logged.rpartition("rows=")[2])
     read = collector.query("SELECT sum(runs) AS runs FROM collector_health WHERE name IN ('sample', 'host')")
     kept = count(collector, "metrics") + count(collector, "host_metrics")
     assert kept + dropped == pytest.approx(read[0]["runs"], abs=2)
     assert dropped >= SHORT_READ_SECONDS - STALL_SECONDS
 
 
-# What lies at the path is no longer the database: the writer
+# The file at the path is no longer the database: the writer
 
 
-MARK = "SELECT value FROM metadata WHERE key = 'mark'"
+FINGERPRINT = "SELECT value FROM metadata WHERE key = 'fingerprint'"
 
 
 @pytest.fixture
@@ -148,10 +150,10 @@ def buffer() -> Buffer:
 def writer(database: Database, buffer: Buffer) -> Writer:
     numbers = iter(range(10**6))
 
-    def closing_rows() -> tuple[str, list[tuple[int]]]:
-        return "INSERT OR REPLACE INTO metadata VALUES ('mark', ?, 1)", [(next(numbers),)]
+    def final_rows() -> Write:
+        return Write("INSERT OR REPLACE INTO metadata VALUES ('fingerprint', ?, 1)", [(next(numbers),)])
 
-    writer = Writer(database, buffer, closing_rows, MARK)
+    writer = Writer(database, buffer, final_rows, FINGERPRINT)
     writer.flush(force=True)
     return writer
 
@@ -161,7 +163,7 @@ def sample(buffer: Buffer, second: int) -> None:
 
 
 def another(path: Path) -> Path:
-    """Another database of the same kind."""
+    """Create another database of the same kind."""
     with Database(path):
         return path
 
@@ -190,7 +192,7 @@ def empty_it(path: Path) -> None:
     os.truncate(path, 0)
 
 
-def write_over(path: Path) -> None:
+def overwrite(path: Path) -> None:
     path.write_text("my diary " * 1000)
 
 
@@ -203,10 +205,10 @@ def write_over(path: Path) -> None:
         move_another_over,
         copy_another_over,
         empty_it,
-        write_over,
+        overwrite,
     ],
 )
-def test_what_happens_to_the_file_is_noticed_and_nothing_is_written_into_another_one(
+def test_a_change_of_the_file_is_detected_and_nothing_is_written_into_another_one(
     database: Database, buffer: Buffer, writer: Writer, harm: Callable[[Path], None]
 ) -> None:
     harm(database.path)
@@ -216,11 +218,11 @@ def test_what_happens_to_the_file_is_noticed_and_nothing_is_written_into_another
         with pytest.raises(DatabaseReplaced):
             writer.flush()
     assert (database.path.read_bytes() if database.path.exists() else None) == before
-    assert writer.lost
+    assert writer.replacement
     assert [batch.rows for batch in writer.hand_over()] == [[METRICS.row({"timestamp": 7})]]
 
 
-def test_what_another_program_writes_into_the_database_is_no_other_database(
+def test_a_database_in_which_another_program_has_written_is_still_the_same_database(
     database: Database, buffer: Buffer, writer: Writer
 ) -> None:
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
@@ -231,20 +233,20 @@ def test_what_another_program_writes_into_the_database_is_no_other_database(
     assert writer.flush() == 1
 
 
-def test_a_file_that_comes_back_is_gone_on_with(database: Database, buffer: Buffer, writer: Writer) -> None:
+def test_a_file_that_comes_back_stays_in_use(database: Database, buffer: Buffer, writer: Writer) -> None:
     sample(buffer, 7)
     move_away(database.path)
     with pytest.raises(DatabaseReplaced, match="is gone"):
         writer.flush()
     database.path.with_name("moved.db").rename(database.path)
     assert writer.flush() == 1
-    assert not writer.lost
+    assert not writer.replacement
     assert seconds_of(database.path) == [7]
 
 
 class TestMovedInTheMiddleOfACommit:
     @pytest.fixture(autouse=True)
-    def _astray(self, database: Database, buffer: Buffer, writer: Writer) -> None:
+    def _unconfirmed(self, database: Database, buffer: Buffer, writer: Writer) -> None:
         def move(value: str) -> str:
             move_away(database.path)
             return value
@@ -257,11 +259,11 @@ class TestMovedInTheMiddleOfACommit:
             writer.flush()
         assert seconds_of(database.path.with_name("moved.db")) == [7]
 
-    def test_the_rows_go_into_the_next_database_as_well(self, writer: Writer) -> None:
+    def test_the_rows_are_handed_over_to_the_next_database_as_well(self, writer: Writer) -> None:
         assert writer.hand_over()[0].rows == [METRICS.row({"timestamp": 7})]
         assert writer.hand_over() == []
 
-    def test_the_rows_do_not_come_twice_where_the_file_comes_back(
+    def test_the_rows_are_not_written_twice_if_the_file_comes_back(
         self, database: Database, buffer: Buffer, writer: Writer
     ) -> None:
         database.path.with_name("moved.db").rename(database.path)
@@ -271,7 +273,7 @@ class TestMovedInTheMiddleOfACommit:
         assert writer.hand_over() == []
 
 
-def test_what_was_dropped_meanwhile_is_told_when_the_rest_is_handed_over(
+def test_samples_that_were_dropped_are_logged_when_the_others_are_handed_over(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     buffer = Buffer(sample_capacity=1)
@@ -285,7 +287,9 @@ def test_what_was_dropped_meanwhile_is_told_when_the_rest_is_handed_over(
     assert "oldest samples were dropped" in capsys.readouterr().out
 
 
-def test_lines_of_logs_are_not_handed_over_for_the_next_database_says_from_where_they_are_read() -> None:
+def test_log_lines_are_not_handed_over_because_they_are_read_again_from_the_position_in_the_next_database() -> (
+    None
+):
     buffer = Buffer()
     buffer.add(
         [LOGS.insert(*[("info", "from a file", "llama-server", 1)]), METADATA.replace(("position", "9", 8))],
@@ -296,7 +300,7 @@ def test_lines_of_logs_are_not_handed_over_for_the_next_database_says_from_where
     assert buffer.waiting == 0
 
 
-# What lies at the path is no longer the database: the collector
+# The file at the path is no longer the database: the collector
 
 
 class Server:
@@ -322,17 +326,17 @@ class Server:
         assert numbers == list(range(1, self._written + 1))
 
 
-def went_over(collector: Collector) -> str:
-    """Wait until it samples into what lies at its path now; what it told about the old one."""
-    collector.wait_for("SELECT * FROM logs WHERE message LIKE 'went over to what is now %'")
+def switched(collector: Collector) -> str:
+    """Wait until it samples into the file that is at its path now; return what it logged about the old one."""
+    collector.wait_for("SELECT * FROM logs WHERE message LIKE 'switched to what is now at %'")
     collector.wait_for("SELECT * FROM collector_health WHERE name = 'sample' AND runs >= 2")
-    (told,) = messages(collector, "flush: failed: %")
-    assert len(messages(collector, "went over to what is now %")) == 1
-    return told
+    (logged,) = messages(collector, "flush: failed: %")
+    assert len(messages(collector, "switched to what is now at %")) == 1
+    return logged
 
 
 def require_no_gap(seconds: Iterable[int], *, changes: int = 1) -> None:
-    """Each change of the collector takes a first sample at once, maybe in the second of the last one."""
+    """Each new daemon samples at once, possibly in the same second as the last one."""
     seconds = list(seconds)
     assert seconds == sorted(seconds)
     assert max(seconds) - min(seconds) + 1 - len(set(seconds)) <= STALL_SECONDS
@@ -340,41 +344,41 @@ def require_no_gap(seconds: Iterable[int], *, changes: int = 1) -> None:
 
 
 @pytest.mark.slow
-def test_a_database_that_is_moved_away_is_followed_by_a_fresh_one_without_a_gap(tmp_path: Path) -> None:
+def test_a_database_that_is_moved_away_is_followed_by_a_new_one_without_a_gap(tmp_path: Path) -> None:
     server = Server(tmp_path / "server.log")
     with Collector(tmp_path, SETTINGS + server.settings) as collector:
         collector.wait_for("SELECT * FROM metrics WHERE id >= 2")
         server.wait_until_all_is_read(collector)
         moved = collector.database.rename(collector.database.with_name("moved.db"))
         server.write(50)
-        told = went_over(collector)
-        assert f"{collector.database} is gone" in told
+        logged = switched(collector)
+        assert f"{collector.database} is gone" in logged
         server.wait_until_all_is_read(collector)
         assert collector.stop() == 0
         server.require_each_line_once(collector)
     assert collector.output.count("is gone") == 1
     old, new = seconds_of(moved), seconds_of(collector.database)
-    assert new[0] - old[-1] <= STALL_SECONDS  # what waited went into the fresh one
+    assert new[0] - old[-1] <= STALL_SECONDS  # the rows that waited are in the new one
     require_no_gap(old + new)
 
 
 @pytest.fixture
 def collector(tmp_path: Path) -> Iterator[ImpatientCollector]:
-    """One that soon goes over to what lies at its path; not started yet."""
-    made = ImpatientCollector(tmp_path, SETTINGS, {STILL: 1})
+    """A collector that soon switches to what is at its path; it is not started yet."""
+    created = ImpatientCollector(tmp_path, SETTINGS, {UNCHANGED: 1})
     try:
-        yield made
+        yield created
     finally:
-        made.__exit__(None, None, None)
+        created.__exit__(None, None, None)
 
 
 @pytest.mark.slow
-def test_a_directory_that_is_removed_is_made_again(collector: ImpatientCollector) -> None:
+def test_a_directory_that_is_removed_is_created_again(collector: ImpatientCollector) -> None:
     collector.start().wait_for("SELECT * FROM metrics WHERE id >= 2")
     shutil.rmtree(collector.database.parent)
     removed = int(time.time())
-    went_over(collector)
-    assert collector.call("run").returncode == 1  # the lock that lay there as well is held again
+    switched(collector)
+    assert collector.call("run").returncode == 1  # the lock in that directory is held again
     assert collector.stop() == 0
     seconds = seconds_of(collector.database)
     assert seconds[0] - removed <= STALL_SECONDS
@@ -383,11 +387,11 @@ def test_a_directory_that_is_removed_is_made_again(collector: ImpatientCollector
 
 @pytest.mark.slow
 @pytest.mark.parametrize("put", [shutil.move, shutil.copy], ids=["moved", "copied"])
-def test_a_backup_that_is_put_there_by_hand_goes_on_with_every_line_and_sample(
+def test_a_backup_that_is_put_there_by_hand_receives_every_line_and_sample(
     tmp_path: Path, put: Callable[[Path, Path], object]
 ) -> None:
     server = Server(tmp_path / "server.log")
-    with ImpatientCollector(tmp_path, SETTINGS + server.settings, {STILL: 1}) as collector:
+    with ImpatientCollector(tmp_path, SETTINGS + server.settings, {UNCHANGED: 1}) as collector:
         server.wait_until_all_is_read(collector)
         assert collector.call("backup").returncode == 0
         (backup,) = collector.database.parent.glob("backup/*.db")
@@ -397,7 +401,7 @@ def test_a_backup_that_is_put_there_by_hand_goes_on_with_every_line_and_sample(
         server.write(100)
         put(backup, collector.database)
         replaced = int(time.time())
-        went_over(collector)
+        switched(collector)
         server.write(1)
         server.wait_until_all_is_read(collector)
         assert collector.stop() == 0
@@ -408,7 +412,7 @@ def test_a_backup_that_is_put_there_by_hand_goes_on_with_every_line_and_sample(
 
 
 @pytest.mark.slow
-def test_a_file_that_is_no_database_is_refused_with_the_reason_and_the_lost_rows_are_told(
+def test_a_file_that_is_no_database_is_refused_with_the_reason_and_the_lost_rows_are_logged(
     collector: ImpatientCollector,
 ) -> None:
     collector.start().wait_for("SELECT * FROM metrics")
@@ -418,7 +422,7 @@ def test_a_file_that_is_no_database_is_refused_with_the_reason_and_the_lost_rows
     assert collector.process
     _, errors = collector.process.communicate(timeout=WAIT_SECONDS)
     assert collector.process.returncode == 1
-    assert f"another file lies at {collector.database}" in errors
+    assert f"another file is at {collector.database}" in errors
     assert "the last rows could not be written and are lost" in errors
     assert "no SQLite database" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -440,7 +444,7 @@ def test_a_damaged_file_that_is_put_there_is_treated_as_the_settings_say(
     tmp_path: Path, put: Callable[[Path, Path], object], on_damage: str
 ) -> None:
     settings = database_settings(tmp_path, f'on_damage = "{on_damage}"\n{SETTINGS}')
-    with ImpatientCollector(tmp_path, settings, {STILL: 1}) as collector:
+    with ImpatientCollector(tmp_path, settings, {UNCHANGED: 1}) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert collector.call("backup").returncode == 0
         copy = damaged_copy(collector)
@@ -470,11 +474,11 @@ def wait_for_files(directory: Path, pattern: str) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_database_that_comes_back_at_once_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_database_that_comes_back_at_once_stays_in_use(tmp_path: Path) -> None:
     with Collector(tmp_path, SETTINGS) as collector:
         collector.wait_for("SELECT * FROM metrics WHERE id >= 2")
         moved = collector.database.rename(collector.database.with_name("moved.db"))
-        time.sleep(2.5)  # a flush comes within, and the collector's patience is longer
+        time.sleep(2.5)  # there is a flush in this time, and the collector waits for longer
         moved.rename(collector.database)
         collector.wait_for("SELECT * FROM logs WHERE message = 'flush: ok'")
         assert messages(collector, "went over%") == []
@@ -482,7 +486,7 @@ def test_a_database_that_comes_back_at_once_is_gone_on_with(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_signal_meanwhile_ends_it_and_the_lost_rows_are_told(tmp_path: Path) -> None:
+def test_a_signal_meanwhile_stops_it_and_the_lost_rows_are_logged(tmp_path: Path) -> None:
     with Collector(tmp_path, SETTINGS) as collector:
         collector.wait_for("SELECT * FROM metrics WHERE id >= 2")
         collector.database.unlink()
@@ -493,7 +497,7 @@ def test_a_signal_meanwhile_ends_it_and_the_lost_rows_are_told(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_where_no_file_can_be_made_sampling_goes_on_until_it_can(collector: ImpatientCollector) -> None:
+def test_if_no_file_can_be_created_sampling_continues_until_it_can(collector: ImpatientCollector) -> None:
     directory = collector.database.parent
     collector.start().wait_for("SELECT * FROM metrics WHERE id >= 2")
     shutil.rmtree(directory)
@@ -501,9 +505,9 @@ def test_where_no_file_can_be_made_sampling_goes_on_until_it_can(collector: Impa
     removed = int(time.time())
     time.sleep(3)
     directory.unlink()
-    told = went_over(collector)
-    assert "is gone" in told
-    assert len(messages(collector, "what is sampled waits in memory: cannot use or create%")) == 1
+    logged = switched(collector)
+    assert "is gone" in logged
+    assert len(messages(collector, "samples wait in memory: cannot use or create%")) == 1
     assert collector.stop() == 0
     seconds = seconds_of(collector.database)
     assert seconds[0] - removed <= STALL_SECONDS
@@ -511,17 +515,17 @@ def test_where_no_file_can_be_made_sampling_goes_on_until_it_can(collector: Impa
 
 
 def main() -> None:
-    """Hold both kinds of locks for as long as the promise says, with the product's own constants."""
+    """Hold both kinds of locks for as long as the documentation promises, with the constants of the product."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--write-seconds", type=float, default=WRITE_SECONDS)
     parser.add_argument("--read-seconds", type=float, default=READ_SECONDS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         rows = check_write_locks(Path(first), options.write_seconds)
-        print(f"two write locks of {options.write_seconds:.0f} s each: {rows} samples, all there once")
+        print(f"two write locks of {options.write_seconds:.0f} s each: {rows} samples, each there once")
         sys.stdout.flush()
         rows = check_reader(Path(second), options.read_seconds, {})
-        print(f"a reader's transaction of {options.read_seconds:.0f} s: {rows} samples, all there once")
+        print(f"a reader's transaction of {options.read_seconds:.0f} s: {rows} samples, each there once")
 
 
 if __name__ == "__main__":

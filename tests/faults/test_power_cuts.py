@@ -1,8 +1,8 @@
-"""Power cuts at random moments: what was acknowledged is on the disk.
+"""Power cuts at random moments: acknowledged rows are on the disk.
 
-The disk is a file of a file system of ours (tests/support/failing_files.py) under a loop device, with ext4 on
-it. What the kernel has not written to it is lost with the page cache; of what it has written since its last
-request to flush the disk's own cache, a random part is lost, as in a real disk.
+The disk is a file in a file system of ours (tests/support/failing_files.py), with a loop device and ext4 on
+it. What the kernel has not written is lost with the page cache. Of what it has written since its last request
+to flush the disk's own cache, a random part is lost, as with a real disk.
 
 With more cuts: `python -m tests.faults.test_power_cuts 200`
 """
@@ -36,13 +36,13 @@ FIRST_ROWS_SECONDS = 60
 
 @dataclass
 class Cut:
-    """What is found after a power cut.
+    """The state of the disk after a power cut.
 
     Args:
-        acknowledged: rows that were said to be committed before it.
-        lost: those of them that are not there.
-        journal: whether there was one, that is, it came in the midst of a change.
-        backups: the newest that were said to be made before it.
+        acknowledged: rows that were acknowledged as committed before it.
+        lost: those of them that are missing.
+        journal: whether there was a journal, that is, whether it happened in the middle of a change.
+        backups: the newest backups that were acknowledged before it.
     """
 
     acknowledged: set[int]
@@ -52,11 +52,11 @@ class Cut:
 
 
 class Writer:
-    """The writer on the disk, and what it has acknowledged.
+    """A process that writes a database on the disk, and the rows and backups that it has acknowledged.
 
     Args:
-        database: on the disk.
-        synchronous: SQLite's word; "" for the collector's own.
+        database: path on the disk.
+        synchronous: value of SQLite's setting; "" for that of the collector.
     """
 
     def __init__(self, database: Path, synchronous: str) -> None:
@@ -73,8 +73,8 @@ class Writer:
         for line in self._process.stdout:
             self._lines.put(line.rstrip())
 
-    def note_acknowledged(self) -> None:
-        """What was acknowledged until now."""
+    def read_acknowledged(self) -> None:
+        """Read the acknowledgements until now."""
         while not self._lines.empty():
             line = self._lines.get()
             if line.isdecimal():
@@ -88,7 +88,7 @@ class Writer:
             assert self._process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-            self.note_acknowledged()
+            self.read_acknowledged()
 
     def close(self) -> None:
         self._process.kill()
@@ -104,7 +104,7 @@ def call(*command: str | Path) -> str:
 
 @contextmanager
 def mounted(image: Path, mount_point: Path) -> Iterator[Path]:
-    """The ext4 in a file; also from a disk that has failed it is unmounted."""
+    """Mount the ext4 in a file, and unmount it even if the disk has failed."""
     mount_point.mkdir(exist_ok=True)
     device = call("losetup", "--find", "--show", image)
     try:
@@ -118,7 +118,7 @@ def mounted(image: Path, mount_point: Path) -> Iterator[Path]:
 
 
 def cut_often(directory: Path, cuts: int, synchronous: str, seed: int) -> Generator[Cut]:
-    """Cut the power again and again, each time as if for the first time."""
+    """Cut the power repeatedly; each cut works on a copy, and the writer continues on the original."""
     disks, shown, image = directory / "disks", directory / "shown", directory / "cut.img"
     disks.mkdir()
     shown.mkdir()
@@ -134,23 +134,23 @@ def cut_often(directory: Path, cuts: int, synchronous: str, seed: int) -> Genera
         writer.wait_for_backups(1)
         for _ in range(cuts):
             time.sleep(chance.uniform(0, LONGEST_BETWEEN_CUTS))
-            writer.note_acknowledged()
+            writer.read_acknowledged()
             acknowledged, backups = set(writer.rows), writer.backups[-1:]
             files.cut_power("disk.img", image, chance.randrange(2**32))
             with mounted(image, directory / "found") as found:
                 moved = [found / backup.relative_to(directory / "live") for backup in backups]
-                yield what_is_found(found / "data" / "cut.db", acknowledged, moved)
+                yield state_after_cut(found / "data" / "cut.db", acknowledged, moved)
 
 
-def what_is_found(database: Path, acknowledged: set[int], backups: list[Path]) -> Cut:
+def state_after_cut(database: Path, acknowledged: set[int], backups: list[Path]) -> Cut:
     journal = Path(f"{database}-journal").exists()
-    with Database(database, OWN_TABLES) as opened:  # as the collector after the power is back
+    with Database(database, OWN_TABLES) as opened:  # as the collector does when the power is back
         assert opened.query("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
         present = {row["timestamp"] for row in opened.query("SELECT timestamp FROM metrics")}
     return Cut(acknowledged, acknowledged - present, journal, backups)
 
 
-def require_whole(backup: Path) -> None:
+def require_complete(backup: Path) -> None:
     with closing(sqlite3.connect(f"file:{backup}?mode=ro", uri=True)) as reader:
         assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows, newest = reader.execute("SELECT count(*), max(timestamp) FROM metrics").fetchone()
@@ -164,7 +164,7 @@ needs_loop_devices = pytest.mark.skipif(
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), needs_loop_devices]
 
 
-def test_no_row_and_no_backup_that_was_acknowledged_is_lost_in_a_power_cut(tmp_path: Path) -> None:
+def test_no_acknowledged_row_or_backup_is_lost_in_a_power_cut(tmp_path: Path) -> None:
     journals = 0
     with closing(cut_often(tmp_path, CUTS, "", seed=CUTS)) as cuts:
         for cut in cuts:
@@ -172,15 +172,15 @@ def test_no_row_and_no_backup_that_was_acknowledged_is_lost_in_a_power_cut(tmp_p
             assert not cut.lost
             assert cut.backups
             for backup in cut.backups:
-                require_whole(backup)
+                require_complete(backup)
             journals += cut.journal
-    assert journals, "some came in the midst of a change"
+    assert journals, "some must happen in the middle of a change"
 
 
-def test_these_power_cuts_do_lose_what_was_not_synchronised(tmp_path: Path) -> None:
-    """Else the test before this one would prove nothing."""
+def test_these_power_cuts_lose_what_was_not_synchronised(tmp_path: Path) -> None:
+    """Otherwise the test before this one would prove nothing."""
     with closing(cut_often(tmp_path, CUTS_WITHOUT_SYNCHRONISING, "OFF", seed=CUTS)) as cuts:
-        with suppress(DatabaseDamaged):  # it is a loss as well
+        with suppress(DatabaseDamaged):  # that is a loss too
             assert any(cut.lost for cut in cuts)
 
 
@@ -190,7 +190,7 @@ def main() -> None:
         found = list(cut_often(Path(scratch), cuts, synchronous, seed=int(time.time())))
     lost = [len(cut.lost) for cut in found if cut.lost]
     print(
-        f"{len(found)} power cuts, {sum(cut.journal for cut in found)} in the midst of a change, after up to "
+        f"{len(found)} power cuts, {sum(cut.journal for cut in found)} in the middle of a change, after up to "
         f"{max(len(cut.acknowledged) for cut in found)} acknowledged rows: {len(lost)} lost rows {lost}"
     )
 

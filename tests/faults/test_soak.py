@@ -1,7 +1,7 @@
-"""A month in minutes leaves nothing behind; a large case takes about as long as a small one.
+"""A simulated month leaks nothing; a large case is measured beside a small one.
 
-The bounded form of `python -m tests.benchmarks.soak` and of `python -m tests.benchmarks.scale`, which print
-the figures: here stands only what does not depend on the machine.
+The short form of `python -m tests.benchmarks.soak` and `python -m tests.benchmarks.scale`, which print the
+figures: only what does not depend on the machine is tested here.
 """
 
 import subprocess
@@ -17,14 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TICKS, SECONDS = 30_000, 20
 ALLOWED_MB = 3
-"""Of memory that may come in the second half of the month: a leak of 210 bytes a tick would be more."""
+"""Growth of memory in the second half of the month: a leak of 210 bytes per tick would be more."""
 
 
 def highest(seen: list[Reading], field: str) -> float:
     return max(one[field] for one in seen)
 
 
-def test_a_month_of_samples_rotations_prunes_backups_and_reloads_leaves_nothing_behind() -> None:
+def test_a_month_of_samples_rotations_prunes_backups_and_reloads_leaks_nothing() -> None:
     seen = list(readings("month", TICKS))
     first, second = seen[:5], seen[5:]
     assert seen[-1]["ticks"] == TICKS
@@ -35,13 +35,13 @@ def test_a_month_of_samples_rotations_prunes_backups_and_reloads_leaves_nothing_
     assert highest(second, "resident_mb") < highest(first, "resident_mb") + ALLOWED_MB, seen
 
 
-def test_the_whole_daemon_in_a_hurry_leaves_nothing_behind() -> None:
-    seen = list(readings("hasty", SECONDS))
+def test_the_whole_daemon_at_100_ticks_per_second_leaks_nothing() -> None:
+    seen = list(readings("fast", SECONDS))
     first, second = seen[:5], seen[5:]
-    assert seen[-1]["ticks"] > 2 * SECONDS  # 100 a second, where it gets the processor
+    assert seen[-1]["ticks"] > 2 * SECONDS  # 100 per second if it gets the processor
     assert highest(second, "threads") <= highest(first, "threads"), seen
     assert highest(second, "descriptors") <= seen[0]["descriptors"] + MAX_TAILS, seen
-    # SQLite's cache of 2 MB fills meanwhile.
+    # SQLite's cache of 2 MB fills in this time.
     assert highest(second, "resident_mb") < highest(first, "resident_mb") + ALLOWED_MB + 2, seen
 
 

@@ -1,4 +1,4 @@
-"""Each system call by which the collector changes a file: killed at it, or told that it failed."""
+"""Each system call with which the collector changes a file: it is killed there, or the call fails."""
 
 import os
 import re
@@ -21,10 +21,10 @@ MOST_TRIED = 60  # of one call, evenly spread
 
 
 class Minute:
-    """A directory with a database and a log, as they are before the minute; and what becomes of them.
+    """A directory with a database and a log before the scripted minute, and checks of what follows.
 
     Args:
-        directory: empty.
+        directory: an empty directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,14 +44,14 @@ class Minute:
         return subprocess.run([*strace, *command], capture_output=True, text=True, check=False)
 
     def check_acknowledged(self, output: str) -> None:
-        """What was said to be committed is there."""
+        """Check that the acknowledged rows are in the database."""
         with closing(sqlite3.connect(self.database)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             present = {number for (number,) in connection.execute("SELECT timestamp FROM metrics")}
         assert {int(line) for line in output.split()} <= present
 
     def check_end(self) -> None:
-        """Everything is there once, a backup too, and nothing else."""
+        """Check that each row is in database and backup once, and that no other file remains."""
         (backup,) = (self.database.parent / "backup").iterdir()
         for path in (self.database, backup):
             with closing(sqlite3.connect(path)) as connection:
@@ -68,7 +68,7 @@ class Minute:
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
-    """How often each of the calls is made in an undisturbed minute."""
+    """Return how often each of the calls happens in an undisturbed minute."""
     directory = tmp_path_factory.mktemp("undisturbed")
     minute, trace = Minute(directory), directory / "trace"
     ended = minute.run(
@@ -83,7 +83,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
 @pytest.mark.parametrize("call", CALLS)
-def test_whatever_call_fails_or_is_the_last_nothing_acknowledged_is_lost_and_nothing_comes_twice(
+def test_whichever_call_fails_or_is_the_last_no_acknowledged_row_is_lost_and_none_is_doubled(
     tmp_path: Path, counted: Counter[str], call: str, fault: str
 ) -> None:
     assert counted[call]

@@ -272,7 +272,7 @@ def test_a_reload_of_a_wrong_file_changes_nothing_and_says_why(host: Host) -> No
     host.change_settings("s|^interval = 1 |interval = -1 |")
     host.shell("systemctl reload llama-collector")
     (row,) = host.wait_for_rows(
-        "SELECT message, level FROM logs WHERE message LIKE 'the old settings go on%' LIMIT 1"
+        "SELECT message, level FROM logs WHERE message LIKE 'the old settings stay in use%' LIMIT 1"
     )
     assert row["level"] == "error"
     assert f"{SETTINGS}, line" in str(row["message"])

@@ -1,4 +1,4 @@
-"""What systemd hears from a running collector, over a real notify socket, and what its unit allows it."""
+"""Messages of a running collector to systemd, through a real notify socket; and the unit file."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ QUIET = '[sampling]\ninterval = 1\n[llama_server]\nurl = ""\n[gpu]\nenabled = fa
 
 
 class Systemd:
-    """The end of the socket that is systemd's."""
+    """Systemd's end of the notify socket."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "notify"
@@ -29,8 +29,8 @@ class Systemd:
         self._socket.settimeout(WAIT_SECONDS)
         self.environment = os.environ | {"NOTIFY_SOCKET": str(self._path)}
 
-    def hear(self, wanted: str) -> str:
-        """The next message that begins so; those before it are dropped."""
+    def receive(self, wanted: str) -> str:
+        """Return the next message with this beginning; messages before it are dropped."""
         while True:
             message = self._socket.recv(4096).decode()
             if message.startswith(wanted):
@@ -49,8 +49,8 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 def reload(collector: Collector, systemd: Systemd) -> None:
     assert collector.process
     collector.process.send_signal(signal.SIGHUP)
-    assert "MONOTONIC_USEC=" in systemd.hear("RELOADING=1\n")
-    systemd.hear("READY=1")
+    assert "MONOTONIC_USEC=" in systemd.receive("RELOADING=1\n")
+    systemd.receive("READY=1")
 
 
 def messages(collector: Collector, like: str) -> list[str]:
@@ -66,33 +66,33 @@ def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_ready_means_that_the_first_sample_is_in_the_database(tmp_path: Path, systemd: Systemd) -> None:
     with Collector(tmp_path, QUIET, systemd.environment) as collector:
-        systemd.hear("READY=1")
+        systemd.receive("READY=1")
         assert len(collector.query("SELECT * FROM metrics")) == 1
         for _ in range(2):
-            systemd.hear("WATCHDOG=1")
+            systemd.receive("WATCHDOG=1")
         assert collector.stop() == 0
-        systemd.hear("STOPPING=1")
+        systemd.receive("STOPPING=1")
 
 
 @pytest.mark.slow
-def test_the_status_line_tells_every_change_once(tmp_path: Path, systemd: Systemd) -> None:
+def test_the_status_line_is_sent_once_per_change(tmp_path: Path, systemd: Systemd) -> None:
     with Collector(tmp_path, QUIET, systemd.environment) as collector:
-        first = systemd.hear("STATUS=")
+        first = systemd.receive("STATUS=")
         assert first.startswith("STATUS=sampling every 1 s; ")
         assert " MB" in first
         with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            while "; flush waiting; " not in systemd.hear("STATUS="):
-                pass  # another job may have met the lock first
-            systemd.hear("WATCHDOG=1")  # a lock is no death
+            while "; flush waiting; " not in systemd.receive("STATUS="):
+                pass  # another job may have found the lock first
+            systemd.receive("WATCHDOG=1")  # a lock is no reason to be killed
             other.execute("ROLLBACK")
-            assert "flush" not in systemd.hear("STATUS=")
+            assert "flush" not in systemd.receive("STATUS=")
 
 
 class TestReload:
     def test_every_setting_takes_effect_the_database_included(self, tmp_path: Path, systemd: Systemd) -> None:
         with Collector(tmp_path, QUIET, systemd.environment) as collector:
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             old, collector.database = collector.database, tmp_path / "other" / "new.db"
             settings = f'[database]\npath = "{collector.database}"\nflush_interval = 1\n{QUIET}'
             collector.settings_file.write_text(settings)
@@ -102,11 +102,11 @@ class TestReload:
             assert messages(collector, "collector:%")[-1] == "collector: stopped"
             assert collector.stop() == 0
 
-    def test_no_line_of_a_log_is_lost_or_comes_twice(self, tmp_path: Path, systemd: Systemd) -> None:
+    def test_no_line_of_a_log_is_lost_or_doubled(self, tmp_path: Path, systemd: Systemd) -> None:
         log = tmp_path / "server.log"
         log.touch()
         with Collector(tmp_path, f'{QUIET}[logs]\nfiles = ["{log}"]\n', systemd.environment) as collector:
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             written = []
             for number in range(3):
                 with log.open("a") as file:
@@ -126,15 +126,15 @@ class TestReload:
         ],
         ids=["settings", "database"],
     )
-    def test_a_wrong_file_changes_nothing_and_says_why(
+    def test_a_wrong_file_changes_nothing_and_the_reason_is_logged(
         self, tmp_path: Path, systemd: Systemd, settings: str, fault: str
     ) -> None:
         with Collector(tmp_path, QUIET, systemd.environment) as collector:
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             collector.settings_file.write_text(settings)
             reload(collector, systemd)
             (row,) = collector.wait_for("SELECT * FROM logs WHERE level = 'error'")
-            assert row["message"].startswith("the old settings go on: ")
+            assert row["message"].startswith("the old settings stay in use: ")
             assert fault in row["message"]
             newest = collector.query("SELECT max(id) AS id FROM metrics")[0]["id"]
             collector.wait_for(f"SELECT * FROM metrics WHERE id > {newest}")
@@ -144,7 +144,7 @@ class TestReload:
         self, tmp_path: Path, systemd: Systemd
     ) -> None:
         with Collector(tmp_path, QUIET, systemd.environment) as collector:
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
                 other.execute("BEGIN EXCLUSIVE")
                 reload(collector, systemd)
@@ -154,20 +154,22 @@ class TestReload:
             assert messages(collector, "collector: stopped") == []
             assert messages(collector, "%are lost%") == []
 
-    def test_a_new_database_that_is_locked_is_waited_for(self, tmp_path: Path, systemd: Systemd) -> None:
+    def test_the_reload_waits_for_a_new_database_that_is_locked(
+        self, tmp_path: Path, systemd: Systemd
+    ) -> None:
         with Collector(tmp_path, QUIET, systemd.environment) as collector:
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             collector.database = tmp_path / "new.db"
             collector.settings_file.write_text(f'[database]\npath = "{collector.database}"\n{QUIET}')
             with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
                 other.execute("BEGIN EXCLUSIVE")
                 assert collector.process
                 collector.process.send_signal(signal.SIGHUP)
-                systemd.hear("RELOADING=1")
+                systemd.receive("RELOADING=1")
                 for _ in range(3):
-                    systemd.hear("WATCHDOG=1")  # a lock is no death
+                    systemd.receive("WATCHDOG=1")  # a lock is no reason to be killed
                 other.execute("ROLLBACK")
-            systemd.hear("READY=1")
+            systemd.receive("READY=1")
             assert collector.query("SELECT * FROM metrics")
             assert collector.stop() == 0
         assert collector.output.count("waiting for the database") == 1

@@ -1,4 +1,4 @@
-"""A real collector for a test, in a process of its own."""
+"""A real collector in a process of its own."""
 
 import signal
 import sqlite3
@@ -15,12 +15,12 @@ WAIT_SECONDS = 40
 
 
 class Collector:
-    """`llama-collector run` on a database of its own, until the end of the `with` block.
+    """`llama-collector run` with a database of its own, during the `with` block.
 
     Args:
-        directory: where settings and database are put.
-        settings: TOML text beside the database's path.
-        environment: of the process; None for the test's.
+        directory: directory of settings and database.
+        settings: TOML text without the path of the database.
+        environment: environment of the process; None for that of the test.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class Collector:
         return self
 
     def stop(self, ending: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; the exit code."""
+        """Send a signal, wait for the end of the process, and return its exit code."""
         assert self.process
         self.process.send_signal(ending)
         _, self.output = self.process.communicate(timeout=WAIT_SECONDS)
         return self.process.returncode
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another command on the same settings."""
+        """Run another command with the same settings."""
         return subprocess.run(
             self.command(*arguments), capture_output=True, text=True, check=False, env=self._environment
         )
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """Rows as a foreign reader sees them; none before the table is there."""
+        """Return rows as another program reads them; none before the table exists."""
         if not self.database.exists():
             return []
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=5)) as reader:
@@ -71,7 +71,7 @@ class Collector:
                 raise
 
     def wait_for(self, statement: str, seconds: float = WAIT_SECONDS) -> list[dict[str, Any]]:
-        """Poll, as any dashboard does, until the statement gives a row."""
+        """Poll, as any dashboard does, until the statement returns a row."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if rows := self.query(statement):

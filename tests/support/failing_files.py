@@ -1,13 +1,14 @@
-"""A file system that fails when it is told to, and of whose files is known what was synchronised.
+"""A FUSE file system that fails on command, and that can simulate a power cut.
 
 Usage: python -m tests.support.failing_files DIRECTORY MOUNT_POINT; needs root and /dev/fuse.
 
-It shows a directory under another path. Commands come as lines of JSON on its input and are answered by a line:
-  {"fail": NUMBER}              from now on writing fails with this error number; EROFS: also whatever else changes
-                                something, as in a file system that is read-only; 0: nothing fails
-  {"cut": [NAME, IMAGE, SEED]}  write IMAGE as the file NAME would be found after a power cut now: of what was
-                                written since its last fsync, some is there and some is not
-It speaks the kernel's protocol itself (linux/fuse.h): no library is needed, and each request is served alone.
+It shows a directory at another path. It reads commands as lines of JSON and answers each with a line:
+  {"fail": NUMBER}              from now on writing fails with this error number; with EROFS every other change
+                                fails too, as in a read-only file system; 0: nothing fails
+  {"cut": [NAME, IMAGE, SEED]}  write IMAGE as the content of the file NAME after a power cut at this moment: of
+                                what was written since its last fsync, some is there and some is not
+It implements the kernel's protocol itself (linux/fuse.h): no library is needed, and requests are served one by
+one.
 """
 
 import ctypes
@@ -40,11 +41,11 @@ _NO_DEVICES_NOR_SETUID = 4 | 2
 
 
 class FailingFiles:
-    """The file system, mounted to the end of the `with` block.
+    """The file system, mounted during the `with` block.
 
     Args:
-        directory: of an ordinary file system; what lies in it is shown.
-        mount_point: an empty directory, where it is shown.
+        directory: a directory of an ordinary file system, which contains the files.
+        mount_point: an empty directory, at which they are shown.
     """
 
     def __init__(self, directory: Path, mount_point: Path) -> None:
@@ -52,18 +53,18 @@ class FailingFiles:
 
     @contextmanager
     def failing(self, number: int) -> Iterator[None]:
-        """Writing fails with this error number; with EROFS also making, renaming and removing files."""
-        self._tell(fail=number)
+        """Make writing fail with this error number; with EROFS also creating, renaming and removing files."""
+        self._send(fail=number)
         try:
             yield
         finally:
-            self._tell(fail=0)
+            self._send(fail=0)
 
     def cut_power(self, name: str, image: Path, seed: int) -> None:
-        """Write what would be found of a file after a power cut at this moment."""
-        self._tell(cut=[name, str(image), seed])
+        """Write the content that a file would have after a power cut at this moment."""
+        self._send(cut=[name, str(image), seed])
 
-    def _tell(self, **command: object) -> None:
+    def _send(self, **command: object) -> None:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(command) + "\n")
@@ -84,15 +85,15 @@ class FailingFiles:
 
 
 _Handler = Callable[[int, bytes], bytes]
-"""Of a request about a node, with its arguments; gives the answer, or raises OSError."""
+"""Handles a request about a node, with its arguments; returns the answer, or raises OSError."""
 
 
 class _Server:
-    """Answers the kernel's requests.
+    """The server for the kernel's requests.
 
     Args:
-        directory: which is shown.
-        device: /dev/fuse, mounted.
+        directory: the directory that is shown.
+        device: descriptor of /dev/fuse, mounted.
     """
 
     def __init__(self, directory: str, device: int) -> None:
@@ -104,40 +105,40 @@ class _Server:
         self._handlers: dict[int, _Handler] = {
             1: self._lookup,
             3: self._get_attributes,
-            4: self._naming(self._set_attributes),
-            9: self._naming(self._make_directory),
-            10: self._naming(self._unlink),
-            11: self._naming(self._remove_directory),
-            12: self._naming(self._rename),
+            4: self._unless_read_only(self._set_attributes),
+            9: self._unless_read_only(self._make_directory),
+            10: self._unless_read_only(self._unlink),
+            11: self._unless_read_only(self._remove_directory),
+            12: self._unless_read_only(self._rename),
             14: self._open,
             15: self._read,
-            16: self._writing(self._write),
+            16: self._unless_failing(self._write),
             17: self._statistics,
             18: self._release,
-            20: self._writing(self._synchronise),
+            20: self._unless_failing(self._synchronise),
             25: _nothing,  # flush, at each close
             26: _initialise,
             27: self._open_directory,
             28: self._read_directory,
             29: self._release,
-            30: self._writing(self._synchronise),
-            35: self._naming(self._create),
+            30: self._unless_failing(self._synchronise),
+            35: self._unless_read_only(self._create),
         }
         self._unanswered = {2, 36, 42}  # forget, interrupt, batch forget
 
     def serve(self) -> None:
-        """Until the end of the input."""
+        """Serve requests and commands until the end of the input."""
         while True:
             ready, _, _ = select.select([self._device, sys.stdin], [], [])
             if self._device in ready:
                 self._answer(os.read(self._device, _REQUEST_BYTES))
             elif line := sys.stdin.readline():
-                self._obey(json.loads(line))
+                self._execute(json.loads(line))
                 print("done", flush=True)
             else:
                 return
 
-    def _obey(self, command: dict[str, Any]) -> None:
+    def _execute(self, command: dict[str, Any]) -> None:
         self._error = command.get("fail", self._error)
         if "cut" in command:
             self._cut(*command["cut"])
@@ -151,13 +152,13 @@ class _Server:
             body, error = handler(node, request[_REQUEST.size :]), 0
         except OSError as failure:
             body, error = b"", failure.errno or errno.EIO
-        with suppress(FileNotFoundError):  # who asked was killed meanwhile
+        with suppress(FileNotFoundError):  # the process that sent it was killed meanwhile
             os.write(self._device, _REPLY.pack(_REPLY.size + len(body), -error, unique) + body)
 
-    def _writing(self, handler: _Handler) -> _Handler:
+    def _unless_failing(self, handler: _Handler) -> _Handler:
         return lambda node, body: handler(node, body) if not self._error else _fail(self._error)
 
-    def _naming(self, handler: _Handler) -> _Handler:
+    def _unless_read_only(self, handler: _Handler) -> _Handler:
         return lambda node, body: handler(node, body) if self._error != errno.EROFS else _fail(errno.EROFS)
 
     # Names
@@ -220,14 +221,14 @@ class _Server:
     def _set_attributes(self, node: int, body: bytes) -> bytes:
         wanted, _, file, size = struct.unpack_from("<2I2Q", body)
         mode, _, uid, gid = struct.unpack_from("<4I", body, 68)
-        place: str | int = file if wanted & _SET_FILE else self._path(node)
+        target: str | int = file if wanted & _SET_FILE else self._path(node)
         if wanted & _SET_SIZE:
-            os.truncate(place, size)
+            os.truncate(target, size)
         if wanted & _SET_MODE:
-            os.chmod(place, stat.S_IMODE(mode))  # noqa: PTH101
+            os.chmod(target, stat.S_IMODE(mode))  # noqa: PTH101
         if wanted & (_SET_UID | _SET_GID):
-            os.chown(place, uid if wanted & _SET_UID else -1, gid if wanted & _SET_GID else -1)
-        return bytes(16) + _attributes(os.stat(place))  # noqa: PTH116 - it may be a descriptor
+            os.chown(target, uid if wanted & _SET_UID else -1, gid if wanted & _SET_GID else -1)
+        return bytes(16) + _attributes(os.stat(target))  # noqa: PTH116 - it may be a descriptor
 
     def _statistics(self, node: int, _body: bytes) -> bytes:
         of = os.statvfs(self._path(node))

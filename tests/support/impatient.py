@@ -1,4 +1,4 @@
-"""A real collector whose patience is shortened, for what would otherwise take minutes to come about."""
+"""A real collector with shorter timeouts, for situations that would otherwise take minutes."""
 
 import sys
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ sys.exit(main())
 
 
 class ImpatientCollector(Collector):
-    """A collector with other constants.
+    """A collector in which some constants of the program have other values.
 
     Args:
-        directory: where settings and database are put.
-        settings: TOML text beside the database's path.
-        constants: literals by their full names.
-        environment: of the process; None for the test's.
+        directory: directory of settings and database.
+        settings: TOML text without the path of the database.
+        constants: literal values by the full names of the constants.
+        environment: environment of the process; None for that of the test.
     """
 
     def __init__(

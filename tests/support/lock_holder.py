@@ -21,11 +21,11 @@ sys.stdin.read()
 
 
 class LockHolder:
-    """Holds a lock from the beginning to the end of the `with` block.
+    """A process that holds a lock during the `with` block.
 
     Args:
-        database: the file.
-        statements: what takes the lock.
+        database: path of the database.
+        statements: the statements that acquire the lock.
     """
 
     def __init__(self, database: Path, statements: tuple[str, ...]) -> None:

@@ -35,7 +35,7 @@ LEAST_KEPT_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process holds at one moment, and its database."""
+    """Resources of the process and its database at one moment."""
 
     ticks: int
     resident_mb: float
@@ -47,7 +47,7 @@ class Usage:
 
 
 def usage(ticks: int, database: Database) -> Usage:
-    """Look at this process."""
+    """Measure this process."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     fields = dict(line.split(":", 1) for line in status.splitlines())
     (free,) = database.query("PRAGMA freelist_count")
@@ -63,15 +63,15 @@ def usage(ticks: int, database: Database) -> Usage:
     )
 
 
-def refuse_failures(daemon: Daemon, *more: Health) -> None:
-    """A part that does not work takes no time and leaks nothing, and so would show nothing."""
+def require_success(daemon: Daemon, *more: Health) -> None:
+    """Require that every source and job works: one that does not would leak nothing and prove nothing."""
     parts = (*daemon._parts(), *more)
     if bad := [f"{part.name}: {part.state}" for part in parts if not part.state.success]:
         raise AssertionError("; ".join(bad))
 
 
 def settings_for(directory: Path, url: str, kept_rows: int, **more: dict[str, Any]) -> Settings:
-    """Every source and job on, so many rows kept, a backup whenever one is asked for."""
+    """Return settings with every source and job, this many rows kept, and a backup whenever the job runs."""
     return settings_from(
         {
             "database": {"path": str(directory / "llama-dashboard.db")},
@@ -86,7 +86,7 @@ def settings_for(directory: Path, url: str, kept_rows: int, **more: dict[str, An
 
 
 class Repeated:
-    """A source that is really read every few ticks; in between it gives the same again, with the tick's time."""
+    """A source that is really read every few ticks; in between it repeats its reading with the tick's time."""
 
     def __init__(self, source: Source[Any]) -> None:
         self._source = source
@@ -105,13 +105,13 @@ class Repeated:
     def _repeated(self, last: Reading[Any], timestamp: int) -> Reading[Any]:
         rows = []
         for table, row in last.rows:
-            place = table.written_columns.index("timestamp")
-            rows.append((table, (*row[:place], timestamp, *row[place + 1 :])))
+            position = table.written_columns.index("timestamp")
+            rows.append((table, (*row[:position], timestamp, *row[position + 1 :])))
         return Reading(last.detail, tuple(rows), last.snapshot, last.state)
 
 
 class LogFile:
-    """A log that llama-server writes and logrotate rotates."""
+    """A log as llama-server writes it and logrotate rotates it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,7 +128,7 @@ class LogFile:
         self._file.flush()
 
     def rotate(self) -> None:
-        """By renaming, as most people have it."""
+        """Rotate by renaming, as most systems do."""
         names = [self.path, *(Path(f"{self.path}.{number + 1}") for number in range(ROTATED_FILES))]
         for younger, older in reversed(list(pairwise(names))):
             if younger.exists():
@@ -137,26 +137,26 @@ class LogFile:
         self._file = self.path.open("a", encoding="ascii")
 
     def copy_and_truncate(self) -> None:
-        """By copying: the writer keeps its file."""
+        """Rotate by copying: the writer keeps its file open."""
         Path(f"{self.path}.1").write_bytes(self.path.read_bytes())
         os.truncate(self.path, 0)
 
 
 class Month:
-    """A collector whose clock leaps a second a tick.
+    """A collector whose clock jumps by a second per tick.
 
-    Thirty days of equal length, whatever the number of ticks: every hour a prune, every day a backup, a trial
-    restore of it, a look for damage and a reload of the settings; a model's file changes every day.
+    Thirty days of equal length, whatever the number of ticks: every hour a prune, every day a backup, its trial
+    restore, an integrity check and a reload of the settings; the file of a model changes every day.
 
     Args:
-        directory: of the database and all else; it holds `models`.
-        url: of a llama-server.
-        ticks: how many seconds the month has.
-        clock: installed.
+        directory: directory of the database and all other files; it contains `models`.
+        url: URL of a llama-server.
+        ticks: number of seconds of the month.
+        clock: an installed clock.
     """
 
     def __init__(self, directory: Path, url: str, ticks: int, clock: FastClock) -> None:
-        prune._SHORTEST_REST_SECONDS = 0  # nobody waits for the connection here
+        prune._SHORTEST_REST_SECONDS = 0  # no other thread waits for the connection here
         wiring: Any = collector.daemon.daemon
         build_sources = wiring.build_sources
         wiring.build_sources = lambda *given: [Repeated(source) for source in build_sources(*given)]
@@ -168,9 +168,9 @@ class Month:
         self._begin()
 
     def run(self) -> Iterator[Usage]:
-        """Give what is held at ten points."""
+        """Run the month; yield the usage at ten points."""
         for tick in range(1, self._ticks + 1):
-            self._clock.leap(1)
+            self._clock.jump(1)
             self._tick(tick)
             if tick % (self._ticks // READINGS) == 0:
                 yield usage(tick, self._daemon._database)
@@ -197,7 +197,7 @@ class Month:
             self._log.write(FLUSH_TICKS)
             observe(self._reader_health, self._reader.poll)
             self._daemon._run(self._jobs["flush"])
-            self._daemon._heartbeat.send()
+            self._daemon._heartbeat.report()
         if tick % SCAN_TICKS == 0:
             self._daemon._run(self._jobs["scan"])
         if tick % (self._day // HOURS_A_DAY) == 0:
@@ -208,17 +208,17 @@ class Month:
             self._night(tick // self._day)
 
     def _night(self, day: int) -> None:
-        self._daemon._damage_check.is_due = True
+        self._daemon._integrity_check.is_due = True
         for name in ("backup", "backup_test", "damage_check"):
             self._daemon._run(self._jobs[name])
-        refuse_failures(self._daemon, self._reader_health)
+        require_success(self._daemon, self._reader_health)
         os.utime(self._models[day % len(self._models)])
         self._end()
         self._begin()
 
 
-class HastyDaemon(Daemon):
-    """The whole collector, threads and timers and all, in a hurry: a sample every 10 ms, and the rest to match."""
+class FastDaemon(Daemon):
+    """The whole daemon, with threads and timers, and a tick every 10 ms; other jobs run more often as well."""
 
     INTERVALS: ClassVar[dict[str, float]] = {
         "sample": 0.01,
@@ -234,13 +234,13 @@ class HastyDaemon(Daemon):
         return [replace(job, interval_seconds=self.INTERVALS[job.name]) for job in super()._build_jobs()]
 
 
-def hasty(
+def fast(
     directory: Path, url: str, seconds: float, now: Callable[[], float] = time.monotonic
 ) -> Iterator[Usage]:
-    """Run the whole collector in a hurry; what it holds at ten points."""
+    """Run the whole daemon with a tick every 10 ms; yield the usage at ten points."""
     log = LogFile(directory / "llama-server.log")
     settings = settings_for(directory, url, LEAST_KEPT_ROWS, logs={"files": [str(log.path)]})
-    daemon = HastyDaemon(settings)
+    daemon = FastDaemon(settings)
     daemon.start()
     started = now()
     for point in range(1, READINGS + 1):
@@ -248,6 +248,6 @@ def hasty(
             log.write(5)
             time.sleep(0.05)
         (log.rotate if point % 2 else log.copy_and_truncate)()
-        refuse_failures(daemon)
+        require_success(daemon)
         yield usage(daemon._job_health["sample"]._runs, daemon._database)
     daemon.stop()

@@ -1,4 +1,4 @@
-"""A database with a bit of everything in it, as the collector itself writes it."""
+"""A database with rows in every table, as the collector itself writes it."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.support.nvml_stub import NvmlStub
 
 @contextmanager
 def collecting(directory: Path, model: Path) -> Iterator[tuple[Collector, LlamaServer]]:
-    """A collector that watches a real llama-server, its log and a stub of a GPU, once a second."""
+    """Run a collector that samples a real llama-server, its log and a stub of a GPU once a second."""
     log = directory / "llama-server.log"
     nvml = directory / "nvml"
     nvml.mkdir()
@@ -28,7 +28,7 @@ def collecting(directory: Path, model: Path) -> Iterator[tuple[Collector, LlamaS
 
 
 def wait_for_everything(collector: Collector, server: LlamaServer) -> None:
-    """Let the server work until every table of a time series and every view over them has rows."""
+    """Send requests until every time series and every view over them has rows."""
     collector.wait_for("SELECT * FROM metrics")
     while not collector.query("SELECT * FROM speeds WHERE generated_tokens_per_second > 0"):
         server.complete(tokens=240)

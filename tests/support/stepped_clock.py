@@ -1,4 +1,4 @@
-"""A wall clock that a test sets while a collector runs; the monotonic clock goes on as it does in truth."""
+"""A wall clock that a test sets while a collector runs; the monotonic clock is the real one."""
 
 import os
 import time
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class SteppedClock:
-    """libfaketime, told by a file how far its processes' wall clock is off.
+    """libfaketime with a file that contains the offset of its processes' wall clock.
 
     Args:
-        directory: where that file is put.
+        directory: directory of that file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -20,7 +20,7 @@ class SteppedClock:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For a process that is to live by this clock, in UTC."""
+        """Environment for a process with this clock, in UTC."""
         return os.environ | {
             "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -31,14 +31,14 @@ class SteppedClock:
         }
 
     def set(self, offset: int) -> None:
-        """Put the clock so many seconds before the true time; behind it where negative."""
+        """Set the clock this many seconds ahead of the true time; a negative number sets it back."""
         written = self._file.with_suffix(".new")
         written.write_text(f"{offset:+d}\n")
         written.rename(self._file)
         self.offset = offset
 
     def now(self) -> float:
-        """What it shows."""
+        """Return the time that it shows."""
         return time.time() + self.offset
 
 

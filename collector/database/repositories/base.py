@@ -1,4 +1,4 @@
-"""What the five repositories share: dictionaries out, explained errors in."""
+"""The common part of the five repositories: rows as dictionaries, and errors that name the value."""
 
 import json
 import sqlite3
@@ -14,25 +14,25 @@ Record = dict[str, Any]
 
 
 class Connected(Protocol):
-    """Whatever gives out the one writing connection: `Database`."""
+    """The owner of the one writing connection: `Database`."""
 
     path: Path
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
-        """All rows of a SELECT, as dictionaries."""
+        """Return all rows of a SELECT, as dictionaries."""
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """One write transaction; inside another one, a part of it."""
+        """Run the block in a write transaction; inside another one, as part of it."""
 
     def run_script(self, script: str) -> None:
-        """Statements that cannot stand in a transaction."""
+        """Run statements that cannot be part of a transaction."""
 
 
 class Repository:
-    """One table behind Python calls.
+    """The documented operations on one table.
 
     Args:
-        database: where the connection and the transactions come from.
+        database: the open database.
     """
 
     table: Table
@@ -42,7 +42,7 @@ class Repository:
 
     @contextmanager
     def _storing(self, values: Mapping[str, object]) -> Iterator[sqlite3.Connection]:
-        """A write transaction in which a value that does not fit is named."""
+        """Run the block in a write transaction; translate an error about a value into one that names it."""
         with self._database.transaction() as connection:
             try:
                 yield connection
@@ -51,13 +51,13 @@ class Repository:
                 raise
 
     def _newest(self, limit: int) -> list[Record]:
-        """The newest rows first; those of one second by descending id."""
+        """Return the newest rows, newest first; rows of the same second by descending id."""
         query = f"SELECT * FROM {self.table.name} ORDER BY timestamp DESC, id DESC LIMIT ?"  # noqa: S608
         return self._database.query(query, (limit,))
 
 
 def explain_value(table: Table, values: Mapping[str, object], error: Exception) -> None:
-    """Raise `ValueNotStorable` for the value that made a statement fail, if it was a value."""
+    """Raise `ValueNotStorable` if a value made the statement fail."""
     for column in table.columns:
         if column.name in values and (reason := _unfit(values[column.name], column.declaration)):
             raise ValueNotStorable(table.name, column.name, values[column.name], reason) from error
@@ -76,7 +76,7 @@ def _unfit(value: object, declaration: str) -> str | None:
 
 
 def encode_json(table: Table, value: object) -> str:
-    """The value as JSON text that every JSON reader takes (no NaN, no infinity).
+    """Return the value as JSON text that every JSON parser accepts (no NaN, no infinity).
 
     Raises:
         ValueNotStorable: it cannot be written as JSON.
@@ -88,7 +88,7 @@ def encode_json(table: Table, value: object) -> str:
 
 
 def decode_json(table: Table, key: str, text: str) -> Any:
-    """The value that a row holds.
+    """Return the value that is stored in a row.
 
     Raises:
         DatabaseError: the text is not JSON.
@@ -96,4 +96,4 @@ def decode_json(table: Table, key: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError) as error:
-        raise DatabaseError(f"{table.name}.value of {key!r} is not JSON ({error}): set it anew") from error
+        raise DatabaseError(f"{table.name}.value of {key!r} is not JSON ({error}): set it again") from error

@@ -10,11 +10,11 @@ class LogsRepository(Repository):
     table = LOGS
 
     def get_all(self, limit: int = 100) -> list[Record]:
-        """The newest records, newest first; those of one second by descending id."""
+        """Return the newest records, newest first; records of the same second by descending id."""
         return self._newest(limit)
 
     def add(self, level: str, message: str, source: str | None = "server") -> None:
-        """Insert one record of now.
+        """Insert one record with the current time.
 
         Args:
             level: debug, info, warn, error or critical.
@@ -31,6 +31,6 @@ class LogsRepository(Repository):
             )
 
     def clear(self) -> int:
-        """Delete all records; how many there were."""
+        """Delete all records and return their number."""
         with self._database.transaction() as connection:
             return connection.execute("DELETE FROM logs").rowcount

@@ -13,16 +13,16 @@ class MetadataRepository(Repository):
     table = METADATA
 
     def get(self, key: str, default: object = None) -> Any:
-        """The value of this key, or the default.
+        """Return the value of this key, or the default.
 
         Raises:
-            DatabaseError: what is stored is not JSON.
+            DatabaseError: the stored text is not JSON.
         """
         rows = self._database.query("SELECT value FROM metadata WHERE key = ?", (key,))
         return decode_json(self.table, key, rows[0]["value"]) if rows else default
 
     def set(self, key: str, value: object) -> None:
-        """Store a value under a key, with the time of now.
+        """Store a value under a key, with the current time.
 
         Raises:
             ValueNotStorable: the key is no text, or the value is not JSON.

@@ -20,7 +20,7 @@ class MetricsRepository(Repository):
     table = METRICS
 
     def save(self, metrics: Mapping[str, SqlValue]) -> None:
-        """Insert one snapshot, of now unless it names a `timestamp`.
+        """Insert one snapshot, with the current time unless it has a `timestamp`.
 
         A missing field is stored as 0, an explicit None as NULL, unknown fields are ignored.
 
@@ -32,16 +32,16 @@ class MetricsRepository(Repository):
             connection.execute(_SAVE, row)
 
     def get_history(self, limit: int = 100) -> list[Record]:
-        """The newest snapshots, newest first; those of one second by descending id."""
+        """Return the newest snapshots, newest first; those of the same second by descending id."""
         return self._newest(limit)
 
     def get_latest(self) -> Record | None:
-        """The newest snapshot, or None."""
+        """Return the newest snapshot, or None."""
         rows = self.get_history(1)
         return rows[0] if rows else None
 
     def prune(self, max_records: int = 10000) -> int:
-        """Delete the oldest snapshots beyond `max_records`, in chunks; how many were deleted.
+        """Delete the oldest snapshots beyond `max_records`, in chunks, and return their number.
 
         Raises:
             ValueError: `max_records` is negative.

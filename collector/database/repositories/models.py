@@ -35,27 +35,27 @@ class ModelsRepository(Repository):
     table = MODELS
 
     def get_all(self) -> list[Record]:
-        """All models, newest first."""
+        """Return all models, newest first."""
         return self._database.query("SELECT * FROM models ORDER BY created_at DESC, id DESC")
 
     def get_by_id(self, model_id: str) -> Record | None:
-        """The model with this id, or None."""
+        """Return the model with this id, or None."""
         rows = self._database.query("SELECT * FROM models WHERE id = ?", (model_id,))
         return rows[0] if rows else None
 
     def get_favorites(self) -> list[Record]:
-        """The models marked as favourite, by name."""
+        """Return the models marked as favourite, sorted by name."""
         return self._database.query("SELECT * FROM models WHERE favorite = 1 ORDER BY name, id")
 
     def save(self, model: Mapping[str, Any]) -> Record:
         """Insert a model, or replace the one with its id.
 
-        Missing fields take the documented defaults, unknown ones are ignored, `created_at` of an
-        existing row stays, `updated_at` becomes now. `parameters` and `params` may be given as
-        objects; they are stored as JSON.
+        Missing fields get the documented defaults, unknown ones are ignored, `created_at` of an existing
+        row stays, `updated_at` becomes the current time. `parameters` and `params` may be objects; they are
+        stored as JSON.
 
         Returns:
-            the row as it is stored.
+            the stored row.
 
         Raises:
             ValueNotStorable: a value does not fit its column, or there is no name.
@@ -75,7 +75,7 @@ class ModelsRepository(Repository):
         """Change the given fields of one model; unknown fields are ignored.
 
         Returns:
-            the changed row, or None where there is no such model or no field to change.
+            the changed row, or None if there is no such model or no field to change.
 
         Raises:
             ValueNotStorable: a value does not fit its column.
@@ -92,12 +92,12 @@ class ModelsRepository(Repository):
         return self.get_by_id(model_id) if changed else None
 
     def delete(self, model_id: str) -> bool:
-        """Remove one model; whether there was one."""
+        """Delete one model; return whether it existed."""
         with self._database.transaction() as connection:
             return connection.execute("DELETE FROM models WHERE id = ?", (model_id,)).rowcount > 0
 
     def cleanup_missing_files(self) -> int:
-        """Remove, in one transaction, every model whose file is not on disk; how many there were.
+        """Delete, in one transaction, every model whose file does not exist, and return their number.
 
         A row without a path names no file and stays.
         """
@@ -109,7 +109,7 @@ class ModelsRepository(Repository):
 
 
 def new_model_id(now: int) -> str:
-    """A fresh id: `model_{timestamp}_{random}`."""
+    """Return a new id: `model_{timestamp}_{random}`."""
     return f"model_{now}_{''.join(secrets.choice(_RANDOM_LETTERS) for _ in range(9))}"
 
 

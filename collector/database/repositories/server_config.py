@@ -16,15 +16,17 @@ class ConfigRepository(Repository):
     table = SERVER_CONFIG
 
     def get(self) -> Record:
-        """The saved configuration over the documented defaults.
+        """Return the saved configuration, completed with the documented defaults.
 
         Raises:
-            DatabaseError: what is stored is not a JSON object.
+            DatabaseError: the stored text is not a JSON object.
         """
         rows = self._database.query("SELECT value FROM server_config WHERE key = ?", (_KEY,))
         saved = decode_json(self.table, _KEY, rows[0]["value"]) if rows else {}
         if not isinstance(saved, dict):
-            raise DatabaseError(f"server_config.{_KEY} holds {saved!r:.80}, not a JSON object: save it anew")
+            raise DatabaseError(
+                f"server_config.{_KEY} contains {saved!r:.80}, not a JSON object: save it again"
+            )
         return default_server_config() | saved
 
     def save(self, config: Mapping[str, object]) -> None:
@@ -41,7 +43,7 @@ class ConfigRepository(Repository):
 
 
 def default_server_config() -> Record:
-    """The documented default configuration of this user."""
+    """Return the documented default configuration for this user."""
     return {
         "serverPath": "/usr/local/bin/llama-server",
         "host": "localhost",

@@ -21,7 +21,7 @@ MODEL_EVENTS = Table(
         Column(
             "event",
             "TEXT NOT NULL",
-            "state",
+            "label",
             "loading, loaded, sleeping, woke, unloaded, evicted, failed, crashed",
         ),
         Column("state", "TEXT NOT NULL", "state", "since then: loading, loaded, sleeping, unloaded, failed"),
