@@ -19,7 +19,7 @@ import pytest
 
 from collector.catalog import OWN_TABLES
 from collector.cli import main
-from collector.commands.watch import spark_line
+from collector.commands.watch import sparkline
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS
 from collector.schema import Table
@@ -229,5 +229,5 @@ def test_watching_and_json_exclude_each_other(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_mark_is_as_high_as_its_reading() -> None:
-    assert spark_line([0, 12.4, 12.5, 50, 99.9, 100, 250, -1, None], 100) == "▁▁▂▅███▁ "
-    assert spark_line([0, 0], 0) == "▁▁"
+    assert sparkline([0, 12.4, 12.5, 50, 99.9, 100, 250, -1, None], 100) == "▁▁▂▅███▁ "
+    assert sparkline([0, 0], 0) == "▁▁"
