@@ -71,7 +71,7 @@ def test_a_package_imports_only_from_the_layers_before_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_is_imported_by_one_package(library: str) -> None:
+def test_a_library_is_imported_by_its_packages_only(library: str) -> None:
     importers = {
         package_of(path)
         for path in modules()

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from collector.database.connection import fetch
 from collector.report import plots
 from collector.report.period import Period, local
+from collector.report.period_reader import PeriodReader
 from collector.text import format_duration, format_number
 
-_MOST_SERIES = 12
-_MOST_ROWS = 50
+_MAX_SERIES = 12
+_MAX_ROWS = 50
 _LONG_GAP = 3
 """A line is interrupted where the gap between two points is so many times as long as its median gap."""
 _SPEED_NAME = "model || coalesce(' (' || quantization || ')', '')"
@@ -50,51 +50,6 @@ def figures(connection: sqlite3.Connection, period: Period) -> Iterator[Figure]:
         figure = make_figure(reader)
         if figure.plot or figure.rows:
             yield figure
-
-
-class PeriodReader:
-    """Queries about one period.
-
-    Args:
-        connection: an open database.
-        period: the period.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, period: Period) -> None:
-        self._connection = connection
-        self.period = period
-
-    def rows(self, query: str, *more: object) -> list[dict[str, Any]]:
-        """Return the rows of a SELECT in which ?1 and ?2 are the period's begin and end."""
-        return fetch(self._connection, query, (self.period.begin, self.period.end, *more))
-
-    def means(self, source: str, name: str, value: str) -> dict[str, plots.Points]:
-        """Return one series for each name, with the mean of each slice of the period that has a value.
-
-        Args:
-            source: a table or view.
-            name: an SQL expression that names the series of a row.
-            value: an SQL expression; rows where it is NULL do not count.
-        """
-        series: dict[str, plots.Points] = defaultdict(list)
-        query = f"""
-            SELECT {name} AS series, avg(timestamp) AS moment, avg({value}) AS mean FROM {source}
-            WHERE timestamp > ?1 AND timestamp <= ?2 AND {value} IS NOT NULL
-            GROUP BY series, (timestamp - ?1) / ?3 ORDER BY series, moment"""  # noqa: S608
-        for row in self.rows(query, self.period.slice_seconds):
-            series[row["series"]].append((row["moment"], row["mean"]))
-        return series
-
-    def bars(self, source: str, name: str, value: str) -> dict[str, dict[str, float]]:
-        """Return one series for each name, with the sum of each bar of the period (arguments: `means`)."""
-        series: dict[str, dict[str, float]] = defaultdict(dict)
-        query = f"""
-            SELECT {name} AS series, sum({value}) AS total,
-              strftime(?3, timestamp, 'unixepoch', 'localtime') AS bar
-            FROM {source} WHERE timestamp > ?1 AND timestamp <= ?2 GROUP BY series, bar HAVING total > 0"""  # noqa: S608
-        for row in self.rows(query, self.period.bar_format):
-            series[row["series"]][row["bar"]] = row["total"]
-        return series
 
 
 def _model_table(reader: PeriodReader) -> Figure:
@@ -198,7 +153,7 @@ def _loads(reader: PeriodReader) -> Figure:
             "still there" if row["left_at"] is None else f"{row['left_by']} {local(row['left_at'])}",
             format_duration(row["resident_seconds"]),
         )
-        for row in rows[:_MOST_ROWS]
+        for row in rows[:_MAX_ROWS]
     ]
     return Figure(
         "Models in memory",
@@ -216,7 +171,7 @@ def _trouble(reader: PeriodReader) -> Figure:
         SELECT timestamp, level, source, message FROM logs
         WHERE timestamp > ?1 AND timestamp <= ?2 AND +level IN ('warn', 'error', 'critical')
         ORDER BY timestamp DESC, id DESC LIMIT ?3""",
-        _MOST_ROWS,
+        _MAX_ROWS,
     )
     cells = [(local(r["timestamp"]), r["level"], r["source"] or "", r["message"]) for r in rows]
     bars = _bar_figure(reader, "Warnings and errors", f"By source; the newest {len(cells)} below.", series)
@@ -228,7 +183,7 @@ def _gaps(reader: PeriodReader) -> Figure:
         SELECT * FROM gaps WHERE timestamp > ?1 AND timestamp <= ?2 ORDER BY timestamp DESC""")
     cells = [
         (local(row["began"]), local(row["timestamp"]), format_duration(row["seconds"]))
-        for row in rows[:_MOST_ROWS]
+        for row in rows[:_MAX_ROWS]
     ]
     note = f"Nothing is known of these.{_shortened_note(rows)}"
     return Figure("Times without samples", note, heads=("from", "to", "lasted"), rows=cells)
@@ -263,14 +218,14 @@ Values = TypeVar("Values", bound=Sized)
 
 def _longest_series(series: Mapping[str, Values]) -> tuple[dict[str, Values], str]:
     """Return the series with the most values, and a note on how many others are left out."""
-    names = sorted(series, key=lambda name: len(series[name]), reverse=True)[:_MOST_SERIES]
+    names = sorted(series, key=lambda name: len(series[name]), reverse=True)[:_MAX_SERIES]
     left_out = len(series) - len(names)
     note = f" {left_out} of which less is known are left out." if left_out else ""
     return {name: series[name] for name in sorted(names)}, note
 
 
 def _shortened_note(rows: Sequence[object]) -> str:
-    return f" The newest {_MOST_ROWS} of {len(rows)} are listed." if len(rows) > _MOST_ROWS else ""
+    return f" The newest {_MAX_ROWS} of {len(rows)} are listed." if len(rows) > _MAX_ROWS else ""
 
 
 def _with_interruptions(points: plots.Points, period: Period) -> plots.Points:
