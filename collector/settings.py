@@ -236,9 +236,11 @@ def read_api_key(settings: LlamaServerSettings) -> str | None:
     except OSError as error:
         raise SettingsError([f"[llama_server] api_key_file: {path}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
-        raise SettingsError([f"[llama_server] api_key_file: {path} holds more than plain ASCII"]) from error
+        raise SettingsError(
+            [f"[llama_server] api_key_file: {path} contains characters other than ASCII"]
+        ) from error
     if not key or not key.isprintable():
-        raise SettingsError([f"[llama_server] api_key_file: {path} must hold the key on one line"])
+        raise SettingsError([f"[llama_server] api_key_file: {path} must contain the key on one line"])
     return key
 
 

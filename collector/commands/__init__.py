@@ -1,4 +1,4 @@
-"""The commands of the command line, one module each: its arguments stand beside what it does.
+"""The commands of the command line, one module each with its arguments and what it does.
 
 The module of a command has two functions:
 

@@ -194,7 +194,7 @@ def _check_journal(unit: str) -> Finding:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        return problem(f"journalctl cannot be run ({error}): take {unit} out of [logs] journal_units")
+        return problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
     if ended.stdout.strip():
         return good(f"the journal contains lines of {unit}")
     if ended.returncode or ended.stderr.strip():

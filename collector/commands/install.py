@@ -102,7 +102,7 @@ def _install_steps() -> Iterator[Step]:
     yield _copy(f"systemd/{UNIT}", UNIT_FILE)
     yield _command("systemctl", "daemon-reload")
     yield _command("systemctl", "enable", UNIT)
-    yield _command("systemctl", "restart", UNIT)  # an upgrade takes effect
+    yield _command("systemctl", "restart", UNIT)  # so that an upgrade is used
 
 
 def _uninstall_steps() -> Iterator[Step]:
@@ -151,7 +151,7 @@ def _run(words: tuple[str, ...]) -> None:
 
 
 def _shipped(name: str) -> Path:
-    """Return the path of a file that comes with the program.
+    """Return the path of a file that is part of the program.
 
     In a checkout it is beside the package; otherwise pip has copied it into the environment.
     """

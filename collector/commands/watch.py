@@ -38,7 +38,7 @@ _NEWEST_SAMPLES = "SELECT DISTINCT timestamp FROM metrics ORDER BY timestamp DES
 
 
 def watch(database: Path, interval_seconds: float) -> None:
-    """Show the status anew after each interval, until Ctrl-C or SIGTERM; then the process should end.
+    """Show the status after each interval, until Ctrl-C or SIGTERM; then the process should end.
 
     A terminal is switched to its alternate screen, and back at the end. Anything else gets blocks of plain
     text with an empty line between them.

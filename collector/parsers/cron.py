@@ -1,7 +1,7 @@
 """Cron lines in local time.
 
-APScheduler computes the due times; its import takes long and belongs to the daemon. So whether a line is
-valid is decided here without it, by the same rules: a test compares the two on generated lines.
+APScheduler computes the due times, but importing it is slow, and every command reads the settings. So a line
+is checked here without it, by the same rules: a property test compares the two on generated lines.
 """
 
 import re
@@ -126,6 +126,7 @@ def _range(field: _Field, first: int, last: int, step: str | None) -> range:
         raise ValueError(
             f"the {field.name} must be from {field.low} to {field.high}, the smaller value first"
         )
-    if step is not None and not 0 < int(step) <= ((last or field.high) - first):
+    # An end of 0 counts as no end for a step, as in APScheduler: `0-0/5` is valid, and means 0.
+    if step is not None and not 0 < int(step) <= (last or field.high) - first:
         raise ValueError(f"the step of the {field.name} must be from 1 to the length of its range")
     return range(first, last + 1, int(step or 1))

@@ -25,7 +25,7 @@ def _http_url_fault(value: str, parts: SplitResult) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "must start with http://, https:// or unix:///, and name a host"
     if parts.username or parts.password:
-        return "must not hold a password: put the key into api_key_file"
+        return "must not contain a password: put the key into api_key_file"
     if not value.isprintable() or not _is_host(parts.hostname, is_address="[" in parts.netloc):
         return "must name a host in ASCII, or a valid address"
     return "must end before ? and #" if parts.query or parts.fragment else None

@@ -31,7 +31,7 @@ _TYPE_NAMES: dict[type, str] = {
     str: "a text in quotes",
     list: "a list of texts",
 }
-# A text that nothing ends is matched too: searching the end of each anew would take quadratic time.
+# An unterminated text matches too: searching the end of each again would need quadratic time.
 _TEXT_OR_COMMENT = re.compile(
     r'"""(?:\\.|[^\\])*?(?:"""|\Z)|' r"'''.*?(?:'''|\Z)|" r'"(?:\\.|[^"\\\n])*"?|' r"'[^'\n]*'?|#[^\n]*",
     re.DOTALL,
@@ -48,7 +48,7 @@ class Range:
     Args:
         low: the smallest value.
         high: the largest value.
-        zero: what 0 means, where it is allowed beside the range.
+        zero: what 0 means, where it is allowed outside the range.
     """
 
     low: float
@@ -76,7 +76,7 @@ def not_empty(value: str) -> str | None:
 
 def all_not_empty(values: list[str]) -> str | None:
     """Check that no text of a list is empty; the list itself may be."""
-    return None if all(value.strip() for value in values) else "must not hold an empty text"
+    return None if all(value.strip() for value in values) else "must not contain an empty text"
 
 
 def setting(default: Any, meaning: str, check: Check = lambda _: None, *, or_list: bool = False) -> Any:
@@ -129,7 +129,7 @@ def parse_document(data: bytes, path: str) -> tuple[dict[str, Any], Locations]:
         path: name of the file in messages.
 
     Raises:
-        SettingsError: it is not UTF-8 or not TOML, or parsing it would take much memory.
+        SettingsError: it is not UTF-8 or not TOML, or parsing it would need much memory.
     """
     if len(data) > MAX_BYTES:
         raise SettingsError([f"{path}: is longer than {MAX_BYTES:,} bytes"])
@@ -163,7 +163,7 @@ def find_faults(
         if not isinstance(table, dict):
             yield f"{locations.of(name)}: {name} must be a table: write [{name}]"
             continue
-        known = {one.name: one for one in fields(declaration)}
+        known = {declared.name: declared for declared in fields(declaration)}
         for key, value in table.items():
             unknown = f"is unknown; known are {', '.join(known)}"
             if fault := _value_fault(known[key], value) if key in known else unknown:
