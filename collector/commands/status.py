@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import collector
-from collector.commands.status_text import format_status
+from collector.commands.status_text import Record, format_status
 from collector.database.collector_lock import running_collector
 from collector.database.connection import connect_read_only, fetch, translate_sqlite_errors
 from collector.schema import quote_identifier
 from collector.settings import find_settings_file, load_settings
-
-Record = dict[str, Any]
 
 _WARNINGS_SHOWN = 5
 _LAST_WARNINGS = (
