@@ -1,6 +1,6 @@
-"""The collector's own events: one line on standard error, one row of `logs` each.
+"""The collector's own events: one line on standard error and one row of `logs` each.
 
-Success is silent and a change of state is told once, so every event is worth a row.
+Success is not logged and a change of state is logged once, so there are few events and each is worth a row.
 """
 
 import logging
@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 Sink = Callable[[str, str], None]
-"""Takes the level, as the `logs` table names it, and the text of an event."""
+"""Stores an event; its arguments are the level, as in the `logs` table, and the text."""
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _DOCUMENTED_LEVELS = {"warning": "warn"}
@@ -21,12 +21,12 @@ _JOURNAL_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critica
 
 
 def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
-    """Set up structlog, and let the libraries' warnings pass through it.
+    """Configure structlog, and route the warnings of libraries through it.
 
     Args:
-        level: debug, info, warning, error or critical; what lies below is neither printed nor stored.
-        output_format: `console`, `json`, or `auto`: the journal's form under systemd, else console.
-        sink: also gets every event from `info` up.
+        level: debug, info, warning, error or critical; events below it are neither printed nor stored.
+        output_format: `console`, `json`, or `auto`: the journal's format under systemd, else console.
+        sink: called with every event of level `info` or above.
     """
     structlog.configure(
         processors=[
@@ -40,7 +40,7 @@ def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     library_logger = logging.getLogger()
-    library_logger.handlers = [_ToEvents()]
+    library_logger.handlers = [_LibraryLogHandler()]
     library_logger.setLevel(logging.WARNING)
 
 
@@ -54,7 +54,7 @@ def _renderers(output_format: str) -> list[Processor]:
 
 
 def plain_text(event_dict: EventDict) -> str:
-    """One line: the event, then its other values as `key=value`."""
+    """Return an event on one line: its text, then its other values as `key=value`."""
     rest = (f"{k}={v}" for k, v in event_dict.items() if k not in ("event", "level", "exc_info", "exception"))
     return " ".join((str(event_dict.get("event", "")), *rest))
 
@@ -66,6 +66,12 @@ def _render_for_journal(_logger: WrappedLogger, _method: str, event_dict: EventD
 
 
 class _SinkProcessor:
+    """A step of structlog that passes each event on to a sink.
+
+    Args:
+        sink: called with every event of level `info` or above.
+    """
+
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
@@ -76,8 +82,8 @@ class _SinkProcessor:
         return event_dict
 
 
-class _ToEvents(logging.Handler):
-    """Warnings of APScheduler and httpx become events like ours."""
+class _LibraryLogHandler(logging.Handler):
+    """A handler that turns warnings of APScheduler and httpx into events of the collector."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger: Any = structlog.get_logger()

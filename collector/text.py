@@ -1,35 +1,39 @@
-"""Values as text for people."""
+"""Formatting of values for people."""
 
 import time
 
 _JUST_NOW_SECONDS = 2
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
-def plain(text: object) -> str:
-    """Text from outside, without what a terminal would obey."""
+def printable(value: object) -> str:
+    """Return a value as text in which every control character is replaced.
+
+    Names and messages from outside may contain escape sequences that a terminal would execute.
+    """
     return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(text)
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value)
     )
 
 
-def number(value: float | None, unit: str = "", digits: int = 1) -> str:
-    """A number for people; None is unknown."""
+def format_number(value: float | None, unit: str = "", digits: int = 1) -> str:
+    """Return a number with its unit; `unknown` for None."""
     return "unknown" if value is None else f"{value:,.{digits}f}{unit}"
 
 
-def ago(timestamp: int | None) -> str:
-    """How long ago that was; None is never."""
+def format_age(timestamp: int | None) -> str:
+    """Return how long ago a Unix time was; `never` for None."""
     if timestamp is None:
         return "never"
     seconds = time.time() - timestamp
-    return "just now" if seconds < _JUST_NOW_SECONDS else f"{duration(seconds)} ago"
+    return "just now" if seconds < _JUST_NOW_SECONDS else f"{format_duration(seconds)} ago"
 
 
-def duration(seconds: float | None) -> str:
-    """A time for people, in its largest unit of which there are two; None is unknown."""
+def format_duration(seconds: float | None) -> str:
+    """Return a duration in the largest unit of which it has at least two; `unknown` for None."""
     if seconds is None:
         return "unknown"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+    for size, unit in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:,.0f} s"

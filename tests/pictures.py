@@ -1,4 +1,4 @@
-"""Takes the README's picture of Datasette, of real data: a router that works for a while, and a collector.
+"""Makes the README's picture of Datasette from real data: a router that answers requests, and a collector.
 
 Usage: python -m tests.pictures [--seconds 180]
 
@@ -23,15 +23,15 @@ MODELS = ("tiny-chat", "tiny-coder", "tiny-writer")
 WIDTH, HEIGHT, SECONDS_A_DAY = 1280, 1020, 86_400
 
 
-def work(router: LlamaRouter, seconds: int) -> None:
-    """Requests as people make them: some at once, then a pause, now for one model and now for another."""
-    chance = random.Random(7)
+def send_requests(router: LlamaRouter, seconds: int) -> None:
+    """Send requests as people do: several at once, then a pause, for changing models."""
+    generator = random.Random(7)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        model = chance.choice(MODELS)
-        for _ in range(chance.randrange(20, 120)):
-            router.complete(model, tokens=chance.randrange(20, 400))
-        time.sleep(chance.uniform(0, 6))
+        model = generator.choice(MODELS)
+        for _ in range(generator.randrange(20, 120)):
+            router.complete(model, tokens=generator.randrange(20, 400))
+        time.sleep(generator.uniform(0, 6))
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
                 f'[models]\ndirectory = "{models}"\n[logs]\nfiles = ["{directory}/router.log"]\n'
             )
             with Collector(directory, settings) as collector:
-                work(router, seconds)
+                send_requests(router, seconds)
                 with DatasetteServer(collector.database) as datasette:
                     PICTURE.parent.mkdir(exist_ok=True)
                     days = round(seconds / SECONDS_A_DAY, 4)

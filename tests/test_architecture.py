@@ -1,11 +1,16 @@
 """The architecture as `collector/README.md` describes it: imports go one way."""
 
 import ast
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from collector.catalog import open_database
+from collector.commands import COMMANDS
+from collector.database.documented import METRICS
 
 PACKAGE = Path(__file__).parents[1] / "collector"
 
@@ -66,7 +71,7 @@ def test_a_package_imports_only_from_the_layers_before_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_is_imported_by_one_package(library: str) -> None:
+def test_a_library_is_imported_by_its_packages_only(library: str) -> None:
     importers = {
         package_of(path)
         for path in modules()
@@ -75,7 +80,7 @@ def test_a_library_is_imported_by_one_package(library: str) -> None:
     assert importers <= LIBRARIES[library]
 
 
-def test_a_package_has_a_size_that_a_reader_can_survey() -> None:
+def test_no_package_has_too_many_modules() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= MAX_MODULES_AT_THE_TOP
     for directory in {path.parent for path in modules()} - {PACKAGE}:
         assert len(list(directory.glob("*.py"))) <= MAX_MODULES, directory
@@ -110,6 +115,9 @@ def test_only_the_observer_catches_every_exception() -> None:
     assert broad == ["health.py"]
 
 
+DAEMON_LIBRARIES = {"httpx", "psutil", "apscheduler", "structlog"}
+
+
 @pytest.mark.parametrize(
     "module", ["commands.status", "commands.export", "commands.watch", "report.page", "settings"]
 )
@@ -117,4 +125,69 @@ def test_what_only_reads_starts_without_the_libraries_of_the_daemon(module: str)
     script = f"import sys, collector.{module}; print(*sorted(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(ended.stdout.split())
-    assert loaded.isdisjoint({"httpx", "psutil", "apscheduler", "structlog"})
+    assert loaded.isdisjoint(DAEMON_LIBRARIES)
+
+
+PRINT_MODULES_AT_EXIT = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from collector.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a settings file that sets a schedule of backups, and names a small database."""
+    directory = tmp_path_factory.mktemp("small")
+    with open_database(directory / "small.db") as database, database.transaction() as connection:
+        connection.execute(METRICS.insert_statement, METRICS.row({"timestamp": 1, "cpu_usage": 5.0}))
+    file = directory / "collector.toml"
+    file.write_text(f'[database]\npath = "{directory}/small.db"\n[backup]\nschedule = "30 3 * * mon-fri"\n')
+    return file
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "status --json",
+        "status --watch",
+        "export",
+        "export --output all.sql",
+        "report --since 9999w",
+    ],
+)
+def test_a_command_that_only_reads_needs_no_library_of_the_daemon(settings_file: Path, command: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINT_MODULES_AT_EXIT, "--config", str(settings_file), *command.split()],
+        cwd=settings_file.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    if "--watch" in command:
+        assert "every" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    loaded = set(errors.split())
+    assert (process.returncode, "collector.settings" in loaded) == (0, True), errors
+    assert loaded.isdisjoint(DAEMON_LIBRARIES)
+
+
+def test_help_imports_no_command() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PRINT_MODULES_AT_EXIT, "--help"], capture_output=True, text=True, check=True
+    )
+    loaded = set(ended.stderr.split())
+    assert "collector.commands" in loaded
+    assert loaded.isdisjoint({"sqlite3", "pygal", *DAEMON_LIBRARIES})
+    assert loaded.isdisjoint({f"collector.commands.{command.module}" for command in COMMANDS})
+
+
+def test_every_command_has_a_module_with_its_arguments_and_what_it_does() -> None:
+    for command in COMMANDS:
+        tree = ast.parse((PACKAGE / "commands" / f"{command.module}.py").read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert {"add_arguments", "run"} <= functions, command

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from collector.cli import main
+from collector.commands import COMMANDS
 from tests.support.collector import Collector
 from tests.support.llama_server import LlamaServer, process_name
 
@@ -25,13 +27,36 @@ def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
         assert word in ended.stdout
 
 
+@pytest.mark.parametrize("name", ["run", *(command.name for command in COMMANDS)])
+def test_help_of_a_command_shows_its_arguments_and_examples(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"usage: llama-collector {name} [-h] [--config FILE]" in text
+    examples = [line for command in COMMANDS if command.name == name for line in command.examples]
+    assert all(f"llama-collector {line}" in text for line in examples)
+
+
+@pytest.mark.parametrize("arguments", [["--config", "my.toml", "check"], ["check", "--config", "my.toml"]])
+def test_the_settings_file_is_named_before_or_after_the_command(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "my.toml").write_text("[typo]\n")
+    ended = call(*arguments, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (
+        78,
+        "llama-collector: my.toml, line 1: unknown table or key [typo]\n",
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["status", "--xml"]])
-def test_wrong_use_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+def test_wrong_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     assert call(*arguments, cwd=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize("command", ["run", "check", "status"])
-def test_wrong_settings_exit_78_with_every_fault_and_touch_nothing(tmp_path: Path, command: str) -> None:
+def test_wrong_settings_exit_78_with_every_fault_and_create_nothing(tmp_path: Path, command: str) -> None:
     (tmp_path / "bad.toml").write_text("[sampling]\ninterval = -1\n[typo]\n")
     ended = call("--config", "bad.toml", command, cwd=tmp_path)
     assert ended.returncode == 78
@@ -40,14 +65,14 @@ def test_wrong_settings_exit_78_with_every_fault_and_touch_nothing(tmp_path: Pat
     assert [file.name for file in tmp_path.iterdir()] == ["bad.toml"]
 
 
-def test_a_key_file_that_is_missing_exits_78_before_anything_is_touched(tmp_path: Path) -> None:
+def test_a_missing_key_file_exits_78_before_anything_is_created(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('[llama_server]\napi_key_file = "missing"\n')
     ended = call("--config", "c.toml", "run", cwd=tmp_path)
     assert (ended.returncode, [file.name for file in tmp_path.iterdir()]) == (78, ["c.toml"])
     assert "[llama_server] api_key_file" in ended.stderr
 
 
-def test_run_on_a_file_that_is_no_database_exits_1_and_leaves_it(tmp_path: Path) -> None:
+def test_run_on_a_file_that_is_no_database_exits_1_and_does_not_change_it(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('[database]\npath = "notes"\n')
     (tmp_path / "notes").write_text("not a database, but dear to me\n" * 50)
     ended = call("--config", "c.toml", "run", cwd=tmp_path)
@@ -64,7 +89,7 @@ def test_status_without_a_database_says_what_to_do(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_status_tells_readings_while_the_collector_runs_and_afterwards(
+def test_status_shows_readings_while_the_collector_runs_and_afterwards(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with LlamaServer(tiny_model) as server:
@@ -93,7 +118,7 @@ def test_status_tells_readings_while_the_collector_runs_and_afterwards(
     assert data["database"]["rows"]["metrics"] >= 2
 
 
-def test_status_reads_a_database_that_another_program_made(tmp_path: Path) -> None:
+def test_status_reads_a_database_that_another_program_created(tmp_path: Path) -> None:
     import sqlite3
 
     path = tmp_path / "data" / "llama-dashboard.db"
@@ -121,7 +146,7 @@ def test_status_shows_no_control_characters_of_a_log_line(tmp_path: Path) -> Non
 
 
 def on_a_terminal(command: list[str]) -> str:
-    """What a command prints when its output is a terminal."""
+    """Return what a command prints when its output is a terminal."""
     master, slave = pty.openpty()
     process = subprocess.Popen(command, stdout=slave, stderr=slave)
     os.close(slave)
@@ -136,7 +161,7 @@ def on_a_terminal(command: list[str]) -> str:
     return text.decode()
 
 
-def test_colours_come_only_on_a_terminal(tmp_path: Path) -> None:
+def test_output_is_coloured_only_on_a_terminal(tmp_path: Path) -> None:
     with Collector(tmp_path, NO_SERVER) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert "\x1b[" in on_a_terminal(collector.command("status"))
@@ -153,7 +178,7 @@ def test_check_finds_no_problem_where_all_is_well(tmp_path: Path, tiny_model: Pa
     assert f"on port {server.port}" in ended.stdout
 
 
-def test_check_tells_what_to_change_where_nothing_listens(tmp_path: Path) -> None:
+def test_check_says_what_to_change_where_nothing_listens(tmp_path: Path) -> None:
     ended = Collector(tmp_path, '[llama_server]\nurl = "http://127.0.0.1:1"\n').call("check")
     assert ended.returncode == 1
     assert "problem  llama-server" in ended.stdout
@@ -161,9 +186,7 @@ def test_check_tells_what_to_change_where_nothing_listens(tmp_path: Path) -> Non
     assert not (tmp_path / "data").exists()
 
 
-def test_check_names_the_very_command_line_to_change_without_its_key(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_check_shows_the_command_line_to_change_without_its_key(tmp_path: Path, tiny_model: Path) -> None:
     with LlamaServer(tiny_model, ["--api-key", "s3cr3t"], api_key="s3cr3t") as server:
         (tmp_path / "key").write_text("s3cr3t")
         settings = f'[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\napi_key_file = "{tmp_path}/key"\n'
@@ -173,7 +196,7 @@ def test_check_names_the_very_command_line_to_change_without_its_key(
     assert "s3cr3t" not in ended.stdout + ended.stderr
 
 
-def test_output_into_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     with Collector(tmp_path, NO_SERVER) as collector:
         collector.wait_for("SELECT * FROM metrics")
         process = subprocess.Popen(

@@ -19,7 +19,7 @@ import duckdb
 import pytest
 
 from collector.catalog import OWN_TABLES
-from collector.cli import _parser
+from collector.cli import build_parser
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.settings import Settings
 from collector.views import VIEWS
@@ -90,7 +90,7 @@ def test_the_lists_of_settings_tables_and_views_are_those_of_the_code() -> None:
 
 def test_every_command_stands_in_the_readme_and_no_other() -> None:
     choices = next(
-        action.choices for action in _parser()._actions if action.dest == "command" or action.choices
+        action.choices for action in build_parser()._actions if action.dest == "command" or action.choices
     )
     assert choices
     documented = set(re.findall(r"^\| `llama-collector (\w+)", README.read_text(), re.MULTILINE))

@@ -1,3 +1,4 @@
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.errors import SettingsError
+from collector.parsers.settings_file import Range
 from collector.settings import (
     LlamaServerSettings,
     Settings,
@@ -21,7 +23,7 @@ SAMPLE = Path(__file__).parents[1] / "config" / "collector.toml"
 
 
 def uncommented(text: str) -> str:
-    """The sample file with every default switched on."""
+    """Return the sample file with every default active."""
     lines = text.splitlines()
     return "\n".join(line[2:] if line.startswith("# ") and " = " in line else line for line in lines)
 
@@ -33,21 +35,26 @@ def test_without_a_file_every_setting_has_its_default() -> None:
     assert settings.llama_server.url == "http://127.0.0.1:8080"
 
 
-def test_the_sample_file_says_nothing_but_the_defaults() -> None:
+def test_the_sample_file_contains_only_the_defaults() -> None:
     assert load_settings(SAMPLE) == Settings()
     assert settings_from(tomllib.loads(uncommented(SAMPLE.read_text()))) == Settings()
 
 
-def test_the_sample_file_names_every_setting_with_its_meaning() -> None:
+def test_the_sample_file_lists_every_setting_with_its_meaning_and_range() -> None:
     text = SAMPLE.read_text()
     assert {section.name for section in fields(Settings)} == set(tomllib.loads(text))
     for section in fields(Settings):
         for setting in fields(section.default_factory):  # type: ignore[arg-type]
             assert f"\n# {setting.name} = " in text
             assert setting.metadata["meaning"].split(";")[0].split(",")[0] in text
+            if isinstance(setting.metadata["check"], Range):
+                (line,) = re.findall(
+                    rf"^# {setting.name} = .*{setting.metadata['meaning']}$", text, re.MULTILINE
+                )
+                assert line.endswith(f", {setting.metadata['check']}")
 
 
-def test_all_faults_are_told_at_once_each_with_its_line_and_key(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_line_and_key(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(
         "[sampling]\n"
@@ -110,10 +117,18 @@ def test_a_wrong_value_is_refused(section: str, key: str, value: object) -> None
         settings_from({section: {key: value}})
 
 
+def test_a_range_is_written_as_it_is_checked() -> None:
+    limited, or_never = Range(0.1, 60), Range(10, 86_400, zero="never")
+    assert (str(limited), str(or_never)) == ("0.1 to 60", "10 to 86400; 0 = never")
+    assert limited(0) == "must be from 0.1 to 60"
+    assert [or_never(value) for value in (0, 10, 86_400)] == [None, None, None]
+    assert or_never(9) == or_never(86_401) == "must be from 10 to 86400"
+
+
 @pytest.mark.parametrize(
     "url", ["", "http://127.0.0.1:8080", "https://host/prefix", "http://[::1]:8080", "unix:///run/llama.sock"]
 )
-def test_every_documented_form_of_the_url_is_taken(url: str) -> None:
+def test_every_documented_form_of_the_url_is_accepted(url: str) -> None:
     assert settings_from({"llama_server": {"url": url}}).llama_server.url == url
 
 
@@ -121,7 +136,7 @@ def test_every_documented_form_of_the_url_is_taken(url: str) -> None:
     ("content", "reason"),
     [(b"[a\n", "is not TOML"), (b"\xff\xfe", "is not UTF-8"), (b"sampling = 5\n", "must be a table"), (b"a = " + b"[" * 5000, "is not TOML"), (b"a = " + b"1" * 5000, "is not TOML")],
 )  # fmt: skip
-def test_a_file_that_is_no_settings_file_is_refused_with_its_name(
+def test_a_file_that_is_not_a_settings_file_is_refused_by_name(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     file = tmp_path / "bad.toml"
@@ -132,21 +147,23 @@ def test_a_file_that_is_no_settings_file_is_refused_with_its_name(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"#" * 65_537, "is longer than 65,536 bytes"),
         (b"a" + b".a" * 33 + b" = 1", "a key has more than 32 dots"),
         (b'"x.y" . ' * 40 + b"z = 1", "a key has more than 32 dots"),
     ],
 )
-def test_a_file_that_would_take_much_memory_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_whose_parsing_needs_much_memory_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     file = tmp_path / "collector.toml"
     file.write_bytes(content)
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         load_settings(file)
 
 
-def test_dots_in_texts_and_comments_are_no_key(tmp_path: Path) -> None:
+def test_dots_in_texts_and_comments_do_not_count(tmp_path: Path) -> None:
     file = tmp_path / "collector.toml"
     dots = "." * 40
     file.write_text(
@@ -161,7 +178,7 @@ def test_a_number_too_long_for_python_to_print_is_refused(value: object) -> None
         settings_from({"sampling": {"interval": value}})
 
 
-def test_every_fault_is_one_printable_line_and_names_the_right_one(tmp_path: Path) -> None:
+def test_every_fault_is_one_printable_line_and_has_the_right_line_number(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('# a\u2028b\n["\\u001b[31m"]\n[gpu]\n"a\\nb" = 1\nenabled = 1\n')
     with pytest.raises(SettingsError) as caught:
@@ -206,7 +223,7 @@ class TestApiKey:
         with pytest.raises(SettingsError, match="api_key_file"):
             read_api_key(LlamaServerSettings(api_key_file=str(tmp_path / "key")))
 
-    def test_a_missing_file_is_told(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="No such file"):
             read_api_key(LlamaServerSettings(api_key_file=str(tmp_path / "none")))
 

@@ -1,1 +1,93 @@
-"""One module for each command of the command line: what it does and what it prints."""
+"""The commands of the command line, one module each with its arguments and what it does.
+
+The module of a command has two functions:
+
+    add_arguments(parser)    declares the arguments of the command
+    run(options)             runs the command and returns the exit code: 0 done, 1 failed
+
+It is imported only when its command is used: `--help` imports none, and `status` not what `scan` needs.
+To add a command, add its module and its line in `COMMANDS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, as `--help` lists it.
+
+    Args:
+        name: the word on the command line.
+        module: the name of its module in this package.
+        help: one line about what it does.
+        examples: command lines after the program's name, each with its meaning.
+    """
+
+    name: str
+    module: str
+    help: str
+    examples: Mapping[str, str] = field(default_factory=dict)
+
+
+COMMANDS = (
+    Command(
+        "check",
+        "check",
+        "check the settings and what they name",
+        {"--config my.toml check": "check the settings and everything that they name"},
+    ),
+    Command(
+        "scan",
+        "scan",
+        "scan the models directories now",
+        {"scan": "read the models directories now (not while it runs)"},
+    ),
+    Command(
+        "status",
+        "status",
+        "show the newest readings, the states of sources and jobs, sizes",
+        {
+            "status": "the newest readings",
+            "status --watch": "the same, live",
+            "status --json | jq .metrics": "the same for programs",
+        },
+    ),
+    Command(
+        "report",
+        "report",
+        "write a page with plots of a period, to open in any browser",
+        {"report --since 7d": "a page with plots of the last week"},
+    ),
+    Command(
+        "prune",
+        "prune",
+        "delete the oldest rows beyond the limits now",
+        {"prune": "delete what is beyond the limits now (not while it runs)"},
+    ),
+    Command(
+        "export",
+        "export",
+        "write the whole database as SQL text",
+        {"export --output all.sql": "the database as SQL text, also while it runs"},
+    ),
+    Command("backup", "backup", "back up the database now", {"backup": "a backup now, also while it runs"}),
+    Command(
+        "restore",
+        "restore",
+        "replace the database by a backup; the old database is kept",
+        {"restore --latest": "replace the database by the newest good backup (not while it runs)"},
+    ),
+    Command(
+        "install",
+        "install",
+        "set up the systemd service, or bring it up to this version; as root",
+        {"install --dry-run": "print the steps that set up the systemd service"},
+    ),
+    Command(
+        "uninstall",
+        "install",
+        "stop and remove the service; settings and data stay; as root",
+    ),
+)
+"""All commands but `run`, in the order of `--help`; `collector.cli` adds `run`, which needs the daemon."""

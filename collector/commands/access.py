@@ -1,4 +1,4 @@
-"""Whether another user of this machine may read a file, and the commands that let them."""
+"""Whether another user of this machine may read a file, and the commands that allow it."""
 
 import grp
 import os
@@ -14,61 +14,50 @@ from collector.errors import CollectorError
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """One thing that keeps the user from reading.
+    """One missing permission that a user needs to read a file.
 
     Args:
-        reason: what, in a sentence.
-        command: takes it away.
+        reason: what is missing, as a sentence.
+        command: the command that grants it.
     """
 
     reason: str
     command: str
 
 
-def obstacles(file: Path, user: str) -> list[Obstacle]:
-    """What keeps a user from reading a file; empty where nothing does.
+def find_obstacles(file: Path, user: str) -> list[Obstacle]:
+    """Return what prevents a user from reading a file; an empty list where nothing does.
 
-    Access lists (ACL) beyond the mode are not looked at; `reason` names those that are there.
+    Only owners, groups and modes are checked; `reason` names the access lists (ACL) that exist besides.
 
     Raises:
-        CollectorError: there is no such user, or the way to the file cannot be seen by this one.
+        CollectorError: there is no such user, or this user may not see a directory on the path.
     """
     try:
         account = pwd.getpwnam(user)
     except KeyError as error:
         raise CollectorError(f"there is no user {user} on this machine") from error
+    if account.pw_uid == 0:
+        return []
     try:
-        return list(_obstacles(file.resolve(), account))
+        resolved = file.resolve()
+        nodes = [_Node(path, path.stat()) for path in (*reversed(resolved.parents), resolved)]
+        return list(_obstacles(nodes, account))
     except OSError as error:
         advice = ": ask as root" if isinstance(error, PermissionError) else ""
         raise CollectorError(f"{error.filename}: {error.strerror}{advice}") from error
 
 
-def _obstacles(file: Path, account: pwd.struct_passwd) -> Iterator[Obstacle]:
-    if account.pw_uid == 0:
-        return
-    steps = [_Step(path, path.stat()) for path in (*reversed(file.parents), file)]
-    groups = set(os.getgrouplist(account.pw_name, account.pw_gid))
-    for step in steps:
-        if step.opens_to_members(account.pw_uid, groups):
-            yield Obstacle(step.reason(account), f"sudo usermod -aG {step.group} {account.pw_name}")
-            groups.add(step.status.st_gid)  # what is closed to members too, comes after
-    for step in steps:
-        if not step.is_open(account.pw_uid, groups):
-            role = _role(step.status, account.pw_uid, groups)
-            command = f"sudo chmod {role}+{step.wanted} {shlex.quote(str(step.path))}"
-            yield Obstacle(step.reason(account), command)
-
-
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """A directory on the way, or the file at its end."""
+class _Node:
+    """The file, or a directory on its path."""
 
     path: Path
     status: os.stat_result
 
     @property
-    def wanted(self) -> str:
+    def permission(self) -> str:
+        """What is needed: `x` to enter a directory, `r` to read the file."""
         return "x" if stat.S_ISDIR(self.status.st_mode) else "r"
 
     @property
@@ -78,44 +67,53 @@ class _Step:
         except KeyError:
             return str(self.status.st_gid)
 
-    def is_open(self, uid: int, groups: set[int]) -> bool:
-        return self._lets(_role(self.status, uid, groups))
+    def role(self, uid: int, groups: set[int]) -> str:
+        """Return which of the three parts of the mode applies to a user: the kernel checks no other."""
+        if uid == self.status.st_uid:
+            return "u"
+        return "g" if self.status.st_gid in groups else "o"
 
-    def opens_to_members(self, uid: int, groups: set[int]) -> bool:
-        """Whether the user lacks nothing but its group, which is not root's."""
-        is_shut = not self.is_open(uid, groups) and _role(self.status, uid, groups) == "o"
-        return is_shut and self.status.st_gid != 0 and self._lets("g")
+    def is_granted(self, role: str) -> bool:
+        """Return whether the mode grants the permission to its user, group or others."""
+        bit = {"r": 0o4, "x": 0o1}[self.permission] << {"u": 6, "g": 3, "o": 0}[role]
+        return bool(self.status.st_mode & bit)
 
     def reason(self, account: pwd.struct_passwd) -> str:
-        verb = "enter" if self.wanted == "x" else "read"
-        owners = f"{_user(self.status.st_uid)}:{self.group}"
+        """Return the sentence that says what the user may not do."""
+        try:
+            owner = pwd.getpwuid(self.status.st_uid).pw_name
+        except KeyError:
+            owner = str(self.status.st_uid)
+        verb = "enter" if self.permission == "x" else "read"
         mode = stat.filemode(self.status.st_mode)
-        reason = f"{account.pw_name} may not {verb} {self.path} ({mode} {owners})"
+        reason = f"{account.pw_name} may not {verb} {self.path} ({mode} {owner}:{self.group})"
         if _has_access_list(self.path):
             reason += f", unless its access list says so: getfacl {shlex.quote(str(self.path))}"
         return reason
 
-    def _lets(self, role: str) -> bool:
-        bit = {"r": 0o4, "x": 0o1}[self.wanted] << {"u": 6, "g": 3, "o": 0}[role]
-        return bool(self.status.st_mode & bit)
 
+def _obstacles(nodes: list[_Node], account: pwd.struct_passwd) -> Iterator[Obstacle]:
+    """Yield first the groups that the user must join, then the modes that must change even for a member.
 
-def _role(status: os.stat_result, uid: int, groups: set[int]) -> str:
-    """Which of the three parts of the mode counts for the user; the kernel looks at no other."""
-    if uid == status.st_uid:
-        return "u"
-    return "g" if status.st_gid in groups else "o"
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    A directory 0750 of root:data is open to members of `data`: joining is enough. A directory 0700 is closed
+    to members too. Joining a group of root is never proposed.
+    """
+    uid, name = account.pw_uid, account.pw_name
+    groups = set(os.getgrouplist(name, account.pw_gid))
+    for node in nodes:
+        role = node.role(uid, groups)
+        if not node.is_granted(role) and role == "o" and node.status.st_gid != 0 and node.is_granted("g"):
+            yield Obstacle(node.reason(account), f"sudo usermod -aG {node.group} {name}")
+            groups.add(node.status.st_gid)
+    for node in nodes:
+        role = node.role(uid, groups)
+        if not node.is_granted(role):
+            command = f"sudo chmod {role}+{node.permission} {shlex.quote(str(node.path))}"
+            yield Obstacle(node.reason(account), command)
 
 
 def _has_access_list(path: Path) -> bool:
     try:
         return "system.posix_acl_access" in os.listxattr(path)
-    except OSError:  # a file system without such attributes
+    except OSError:  # a file system without extended attributes
         return False

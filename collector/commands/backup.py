@@ -1,5 +1,6 @@
 """`backup`: a backup now, also while a collector runs."""
 
+import argparse
 import threading
 import time
 from contextlib import closing
@@ -12,7 +13,17 @@ from collector.backups.verification import read_contents, verify
 from collector.catalog import open_database
 from collector.database.connection import connect_for_copy, connect_read_only, fetch, translate_sqlite_errors
 from collector.errors import DatabaseError, DatabaseInUse
-from collector.settings import Settings
+from collector.settings import Settings, find_settings_file, load_settings
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Back up the database that the settings name."""
+    back_up_now(load_settings(find_settings_file(options.config)))
+    return 0
 
 
 def back_up_now(settings: Settings) -> None:

@@ -1,5 +1,6 @@
-"""`check`: looks at the settings and at everything they point at, and says what to change."""
+"""`check`: checks the settings and everything that they name, and says what to change."""
 
+import argparse
 import glob
 import os
 import pwd
@@ -13,67 +14,82 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from collector.commands.access import obstacles
+from collector.commands.access import find_obstacles
 from collector.database.collector_lock import running_collector
 from collector.database.connection import check_integrity, connect_read_only, translate_sqlite_errors
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
+from collector.parsers.command_line import mask_secrets
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, absolute, find_settings_file, load_settings, read_api_key
 from collector.sources.base import Tick
 from collector.sources.disk import DiskSource
 from collector.sources.gpu.source import GpuSource
-from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 
 _LOW_DISK_MB = 1024
-_SECRET_OPTIONS = ("--api-key", "--api-key-file", "--hf-token", "-hft")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found: good, worth knowing (`note`), or a problem with its remedy in the message."""
+    """The result of one check.
+
+    Args:
+        kind: `ok`, `note` (worth knowing, but no fault) or `problem`.
+        message: what was found and, for a problem, what to change.
+    """
 
     kind: str
     message: str
 
 
 def good(message: str) -> Finding:
-    """All is well."""
+    """Return a finding that all is well."""
     return Finding("ok", message)
 
 
 def note(message: str) -> Finding:
-    """Worth knowing, and no fault."""
+    """Return a finding that is worth knowing but no fault."""
     return Finding("note", message)
 
 
 def problem(message: str) -> Finding:
-    """Something to change."""
+    """Return a finding that something must be changed."""
     return Finding("problem", message)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `check`."""
+    parser.add_argument("--as", dest="reader", metavar="USER", help="only whether USER can read the database")
+    parser.add_argument("--full", action="store_true", help="also read the whole database for damage")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the checks; the exit code is 1 where there is a problem."""
+    return 0 if run_checks(options.config, options.reader, full=options.full) else 1
+
+
 def run_checks(named_file: Path | None, reader: str | None = None, *, full: bool = False) -> bool:
-    """Print one line a check; whether no problem was found.
+    """Print one line for each finding, and return whether there is no problem among them.
 
     Args:
-        named_file: the settings; None for the default ones.
-        reader: a user of this machine; only whether that user can read the database is checked.
-        full: whether the whole database is read for damage as well.
+        named_file: the settings file of the command line; None for the default ones.
+        reader: a user of this machine; then only whether that user can read the database is checked.
+        full: whether the whole database is read for damage too.
 
     Raises:
         SettingsError: the settings are wrong: nothing else can be checked.
-        CollectorError: what the reader would meet cannot be seen.
+        CollectorError: there is no such reader, or this user may not see the database's directory.
     """
     file = find_settings_file(named_file)
     settings = load_settings(file)
     print(_line("settings", good(str(file) if file else "defaults (there is no settings file)")))
-    sound = True
     checks = _CHECKS if reader is None else (("reader", partial(_check_reader, reader)),)
+    problems = 0
     for subject, check in (*checks, ("damage", _check_damage)) if full else checks:
         for finding in check(settings):
             print(_line(subject, finding), flush=True)
-            sound = sound and finding.kind != "problem"
-    print("no problem found" if sound else "there are problems: see above")
-    return sound
+            problems += finding.kind == "problem"
+    print("there are problems: see above" if problems else "no problem found")
+    return not problems
 
 
 def _line(subject: str, finding: Finding) -> str:
@@ -118,10 +134,10 @@ def _check_damage(settings: Settings) -> Iterator[Finding]:
 
 def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
     path = settings.database_path
-    obstacle = None
-    for obstacle in obstacles(path, reader):
+    obstacles = find_obstacles(path, reader)
+    for obstacle in obstacles:
         yield problem(f"{obstacle.reason}\n    {obstacle.command}")
-    if obstacle is None:
+    if not obstacles:
         yield good(f"{reader} can read {path}")
     if path.with_name(f"{path.name}-journal").exists() and not running_collector(path):
         yield problem(f"{path} was left in the middle of a write: start the collector, which completes it")
@@ -138,8 +154,10 @@ def _check_disk(settings: Settings) -> Iterator[Finding]:
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
     for directory in settings.models_directories:
-        if barrier := _barrier(directory):
-            yield problem(f"{directory}: this user may not enter {barrier}: {_entry_command(barrier)}")
+        if closed := first_inaccessible_directory(directory):
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            command = f"sudo setfacl -m u:{user}:x {shlex.quote(str(closed))}"
+            yield problem(f"{directory}: this user may not enter {closed}: {command}")
         elif not directory.is_dir():
             yield note(f"{directory} is no directory: name yours in [models] directory")
         elif not os.access(directory, os.R_OK | os.X_OK):
@@ -150,14 +168,9 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
             yield good(str(directory))
 
 
-def _barrier(path: Path) -> Path | None:
-    """The first directory on the way to a path that this user may not enter."""
+def first_inaccessible_directory(path: Path) -> Path | None:
+    """Return the first parent directory of a path that this user may not enter."""
     return next((p for p in reversed(path.parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
-
-
-def _entry_command(directory: Path) -> str:
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    return f"sudo setfacl -m u:{user}:x {shlex.quote(str(directory))}"
 
 
 def _check_logs(settings: Settings) -> Iterator[Finding]:
@@ -165,7 +178,7 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
         files = [Path(name) for name in glob.glob(str(absolute(pattern)))]  # noqa: PTH207 - an absolute pattern
         if not files:
             yield note(
-                f"{pattern}: no such file yet; start llama-server with --log-file, or mend [logs] files"
+                f"{pattern}: no such file yet; start llama-server with --log-file, or change [logs] files"
             )
         for file in files:
             if os.access(file, os.R_OK):
@@ -173,23 +186,23 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
             else:
                 yield problem(f"{file} cannot be read by this user: chmod o+r {shlex.quote(str(file))}")
     for unit in settings.logs.journal_units:
-        yield _journal(unit)
+        yield _check_journal(unit)
 
 
-def _journal(unit: str) -> Finding:
+def _check_journal(unit: str) -> Finding:
     command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        return problem(f"journalctl cannot be run ({error}): take {unit} out of [logs] journal_units")
+        return problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
     if ended.stdout.strip():
-        return good(f"the journal holds lines of {unit}")
+        return good(f"the journal contains lines of {unit}")
     if ended.returncode or ended.stderr.strip():
         return problem(
             f"the journal cannot be read ({ended.stderr.strip():.200}): "
             "add this user to its group (usermod --append --groups systemd-journal USER)"
         )
-    return note(f"the journal holds no line of {unit} that this user may read")
+    return note(f"the journal contains no line of {unit} that this user may read")
 
 
 def _check_gpu(settings: Settings) -> Iterator[Finding]:
@@ -209,9 +222,16 @@ def _check_gpu(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_llama_server(settings: Settings) -> Iterator[Finding]:
+    # Imported here: `check --as USER` does not need httpx.
+    from collector.sources.llama.http import Address
+    from collector.sources.llama.processes import LlamaProcessSource
+    from collector.sources.llama.runs import ServerRuns
+    from collector.sources.llama.single import process_at
+    from collector.sources.registry import build_llama_server
+
     server = settings.llama_server
-    source, tick = LlamaProcessSource(server.process_name), Tick(int(time.time()))
-    processes = tick.read(source).detail
+    process_source, tick = LlamaProcessSource(server.process_name), Tick(int(time.time()))
+    processes = tick.read(process_source).detail
     if processes:
         listed = ", ".join(f"process {process.pid} on port {process.port}" for process in processes)
         yield good(f"{server.process_name}: {listed}")
@@ -219,44 +239,22 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
         yield note(
             f"no process is called {server.process_name!r}: start it, or change [llama_server] process_name"
         )
-    if server.url:
-        yield _answer(settings, source, tick)
-
-
-def _answer(settings: Settings, processes: LlamaProcessSource, tick: Tick) -> Finding:
-    from collector.sources.llama.http import Address
-    from collector.sources.llama.runs import ServerRuns
-    from collector.sources.llama.single import process_at
-    from collector.sources.registry import build_llama_server
-
-    server = settings.llama_server
+    if not server.url:
+        return
     address = Address(server.url, read_api_key(server), server.timeout)
-    source = build_llama_server(address, processes, None, None, ServerRuns(lambda *_: []))
+    source = build_llama_server(address, process_source, None, None, ServerRuns(lambda *_: []))
     try:
         state = tick.read(source).state
     finally:
         source.close()
     if state.name == "up":
-        return good(f"{server.url} answers with its metrics")
+        yield good(f"{server.url} answers with its metrics")
+        return
     message = f"{server.url}: {state.name}: {state.message}"
-    reading = tick.reading_of(processes)
-    process = process_at(server.url, reading.detail) if reading else None
+    process = process_at(server.url, processes)
     if state.name == "metrics off" and process and process.arguments:
-        message += f", that is:\n    {_command_line(process)} --metrics"
-    return note(message) if state.success else problem(message)
-
-
-def _command_line(process: LlamaProcess) -> str:
-    """As it was started, without its secrets."""
-    words = list(process.arguments)
-    for position, word in enumerate(words):
-        option, equals, _value = word.partition("=")
-        if option in _SECRET_OPTIONS:
-            if equals:
-                words[position] = f"{option}=***"
-            elif position + 1 < len(words):
-                words[position + 1] = "***"
-    return shlex.join(words)
+        message += f", that is:\n    {shlex.join(mask_secrets(process.arguments))} --metrics"
+    yield note(message) if state.success else problem(message)
 
 
 _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (

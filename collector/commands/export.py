@@ -1,5 +1,6 @@
 """`export`: the whole database as SQL text, also while a collector runs."""
 
+import argparse
 import os
 import sys
 import tempfile
@@ -13,8 +14,24 @@ from collector.backups.sql_text import count_rows, dump
 from collector.commands.progress import Progress
 from collector.database.connection import connect_read_only, translate_sqlite_errors
 from collector.errors import ExportFailed
+from collector.settings import find_settings_file, load_settings
 
 _STATEMENTS_BETWEEN_LOOKS = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `export`."""
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it to this file; else to standard output"
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export the database that the settings name."""
+    settings = load_settings(find_settings_file(options.config))
+    export(settings.database_path, options.output, force=options.force)
+    return 0
 
 
 def export(database: Path, output: Path | None, *, force: bool) -> None:

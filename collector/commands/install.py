@@ -1,5 +1,6 @@
 """`install` and `uninstall`: the systemd service. Every step is printed before it is done."""
 
+import argparse
 import os
 import shlex
 import subprocess
@@ -25,10 +26,10 @@ _SERVICE_PATH = f'path = "{STATE_DIRECTORY}/llama-dashboard.db"'
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do.
+    """One step of an installation.
 
     Args:
-        text: what, for people.
+        text: what it does, as it is printed.
         action: does it; raises OSError or CollectorError.
     """
 
@@ -36,27 +37,43 @@ class Step:
     action: Callable[[], object]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `install` and of `uninstall`."""
+    parser.add_argument("--dry-run", action="store_true", help="only print the steps")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Install or uninstall the service."""
+    {"install": install, "uninstall": uninstall}[options.command](dry_run=options.dry_run)
+    return 0
+
+
 def install(*, dry_run: bool) -> None:
     """Set up the service and start it, or bring it up to this version and restart it.
 
     Args:
-        dry_run: only print the steps.
+        dry_run: whether the steps are only printed.
 
     Raises:
-        CollectorError: not root, not installed where the service looks, or a step failed.
+        CollectorError: not root, not installed where the service starts it, or a step failed.
     """
-    if not dry_run:
-        _refuse_another_place()
+    if not dry_run and Path(sys.prefix) != PROGRAM_DIRECTORY:
+        raise CollectorError(
+            f"the service runs the program in {PROGRAM_DIRECTORY}, and this one is in {sys.prefix}. First:\n"
+            f"  sudo python3 -m venv {PROGRAM_DIRECTORY}\n"
+            f"  sudo {PROGRAM_DIRECTORY}/bin/pip install .\n"
+            f"  sudo {PROGRAM_DIRECTORY}/bin/llama-collector install"
+        )
     _carry_out(_install_steps(), dry_run=dry_run)
     print(f"settings: {SETTINGS_FILE}; after a change: systemctl reload llama-collector")
     print("readers of the database: usermod --append --groups llama-collector USER")
 
 
 def uninstall(*, dry_run: bool) -> None:
-    """Stop the service and remove its files; settings, data and user stay.
+    """Stop the service and remove its files; settings, data and user remain.
 
     Args:
-        dry_run: only print the steps.
+        dry_run: whether the steps are only printed.
 
     Raises:
         CollectorError: not root, or a step failed.
@@ -69,7 +86,7 @@ def uninstall(*, dry_run: bool) -> None:
 
 
 def default_settings() -> str:
-    """The settings of a new service: the defaults, and the database in its state directory."""
+    """Return the settings of a new service: the defaults, with the database in its state directory."""
     return _shipped("config/collector.toml").read_text().replace(_DEFAULT_PATH, _SERVICE_PATH)
 
 
@@ -85,7 +102,7 @@ def _install_steps() -> Iterator[Step]:
     yield _copy(f"systemd/{UNIT}", UNIT_FILE)
     yield _command("systemctl", "daemon-reload")
     yield _command("systemctl", "enable", UNIT)
-    yield _command("systemctl", "restart", UNIT)  # an upgrade takes effect
+    yield _command("systemctl", "restart", UNIT)  # so that an upgrade is used
 
 
 def _uninstall_steps() -> Iterator[Step]:
@@ -99,7 +116,7 @@ def _uninstall_steps() -> Iterator[Step]:
 
 def _carry_out(steps: Iterator[Step], *, dry_run: bool) -> None:
     if not dry_run and os.geteuid() != 0:
-        raise CollectorError("only root may do this: put sudo before it, or look with --dry-run")
+        raise CollectorError("only root may do this: put sudo before it, or print the steps with --dry-run")
     for step in steps:
         print(step.text, flush=True)
         if dry_run:
@@ -110,27 +127,17 @@ def _carry_out(steps: Iterator[Step], *, dry_run: bool) -> None:
             raise CollectorError(f"could not {step.text}: {error}") from error
 
 
-def _refuse_another_place() -> None:
-    if Path(sys.prefix) != PROGRAM_DIRECTORY:
-        raise CollectorError(
-            f"the service runs what lies in {PROGRAM_DIRECTORY}, and this lies in {sys.prefix}. First:\n"
-            f"  sudo python3 -m venv {PROGRAM_DIRECTORY}\n"
-            f"  sudo {PROGRAM_DIRECTORY}/bin/pip install .\n"
-            f"  sudo {PROGRAM_DIRECTORY}/bin/llama-collector install"
-        )
-
-
 def _copy(name: str, target: Path) -> Step:
     return Step(f"write {target}", partial(_write, target, _shipped(name).read_text()))
 
 
 def _write(target: Path, text: str) -> None:
-    """Whole or not at all, readable by all: tmpfiles.d narrows the settings."""
+    """Write a file completely or not at all, readable by all: tmpfiles.d restricts the settings."""
     target.parent.mkdir(mode=0o755, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.new")
-    scratch.write_text(text)
-    scratch.chmod(0o644)
-    scratch.replace(target)
+    new = target.with_name(f".{target.name}.new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(target)
 
 
 def _command(*words: str) -> Step:
@@ -144,6 +151,9 @@ def _run(words: tuple[str, ...]) -> None:
 
 
 def _shipped(name: str) -> Path:
-    """A file that comes with the program: beside the package in a checkout, else in the environment."""
-    checkout = Path(__file__).parents[1] / name
+    """Return the path of a file that is part of the program.
+
+    In a checkout it is beside the package; otherwise pip has copied it into the environment.
+    """
+    checkout = Path(__file__).parents[2] / name
     return checkout if checkout.is_file() else Path(sys.prefix, "share", "llama-collector", name)

@@ -1,20 +1,21 @@
-"""How far long work is: one line on a terminal."""
+"""The progress of long work, as one line on a terminal."""
 
 import sys
 import time
+
+from collector.text import printable
 
 _SHOWN_AFTER_SECONDS = 1.0
 
 
 class Progress:
-    """A line on standard error that is written over and over, once the work takes longer than a second."""
+    """A line on standard error that is overwritten, shown when the work takes longer than a second."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Show it; the last text stays."""
+        """Show how far the work is; the last text remains."""
         if self._is_terminal and time.monotonic() - self._started > _SHOWN_AFTER_SECONDS:
-            shown = "".join(character if character.isprintable() else "?" for character in text)
-            print(f"\x1b[2K{shown}", end="\n" if last else "\r", file=sys.stderr, flush=True)
+            print(f"\x1b[2K{printable(text)}", end="\n" if last else "\r", file=sys.stderr, flush=True)

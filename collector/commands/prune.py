@@ -1,5 +1,6 @@
 """`prune`: brings the database within its limits now, while no collector runs."""
 
+import argparse
 import threading
 import time
 
@@ -10,7 +11,20 @@ from collector.database.deletion import read_space, rewrite
 from collector.errors import DatabaseError, DatabaseInUse
 from collector.history.retention import Prune, PruneSummary
 from collector.schema import BYTES_PER_MB
-from collector.settings import Settings
+from collector.settings import Settings, find_settings_file, load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `prune`."""
+    parser.add_argument(
+        "--vacuum", action="store_true", help="then rewrite the whole file, without the space of deleted rows"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prune the database that the settings name."""
+    prune_now(load_settings(find_settings_file(options.config)), vacuum=options.vacuum)
+    return 0
 
 
 def prune_now(settings: Settings, *, vacuum: bool) -> None:

@@ -1,5 +1,6 @@
 """`restore`: puts a backup in the place of the database, which is kept beside it."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -21,8 +22,28 @@ from collector.database.connection import (
 )
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseError, DatabaseInUse
 from collector.schema import BYTES_PER_MB
-from collector.settings import Settings
+from collector.settings import Settings, find_settings_file, load_settings
 from collector.views import VIEWS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `restore`."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the backup")
+    which.add_argument("--latest", action="store_true", help="the newest good backup")
+    which.add_argument("--list", action="store_true", help="only list the backups, and which are good")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore a backup, or list the backups."""
+    settings = load_settings(find_settings_file(options.config))
+    if options.list:
+        list_backups(settings)
+    elif options.latest:
+        restore_latest(settings)
+    else:
+        restore(settings, options.file)
+    return 0
 
 
 def restore(settings: Settings, backup: Path) -> None:

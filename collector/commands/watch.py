@@ -1,6 +1,6 @@
 """`status --watch`: the readings live, with short lines of their history.
 
-No terminal library: a handful of ANSI codes, which every terminal of today obeys, do all of it.
+No terminal library is needed: a few ANSI codes, which every terminal of today understands, are enough.
 """
 
 import os
@@ -12,69 +12,69 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from collector.commands.status import live_lines, read_status
+from collector.commands.status import read_status
+from collector.commands.status_text import format_live_status
 from collector.database.connection import connect_read_only, fetch, translate_sqlite_errors
 from collector.errors import DatabaseError
-from collector.text import number
+from collector.text import format_number
 
 HISTORY_SAMPLES = 40
-_MARKS = "▁▂▃▄▅▆▇█"
+_BLOCKS = "▁▂▃▄▅▆▇█"
 _UNKNOWN = " "
 _PERCENT = 100.0
-# The other screen, no cursor, no wrapping: the terminal itself cuts long lines, whatever its width is now.
-_TAKE_SCREEN, _GIVE_BACK = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
-_HOME, _EMPTY_LINE = "\x1b[H", "\x1b[K"
-_USUAL_HEIGHT = 24
-_ENDS = {signal.SIGTERM, signal.SIGHUP}
-_ON_SCREEN = {signal.SIGWINCH, signal.SIGTSTP}
-_SOURCES = (
+# The alternate screen, no cursor, no wrapping: the terminal itself cuts long lines at its present width.
+_ENTER_SCREEN, _LEAVE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_HOME, _CLEAR_LINE = "\x1b[H", "\x1b[K"
+_DEFAULT_HEIGHT = 24
+_END_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
+_TERMINAL_SIGNALS = {signal.SIGWINCH, signal.SIGTSTP}
+_SERIES = (
     ("host_metrics", "NULL", "cpu_usage", "cpu, 0 to 100 %"),
     ("gpu_metrics", "gpu_index", "gpu_usage", "busy, 0 to 100 %"),
     ("llama_metrics", "model", "predicted_tokens_per_second", "tokens/s, highest"),
 )
+"""Of each history: table, expression that names the series, column, and meaning as it is shown."""
+_NEWEST_SAMPLES = "SELECT DISTINCT timestamp FROM metrics ORDER BY timestamp DESC LIMIT ?"
 
 
 def watch(database: Path, interval_seconds: float) -> None:
-    """Show the status anew after each interval, until Ctrl-C or SIGTERM; then the process should end.
+    """Show the status after each interval, until Ctrl-C or SIGTERM; then the process should end.
 
-    On a terminal it has a screen of its own, which is given back at the end. Elsewhere it prints blocks of
-    plain text with an empty line between.
+    A terminal is switched to its alternate screen, and back at the end. Anything else gets blocks of plain
+    text with an empty line between them.
+
+    The signals are blocked and waited for, not handled: none interrupts a half-drawn screen.
 
     Raises:
         DatabaseError: there is no database, or it cannot be read, already at the start.
     """
-    read_status(database, count_rows=False)  # its faults are told before the screen is taken
-    is_screen = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    awaited = _ENDS | _ON_SCREEN if is_screen else _ENDS
-    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # where an old locale has no such marks
-    told = None
+    read_status(database, count_rows=False)  # its errors are printed before the screen is switched
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    signals = _END_SIGNALS | _TERMINAL_SIGNALS if is_terminal else _END_SIGNALS
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for a locale without the blocks
+    received = None
     with suppress(KeyboardInterrupt):
-        while told not in _ENDS:
-            with _screen() if is_screen else nullcontext():
-                told = _show(database, interval_seconds, awaited)
-            if told == signal.SIGTSTP:  # Ctrl-Z: stopped here, with the screen given back, until `fg`
+        while received not in _END_SIGNALS:
+            with _alternate_screen() if is_terminal else nullcontext():
+                received = _show_until_signal(database, interval_seconds, signals)
+            if received == signal.SIGTSTP:  # Ctrl-Z: stop here, with the usual screen, until `fg`
                 os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def _show(database: Path, interval_seconds: float, awaited: set[signal.Signals]) -> int:
-    """Show it until a signal other than that of a new size; that signal."""
-    show = _draw if signal.SIGWINCH in awaited else _print
+def _show_until_signal(database: Path, interval_seconds: float, signals: set[signal.Signals]) -> int:
+    """Show the status repeatedly; return the first signal that is not about a new size of the terminal."""
     while True:
-        show([f"{time.strftime('%H:%M:%S')}  every {interval_seconds:g} s", *_lines(database)])
-        told = signal.sigtimedwait(awaited, interval_seconds)
-        if told and told.si_signo != signal.SIGWINCH:
-            return told.si_signo
-
-
-def _draw(lines: list[str]) -> None:
-    height = os.get_terminal_size(sys.stdout.fileno()).lines or _USUAL_HEIGHT
-    filled = [*lines, *[""] * height][:height]
-    _write(_HOME + "\n".join(_EMPTY_LINE + line for line in filled))
-
-
-def _print(lines: list[str]) -> None:
-    _write("\n".join([*lines, "", ""]))
+        lines = [f"{time.strftime('%H:%M:%S')}  every {interval_seconds:g} s", *_status_lines(database)]
+        if signal.SIGWINCH in signals:
+            height = os.get_terminal_size(sys.stdout.fileno()).lines or _DEFAULT_HEIGHT
+            screen = [*lines, *[""] * height][:height]
+            _write(_HOME + "\n".join(_CLEAR_LINE + line for line in screen))
+        else:
+            _write("\n".join([*lines, "", ""]))
+        received = signal.sigtimedwait(signals, interval_seconds)
+        if received and received.si_signo != signal.SIGWINCH:
+            return received.si_signo
 
 
 def _write(text: str) -> None:
@@ -83,63 +83,61 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def _screen() -> Iterator[None]:
-    """The terminal's other screen, on which typed keys leave no trace."""
+def _alternate_screen() -> Iterator[None]:
+    """Switch the terminal to its alternate screen, without echo of what is typed, for the block."""
     keyboard = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
     try:
         if keyboard:
-            quiet = [*keyboard[:3], keyboard[3] & ~termios.ECHO, *keyboard[4:]]
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
-        _write(_TAKE_SCREEN)
+            no_echo = [*keyboard[:3], keyboard[3] & ~termios.ECHO, *keyboard[4:]]
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, no_echo)
+        _write(_ENTER_SCREEN)
         yield
     finally:
-        with suppress(OSError):  # the terminal may be gone
-            _write(_GIVE_BACK)
+        with suppress(OSError):  # the terminal may be closed
+            _write(_LEAVE_SCREEN)
         if keyboard:
             with suppress(termios.error):
                 termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, keyboard)
 
 
-def _lines(database: Path) -> list[str]:
+def _status_lines(database: Path) -> list[str]:
     try:
-        return live_lines(read_status(database, count_rows=False), _histories(database))
+        status = read_status(database, count_rows=False)
+        return format_live_status(status, _read_histories(database), colours=sys.stdout.isatty())
     except DatabaseError as error:  # it may pass: a long transaction of another program, a restore
         return ["", str(error)]
 
 
-def _histories(database: Path) -> dict[tuple[str, object], str]:
-    """A line of marks, one a sample, by table and model or GPU; none where nothing is known."""
+def _read_histories(database: Path) -> dict[tuple[str, object], str]:
+    """Return a line of blocks, one for each sample, by table and model or GPU that has any reading."""
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
         tables = {row["name"] for row in fetch(connection, "SELECT name FROM sqlite_master")}
-        moments = [row["timestamp"] for row in fetch(connection, _NEWEST_SAMPLES, (HISTORY_SAMPLES,))][::-1]
-        known: dict[tuple[str, object], dict[int, float]] = {}
-        for table, key, value, _ in _SOURCES:
-            question = f"""
-                SELECT timestamp, {key} AS series, {value} AS reading FROM {table}
-                WHERE timestamp >= ? AND {value} IS NOT NULL"""  # noqa: S608
-            for row in fetch(connection, question, moments[:1]) if table in tables and moments else ():
-                known.setdefault((table, row["series"]), {})[row["timestamp"]] = row["reading"]
-    meanings = {table: meaning for table, _, _, meaning in _SOURCES}
+        times = [row["timestamp"] for row in fetch(connection, _NEWEST_SAMPLES, (HISTORY_SAMPLES,))][::-1]
+        readings: dict[tuple[str, object], dict[int, float]] = {}
+        for table, series, column, _ in _SERIES:
+            query = f"""
+                SELECT timestamp, {series} AS series, {column} AS reading FROM {table}
+                WHERE timestamp >= ? AND {column} IS NOT NULL"""  # noqa: S608
+            for row in fetch(connection, query, times[:1]) if table in tables and times else ():
+                readings.setdefault((table, row["series"]), {})[row["timestamp"]] = row["reading"]
+    meanings = {table: meaning for table, _, _, meaning in _SERIES}
     return {
-        key: _history([readings.get(moment) for moment in moments], meanings[key[0]])
-        for key, readings in known.items()
+        key: _format_history([by_time.get(moment) for moment in times], meanings[key[0]])
+        for key, by_time in readings.items()
     }
 
 
-_NEWEST_SAMPLES = "SELECT DISTINCT timestamp FROM metrics ORDER BY timestamp DESC LIMIT ?"
-
-
-def _history(readings: Sequence[float | None], meaning: str) -> str:
+def _format_history(readings: Sequence[float | None], meaning: str) -> str:
     if meaning.endswith("%"):
-        return f"{spark_line(readings, _PERCENT)}  {meaning}"
+        return f"{sparkline(readings, _PERCENT)}  {meaning}"
     highest = max((reading for reading in readings if reading is not None), default=0.0)
-    return f"{spark_line(readings, highest)}  {meaning} {number(highest)}"
+    return f"{sparkline(readings, highest)}  {meaning} {format_number(highest)}"
 
 
-def spark_line(readings: Sequence[float | None], top: float) -> str:
-    """One mark a reading, from the lowest for 0 to the full one for `top`; unknown is a blank."""
-    return "".join(_UNKNOWN if reading is None else _mark(reading / (top or 1)) for reading in readings)
+def sparkline(readings: Sequence[float | None], top: float) -> str:
+    """Return one block for each reading, the lowest for 0 and the full one for `top`; a blank for None."""
+    return "".join(_UNKNOWN if reading is None else _block(reading / (top or 1)) for reading in readings)
 
 
-def _mark(share: float) -> str:
-    return _MARKS[max(0, min(int(share * len(_MARKS)), len(_MARKS) - 1))]
+def _block(share: float) -> str:
+    return _BLOCKS[max(0, min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1))]

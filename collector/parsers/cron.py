@@ -1,33 +1,71 @@
-"""Cron lines in local time."""
+"""Cron lines in local time.
+
+APScheduler computes the due times, but importing it is slow, and every command reads the settings. So a line
+is checked here without it, by the same rules: a property test compares the two on generated lines.
+"""
 
 import re
+from calendar import monthrange
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_CRON_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_LEAP_YEAR = 2000
+
+_STEPS = re.compile(r"\*(?:/(?P<step>\d+))?$")
+_NUMBERS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<step>\d+))?$")
+# Without an end: APScheduler ignores what follows a name (`jan/2` is January), so such lines are valid.
+_NAMES = re.compile(r"(?P<first>[a-z]+)(?:-(?P<last>[a-z]+))?", re.IGNORECASE)
+_LAST_DAY = re.compile("last", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One of the five fields of a cron line: its values from `low` to `high`, or their names."""
+
+    name: str
+    low: int
+    high: int
+    names: Sequence[str] = ()
+
+
+_FIELDS = (
+    _Field("minute", 0, 59),
+    _Field("hour", 0, 23),
+    _Field("day", 1, 31),
+    _Field("month", 1, 12, _MONTHS),
+    _Field("day of the week", 0, 6, _WEEKDAYS),
+)
 
 
 def cron_fault(line: str) -> str | None:
-    """What is wrong with a cron line, or None."""
+    """Return what is wrong with a cron line, or None."""
     try:
-        trigger = _trigger(line)
+        _, _, days, months, _ = _parse_fields(line)
     except ValueError as error:
         return f"is no cron line of five fields, like 0 2 * * * ({error})"
-    if trigger.get_next_fire_time(None, datetime.now(trigger.timezone)) is None:
+    # Every date falls on each day of the week in some year, 29 February too: that field excludes no date.
+    if min(days) > max(monthrange(_LEAP_YEAR, month)[1] for month in months):
         return "must name a day that some year has"
     return None
 
 
 def is_due(line: str, last: float, now: float) -> bool:
-    """Whether a time that the line names has come since the last run.
+    """Return whether a time that the line names has come since the last run.
 
     The hour that the clock shows twice in autumn counts once.
 
     Args:
-        line: five fields in local time.
+        line: a valid cron line, in local time.
         last: Unix seconds of the last run.
         now: Unix seconds.
     """
-    trigger = _trigger(line)
+    from apscheduler.triggers.cron import CronTrigger
+
+    trigger = CronTrigger.from_crontab(" ".join(_with_named_weekdays(line)))
     last_run = datetime.fromtimestamp(last, trigger.timezone)
     following = trigger.get_next_fire_time(None, last_run)
     while following and following.replace(tzinfo=None) <= last_run.replace(tzinfo=None):
@@ -35,10 +73,60 @@ def is_due(line: str, last: float, now: float) -> bool:
     return following is not None and following.timestamp() <= now
 
 
-def _trigger(line: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - its library has no types
-    from apscheduler.triggers.cron import CronTrigger
+def _with_named_weekdays(line: str) -> list[str]:
+    """Return the fields of a line, with numbers of weekdays replaced by names.
 
-    # Cron counts the days of the week from Sunday, the library from Monday: names are the same to both.
-    *others, weekdays = line.split() or [""]
-    weekdays = re.sub(r"(?<![/\w])[0-7](?!\w)", lambda day: _DAYS[int(day[0]) % 7], weekdays)
-    return CronTrigger.from_crontab(" ".join((*others, weekdays)))
+    Cron counts the days of the week from Sunday, APScheduler from Monday; names mean the same to both.
+    """
+    words = line.split()
+    return words[:-1] + [
+        re.sub(r"(?<![/\w])[0-7](?!\w)", lambda day: _CRON_WEEKDAYS[int(day[0])], word) for word in words[-1:]
+    ]
+
+
+def _parse_fields(line: str) -> list[set[int]]:
+    """Return the values that each field of a line names.
+
+    Raises:
+        ValueError: it does not have five fields, or a field is not a list of `*`, values and ranges.
+    """
+    texts = _with_named_weekdays(line)
+    if len(texts) != len(_FIELDS):
+        raise ValueError(f"it has {len(texts)} fields")
+    return [
+        {value for part in text.split(",") for value in _parse_part(part, field)}
+        for text, field in zip(texts, _FIELDS, strict=True)
+    ]
+
+
+def _parse_part(part: str, field: _Field) -> range:
+    """Return the values of one part of a list; of `last`, 28, the last day that every month has."""
+    if match := _STEPS.match(part):
+        return _range(field, field.low, field.high, match["step"])
+    if match := _NUMBERS.match(part):
+        first = int(match["first"])
+        last = int(match["last"]) if match["last"] else field.high if match["step"] else first
+        return _range(field, first, last, match["step"])
+    if field.names and (match := _NAMES.match(part)):
+        numbers = [_number(name, field) for name in match.groups() if name]
+        return _range(field, numbers[0], numbers[-1], None)
+    if field.name == "day" and _LAST_DAY.match(part):
+        return range(28, 29)
+    raise ValueError(f"{part!r:.20} is no {field.name}")
+
+
+def _number(name: str, field: _Field) -> int:
+    if name.lower() not in field.names:
+        raise ValueError(f"{name:.20} is no {field.name}")
+    return field.names.index(name.lower()) + field.low
+
+
+def _range(field: _Field, first: int, last: int, step: str | None) -> range:
+    if not field.low <= first <= last <= field.high:
+        raise ValueError(
+            f"the {field.name} must be from {field.low} to {field.high}, the smaller value first"
+        )
+    # An end of 0 counts as no end for a step, as in APScheduler: `0-0/5` is valid, and means 0.
+    if step is not None and not 0 < int(step) <= (last or field.high) - first:
+        raise ValueError(f"the step of the {field.name} must be from 1 to the length of its range")
+    return range(first, last + 1, int(step or 1))

@@ -1,4 +1,4 @@
-"""The report as one HTML page: styles and plots stand in it, nothing is loaded, no script runs."""
+"""The report as one HTML page with its styles and plots: nothing is loaded, no script runs."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from collector.database.connection import connect_read_only, fetch, translate_sq
 from collector.errors import DatabaseError
 from collector.report.figures import Cells, Figure, figures
 from collector.report.period import Period, local
-from collector.text import duration, plain
+from collector.text import format_duration, printable
 from collector.views import VIEWS
 
 _STYLE = """
@@ -21,33 +21,33 @@ table { border-collapse: collapse; font-size: .87em; width: 100% } svg { width: 
 th, td { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #ddd; vertical-align: top }
 td { overflow-wrap: anywhere }
 """
-# The browser itself holds us to it: no script, nothing from anywhere.
-_PROMISE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# The browser enforces it: no script runs, nothing is loaded.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def make_page(database: Path, period: Period) -> str:
-    """The whole page, from the first of what is known in the period; where nothing is, it says so.
+    """Return the page, which begins with the oldest data of the period; without any data, it says so.
 
     Raises:
         DatabaseError: there is no database, it cannot be read, or it has no views yet.
     """
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
         _require_views(connection, database)
-        period = _known(connection, period)
-        shown = [_section(figure) for figure in figures(connection, period)]
-        return _page(period, "".join(shown) or _nothing(connection))
+        period = _without_empty_start(connection, period)
+        sections = [_section(figure) for figure in figures(connection, period)]
+        return _page(period, "".join(sections) or _empty_page(connection))
 
 
 def _require_views(connection: sqlite3.Connection, database: Path) -> None:
-    there = {row["name"] for row in fetch(connection, "SELECT name FROM sqlite_master WHERE type = 'view'")}
-    if missing := [view.name for view in VIEWS if view.name not in there]:
+    present = {row["name"] for row in fetch(connection, "SELECT name FROM sqlite_master WHERE type = 'view'")}
+    if missing := [view.name for view in VIEWS if view.name not in present]:
         raise DatabaseError(
             f"{database} has no view {missing[0]}: the collector adds it when it starts (llama-collector run)"
         )
 
 
-def _known(connection: sqlite3.Connection, period: Period) -> Period:
-    """The period without the time before anything is known, which would be empty in every plot."""
+def _without_empty_start(connection: sqlite3.Connection, period: Period) -> Period:
+    """Return the period from its oldest data on: the time before would be empty in every plot."""
     oldest = [
         row["oldest"]
         for table in ("metrics", "logs", "llama_metrics", "model_events")
@@ -64,17 +64,17 @@ def _known(connection: sqlite3.Connection, period: Period) -> Period:
 def _page(period: Period, content: str) -> str:
     title = f"llama.cpp from {local(period.begin)} to {local(period.end)}"
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_PROMISE}">
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
 <title>{title}</title><style>{_STYLE}</style></head><body>
-<h1>llama.cpp, the last {duration(period.seconds)}</h1>
+<h1>llama.cpp, the last {format_duration(period.seconds)}</h1>
 <p>{local(period.begin)} to {local(period.end)}, local time; by llama-collector {collector.__version__}</p>
 {content}
 </body></html>
 """
 
 
-def _nothing(connection: sqlite3.Connection) -> str:
+def _empty_page(connection: sqlite3.Connection) -> str:
     ((newest,),) = (row.values() for row in fetch(connection, "SELECT max(timestamp) FROM metrics"))
     known = "There is none at all" if newest is None else f"The newest sample is of {local(newest)}"
     return f"<p>Nothing was sampled in this period. {known}.</p>"
@@ -86,10 +86,10 @@ def _section(figure: Figure) -> str:
 
 
 def _table(heads: Cells, rows: Sequence[Cells]) -> str:
-    lines = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+    lines = "".join(f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>\n{lines}</table>"
 
 
-def _text(text: str) -> str:
-    """Text from outside, as text."""
-    return escape(plain(text))
+def _escape(text: str) -> str:
+    """Return text from outside as HTML."""
+    return escape(printable(text))

@@ -1,6 +1,7 @@
-"""Plots as SVG within a page: no script, nothing that is loaded.
+"""Plots as SVG for a page: without scripts, and nothing to load.
 
-Raises CollectorError where pygal is not installed: it is an extra that only reports need.
+Importing this module raises CollectorError where pygal is not installed: it is an extra that only reports
+need.
 """
 
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 from collector.errors import CollectorError
 from collector.report.period import Period
-from collector.text import plain
+from collector.text import printable
 
 try:
     import pygal
@@ -21,11 +22,11 @@ except ImportError as error:
     ) from error
 
 Points = list[tuple[float, float | None]]
-"""Unix seconds and value; a value None breaks the line."""
-Element = Any  # of lxml where that is installed, else of the standard library
+"""Unix seconds and value; a value None interrupts the line."""
+Element = Any  # from lxml where that is installed, else from the standard library
 
-_NAME_CHARACTERS, _STAY_CHARACTERS = 60, 30
-_LABELLED_BARS = 8
+_LEGEND_CHARACTERS, _LABEL_CHARACTERS = 60, 30
+_BAR_LABELS = 8
 _STYLE = {
     "background": "transparent",
     "plot_background": "transparent",
@@ -60,24 +61,24 @@ _LAYOUT = {
     "max_scale": 6,
     "legend_at_bottom": True,
     "legend_at_bottom_columns": 1,
-    "truncate_legend": _NAME_CHARACTERS,
+    "truncate_legend": _LEGEND_CHARACTERS,
     "truncate_label": -1,
     "disable_xml_declaration": True,
 }
 
 
 def lines(period: Period, series: Mapping[str, Points]) -> str:
-    """One line a series, broken where nothing is known."""
+    """Draw one line for each series, interrupted where nothing is known."""
     return _over_time(period, series, show_dots=False, allow_interruptions=True)
 
 
 def dots(period: Period, series: Mapping[str, Points]) -> str:
-    """One dot a point, for what is known at times only."""
+    """Draw one dot for each point, for values that exist at some times only."""
     return _over_time(period, series, stroke=False, dots_size=2)
 
 
-def stays(period: Period, series: Mapping[str, list[tuple[float, float]]]) -> str:
-    """One row a name, which stands before it, with a bar from each beginning to its end."""
+def residency(period: Period, series: Mapping[str, list[tuple[float, float]]]) -> str:
+    """Draw one row for each name, with a horizontal bar for each time from a begin to an end."""
     points: dict[str, Points] = {
         name: [point for begin, end in spans for point in ((begin, row), (end, row), (end, None))]
         for row, (name, spans) in enumerate(series.items(), start=1)
@@ -89,7 +90,7 @@ def stays(period: Period, series: Mapping[str, list[tuple[float, float]]]) -> st
         allow_interruptions=True,
         show_legend=False,
         y_labels=[
-            {"value": row, "label": plain(name)[:_STAY_CHARACTERS]}
+            {"value": row, "label": printable(name)[:_LABEL_CHARACTERS]}
             for row, name in enumerate(points, start=1)
         ],
         style=Style(**{**_STYLE, "stroke_width": 16, "stroke_width_hover": 16}),
@@ -99,61 +100,65 @@ def stays(period: Period, series: Mapping[str, list[tuple[float, float]]]) -> st
 
 
 def bars(period: Period, series: Mapping[str, Mapping[str, float]]) -> str:
-    """One bar a minute, hour or day of the period, with the series on top of each other."""
+    """Draw one bar for each minute, hour or day of the period, with the series stacked."""
     chart = pygal.StackedBar(
         **_LAYOUT,
         height=_height(len(series)),
-        value_formatter=_written,
-        x_labels_major_every=-(-len(period.bars) // _LABELLED_BARS),
+        value_formatter=_format_value,
+        x_labels_major_every=-(-len(period.bars) // _BAR_LABELS),
         show_minor_x_labels=False,
     )
     chart.x_labels = [bar[5:] for bar in period.bars]  # without the year
     for name, values in series.items():
-        chart.add(plain(name), [values.get(bar) for bar in period.bars])
-    return _drawn(chart)
+        chart.add(printable(name), [values.get(bar) for bar in period.bars])
+    return _render(chart)
 
 
 def _over_time(period: Period, series: Mapping[str, Points], **layout: Any) -> str:
     chart = pygal.XY(
-        **{**_LAYOUT, "height": _height(len(series)), "range": _from_zero(series), **layout},
+        **{**_LAYOUT, "height": _height(len(series)), "range": _range_from_zero(series), **layout},
         xrange=(period.begin, period.end),
-        value_formatter=_written,
+        value_formatter=_format_value,
         x_value_formatter=period.tick_label,
     )
     chart.x_labels = period.ticks
     for name, points in series.items():
-        chart.add(plain(name), points)
-    return _drawn(chart)
+        chart.add(printable(name), points)
+    return _render(chart)
 
 
 def _height(names: int) -> int:
-    """Room for a plot, and for its legend below it."""
+    """Return the height of a plot with its legend below it."""
     return 270 + 20 * names
 
 
-def _from_zero(series: Mapping[str, Points]) -> tuple[float, float]:
-    """A scale that begins at 0, so that what is small looks small."""
+def _range_from_zero(series: Mapping[str, Points]) -> tuple[float, float]:
+    """Return an axis from 0 to the highest value, so that small values look small."""
     values = [value for points in series.values() for _, value in points if value is not None]
     return 0, max(values, default=0) or 1
 
 
-def _written(value: float) -> str:
+def _format_value(value: float) -> str:
     return f"{value:,.10g}"
 
 
-def _drawn(chart: Any) -> str:
-    chart.add_xml_filter(_alone)
+def _render(chart: Any) -> str:
+    chart.add_xml_filter(_without_scripts)
     return str(chart.render(is_unicode=True))
 
 
-def _alone(svg: Element) -> Element:
-    """The SVG without scripts, comments, and what only its scripts would read."""
+def _without_scripts(svg: Element) -> Element:
+    """Remove scripts, comments and what only the scripts read; keep values as titles.
+
+    pygal shows the value of a point by a script. A browser shows a `title` element without any.
+    """
     for parent in list(svg.iter()):
-        told = [child.text for child in parent if child.get("class") in ("value", "x_label")]
+        values = [child.text for child in parent if child.get("class") in ("value", "x_label")]
         for child in list(parent):
-            names_pygal = parent is svg and child.tag == "title"
-            if names_pygal or child.tag in ("script", "desc") or callable(child.tag):  # a comment's is
+            is_chart_title = parent is svg and child.tag == "title"
+            is_comment = callable(child.tag)
+            if is_chart_title or is_comment or child.tag in ("script", "desc"):
                 parent.remove(child)
-        if told:  # a browser shows it by itself to whoever points at it
-            pygal.etree.etree.SubElement(parent, "title").text = ": ".join(reversed(told))
+        if values:
+            pygal.etree.etree.SubElement(parent, "title").text = ": ".join(reversed(values))
     return svg

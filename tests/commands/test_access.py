@@ -1,4 +1,4 @@
-"""Whether another user may read: held against what the kernel says."""
+"""Whether another user may read the database: compared with what the kernel allows."""
 
 import grp
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.commands.access import obstacles
+from collector.commands.access import find_obstacles
 from collector.errors import CollectorError
 
 READER = "nobody"
@@ -20,7 +20,7 @@ READER = "nobody"
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Where everybody may enter, unlike pytest's own directories."""
+    """A directory that everybody may enter, unlike pytest's own directories."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o755)
     yield path
@@ -36,37 +36,37 @@ def database_in(directory: Path, directory_mode: int, file_mode: int) -> Path:
     return file
 
 
-def test_who_may_read_meets_no_obstacle(directory: Path) -> None:
+def test_a_user_who_may_read_has_no_obstacle(directory: Path) -> None:
     file = database_in(directory, 0o755, 0o644)
-    assert obstacles(file, READER) == []
-    assert obstacles(file, pwd.getpwuid(os.getuid()).pw_name) == []
+    assert find_obstacles(file, READER) == []
+    assert find_obstacles(file, pwd.getpwuid(os.getuid()).pw_name) == []
 
 
-def test_root_reads_whatever_the_modes_say(directory: Path) -> None:
-    assert obstacles(database_in(directory, 0o700, 0o600), "root") == []
+def test_root_may_read_with_any_mode(directory: Path) -> None:
+    assert find_obstacles(database_in(directory, 0o700, 0o600), "root") == []
 
 
-def test_every_obstacle_comes_with_a_command_that_takes_it_away(directory: Path) -> None:
+def test_each_obstacle_has_a_command_that_removes_it(directory: Path) -> None:
     file = database_in(directory, 0o700, 0o600)
-    found = obstacles(file, READER)
+    found = find_obstacles(file, READER)
     assert [one.reason.split(" (")[0] for one in found] == [
         f"nobody may not enter {file.parent}",
         f"nobody may not read {file}",
     ]
     for one in found:
         subprocess.run(one.command.removeprefix("sudo ").split(), check=True)
-    assert obstacles(file, READER) == []
+    assert find_obstacles(file, READER) == []
 
 
-def test_an_unknown_user_and_a_missing_database_are_said(directory: Path) -> None:
+def test_an_unknown_user_and_a_missing_database_are_reported(directory: Path) -> None:
     with pytest.raises(CollectorError, match="there is no user no-such-user"):
-        obstacles(directory, "no-such-user")
+        find_obstacles(directory, "no-such-user")
     with pytest.raises(CollectorError, match="No such file"):
-        obstacles(directory / "missing.db", READER)
+        find_obstacles(directory / "missing.db", READER)
 
 
 def reads(file: Path, groups: list[int]) -> bool:
-    """Whether the kernel lets a process of the reader, in these groups beside its own, read the file."""
+    """Return whether the kernel allows a process of the reader with these extra groups to read the file."""
     account = pwd.getpwnam(READER)
     ended = subprocess.run(
         ["cat", str(file)], user=account.pw_uid, group=account.pw_gid, extra_groups=groups,
@@ -76,8 +76,8 @@ def reads(file: Path, groups: list[int]) -> bool:
 
 
 @pytest.mark.slow
-def test_for_every_mode_and_owner_the_kernel_agrees_and_the_commands_mend_it(directory: Path) -> None:
-    """As root: it gives files to other users and reads as another one."""
+def test_for_every_mode_and_owner_the_result_is_the_kernels_and_the_commands_fix_it(directory: Path) -> None:
+    """Needs root: it changes owners of files and reads as another user."""
     joined = grp.getgrnam("users").gr_gid
     own = pwd.getpwnam(READER)
     owners = [(0, 0), (0, joined), (own.pw_uid, joined), (0, own.pw_gid)]
@@ -86,12 +86,12 @@ def test_for_every_mode_and_owner_the_kernel_agrees_and_the_commands_mend_it(dir
             (0o700, 0o710, 0o750, 0o701, 0o070, 0o755), (0o600, 0o640, 0o604, 0o040, 0o644), owners
         )
     ):
-        place = directory / str(number)
-        place.mkdir()
-        file = database_in(place, directory_mode, file_mode)
+        base = directory / str(number)
+        base.mkdir()
+        file = database_in(base, directory_mode, file_mode)
         os.chown(file, uid, gid)
         os.chown(file.parent, uid, gid)
-        found = obstacles(file, READER)
+        found = find_obstacles(file, READER)
         assert (found == []) == reads(file, []), (oct(directory_mode), oct(file_mode), uid, gid)
         groups = []
         for one in found:

@@ -1,4 +1,4 @@
-"""`install` and `uninstall` as far as they go without changing this machine; `test_container` goes on."""
+"""`install` and `uninstall` as far as possible without changing this machine; `test_container` runs them in full."""
 
 import os
 import tomllib
@@ -9,6 +9,7 @@ import pytest
 from collector.commands import install
 from collector.errors import CollectorError
 from collector.settings import load_settings
+from tests.support.paths import ROOT
 
 TARGETS = (install.UNIT_FILE, install.SYSUSERS_FILE, install.TMPFILES_FILE, install.SETTINGS_FILE)
 
@@ -28,7 +29,7 @@ def test_a_dry_run_prints_every_step_and_takes_none(capsys: pytest.CaptureFixtur
         assert f"run {command}" in printed
 
 
-def test_a_dry_run_of_uninstall_says_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_of_uninstall_says_what_remains(capsys: pytest.CaptureFixture[str]) -> None:
     install.uninstall(dry_run=True)
     assert (
         "kept: the settings in /etc/llama-collector, the database in /var/lib/llama-collector"
@@ -36,7 +37,7 @@ def test_a_dry_run_of_uninstall_says_what_stays(capsys: pytest.CaptureFixture[st
     )
 
 
-def test_a_program_elsewhere_is_not_installed_and_the_commands_are_named() -> None:
+def test_a_program_in_another_directory_is_not_installed_and_the_right_commands_are_shown() -> None:
     with pytest.raises(CollectorError, match="sudo python3 -m venv /opt/llama-collector"):
         install.install(dry_run=False)
 
@@ -48,6 +49,10 @@ def test_only_root_may_uninstall(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
+def test_in_a_checkout_its_own_files_are_installed() -> None:
+    assert install._shipped("config/collector.toml") == ROOT / "config" / "collector.toml"
+
+
 def test_a_new_service_has_valid_settings_and_its_database_in_its_state_directory(tmp_path: Path) -> None:
     file = tmp_path / "collector.toml"
     file.write_text(install.default_settings())
@@ -57,7 +62,7 @@ def test_a_new_service_has_valid_settings_and_its_database_in_its_state_director
     }
 
 
-def test_a_file_that_is_written_is_whole_and_readable_by_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_and_readable_by_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "file"
     install._write(target, "text")
     install._write(target, "other text")

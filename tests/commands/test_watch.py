@@ -19,7 +19,7 @@ import pytest
 
 from collector.catalog import OWN_TABLES
 from collector.cli import main
-from collector.commands.watch import spark_line
+from collector.commands.watch import sparkline
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS
 from collector.schema import Table
@@ -28,12 +28,12 @@ from collector.sources.host import HOST_METRICS
 from collector.sources.llama.metrics import LLAMA_METRICS
 
 WAIT_SECONDS = 20
-TAKEN, GIVEN_BACK = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+ENTERED, LEFT = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 NEVER, EACH_SECOND = 3600, 1
 
 
 class Terminal:
-    """A command with a terminal of its own, as a person sits before it."""
+    """A command on a terminal of its own."""
 
     def __init__(self, command: list[str], *, rows: int = 40, columns: int = 120) -> None:
         self.text = ""
@@ -57,7 +57,7 @@ class Terminal:
         os.write(self.master, key.encode())
 
     def wait_for(self, text: str) -> str:
-        """Read on until a text stands there; what was read since the last call."""
+        """Read until a text appears; return what was read since the last call."""
         deadline, seen = time.monotonic() + WAIT_SECONDS, ""
         while text not in seen:
             assert select.select([self.master], [], [], deadline - time.monotonic())[0], (text, seen)
@@ -66,7 +66,7 @@ class Terminal:
         return seen
 
     def end(self) -> int:
-        """Its exit code, after its own end; all that it wrote is read."""
+        """Wait until the command has ended and all its output is read; return its exit code."""
         while self.process.poll() is None or select.select([self.master], [], [], 0)[0]:
             if select.select([self.master], [], [], 0.02)[0]:
                 self.text += os.read(self.master, 65_536).decode()
@@ -104,22 +104,22 @@ def insert(database: Database, table: Table, **values: Any) -> None:
         connection.execute(table.insert_statement, table.row(values))
 
 
-def watching(database: Path, interval: int) -> list[str]:
+def watch_command(database: Path, interval: int) -> list[str]:
     settings = database.with_suffix(".toml")
     settings.write_text(f'[database]\npath = "{database}"\n[sampling]\ninterval = {interval}\n')
     return [sys.executable, "-m", "collector", "--config", str(settings), "status", "--watch"]
 
 
-def test_each_reading_has_its_history_and_what_is_unknown_is_blank(database: Database) -> None:
-    with Terminal(watching(database.path, NEVER)) as terminal:
+def test_each_reading_has_its_history_in_which_unknown_values_are_blank(database: Database) -> None:
+    with Terminal(watch_command(database.path, NEVER)) as terminal:
         frame = terminal.wait_for("busy, 0 to 100 %")
     assert " ▁▅█  cpu, 0 to 100 %" in frame
     assert "  ██  tokens/s, highest 40.0" in frame
     assert " █▅▁  busy, 0 to 100 %" in frame
 
 
-def test_it_is_drawn_anew_after_each_interval(database: Database) -> None:
-    with Terminal(watching(database.path, EACH_SECOND)) as terminal:
+def test_the_screen_is_drawn_anew_after_each_interval(database: Database) -> None:
+    with Terminal(watch_command(database.path, EACH_SECOND)) as terminal:
         terminal.wait_for("▁▅█  cpu")
         now = int(time.time())
         insert(database, METRICS, timestamp=now, uptime=60.0)
@@ -130,8 +130,8 @@ def test_it_is_drawn_anew_after_each_interval(database: Database) -> None:
 
 
 @pytest.mark.parametrize("ending", ["\x03", signal.SIGTERM, signal.SIGHUP])
-def test_the_end_leaves_the_terminal_as_it_was(database: Database, ending: str | signal.Signals) -> None:
-    with Terminal(watching(database.path, NEVER)) as terminal:
+def test_the_terminal_is_restored_at_the_end(database: Database, ending: str | signal.Signals) -> None:
+    with Terminal(watch_command(database.path, NEVER)) as terminal:
         terminal.wait_for("cpu, 0 to 100 %")
         assert termios.tcgetattr(terminal.slave) != terminal.before
         if isinstance(ending, str):
@@ -140,13 +140,13 @@ def test_the_end_leaves_the_terminal_as_it_was(database: Database, ending: str |
             terminal.process.send_signal(ending)
         assert terminal.end() == 0
         assert termios.tcgetattr(terminal.slave) == terminal.before
-    assert terminal.text.startswith(TAKEN)
-    assert terminal.text.endswith(GIVEN_BACK)
+    assert terminal.text.startswith(ENTERED)
+    assert terminal.text.endswith(LEFT)
     assert "Traceback" not in terminal.text
 
 
-def test_a_new_size_is_filled_at_once_and_never_overrun(database: Database) -> None:
-    with Terminal(watching(database.path, NEVER), rows=30) as terminal:
+def test_a_new_size_of_the_terminal_is_filled_at_once_and_never_exceeded(database: Database) -> None:
+    with Terminal(watch_command(database.path, NEVER), rows=30) as terminal:
         terminal.wait_for("cpu, 0 to 100 %")
         terminal.resize(6, 50)
         terminal.wait_for("newest sample")
@@ -158,22 +158,22 @@ def test_a_new_size_is_filled_at_once_and_never_overrun(database: Database) -> N
     assert [frame.count("\n") for frame in frames] == [29, 5, 49]
 
 
-def test_stopped_by_ctrl_z_it_gives_the_screen_back_until_it_goes_on(database: Database) -> None:
-    with Terminal(watching(database.path, NEVER)) as terminal:
+def test_ctrl_z_restores_the_screen_until_the_command_continues(database: Database) -> None:
+    with Terminal(watch_command(database.path, NEVER)) as terminal:
         terminal.wait_for("cpu, 0 to 100 %")
         terminal.press("\x1a")
-        terminal.wait_for(GIVEN_BACK)
+        terminal.wait_for(LEFT)
         assert os.WIFSTOPPED(os.waitpid(terminal.process.pid, os.WUNTRACED)[1])
         assert termios.tcgetattr(terminal.slave) == terminal.before
         terminal.process.send_signal(signal.SIGCONT)
-        assert TAKEN in terminal.wait_for("cpu, 0 to 100 %")
+        assert ENTERED in terminal.wait_for("cpu, 0 to 100 %")
         terminal.press("\x03")
         assert terminal.end() == 0
 
 
-def test_a_database_that_cannot_be_read_for_a_while_is_told_and_tried_again(database: Database) -> None:
+def test_a_database_that_cannot_be_read_is_reported_and_tried_again(database: Database) -> None:
     away = database.path.with_suffix(".away")
-    with Terminal(watching(database.path, EACH_SECOND)) as terminal:
+    with Terminal(watch_command(database.path, EACH_SECOND)) as terminal:
         terminal.wait_for("cpu, 0 to 100 %")
         database.path.rename(away)
         terminal.wait_for("there is no database at")
@@ -181,19 +181,19 @@ def test_a_database_that_cannot_be_read_for_a_while_is_told_and_tried_again(data
         terminal.wait_for("cpu, 0 to 100 %")
 
 
-def test_without_a_database_the_terminal_is_left_alone(tmp_path: Path) -> None:
-    with Terminal(watching(tmp_path / "none.db", NEVER)) as terminal:
+def test_without_a_database_the_screen_is_not_switched(tmp_path: Path) -> None:
+    with Terminal(watch_command(tmp_path / "none.db", NEVER)) as terminal:
         assert terminal.end() == 1
     assert "start the collector first" in terminal.text
     assert "\x1b[?" not in terminal.text
 
 
-def test_names_and_messages_from_outside_cannot_steer_the_terminal(database: Database) -> None:
+def test_names_and_messages_from_outside_cannot_control_the_terminal(database: Database) -> None:
     hostile = "\x1b[?1049l\x07evil\r"
     now = int(time.time())
     insert(database, LLAMA_METRICS, timestamp=now, model=hostile, predicted_tokens_per_second=1.0)
     insert(database, LOGS, level=hostile, message=hostile, source=hostile, timestamp=now)
-    with Terminal(watching(database.path, NEVER)) as terminal:
+    with Terminal(watch_command(database.path, NEVER)) as terminal:
         frame = terminal.wait_for("cpu, 0 to 100 %")
         terminal.press("\x03")
         terminal.end()
@@ -202,9 +202,9 @@ def test_names_and_messages_from_outside_cannot_steer_the_terminal(database: Dat
     assert terminal.text.count("\x1b[?1049l") == 1
 
 
-def test_where_output_is_no_terminal_it_is_plain_text_a_block_an_interval(database: Database) -> None:
+def test_without_a_terminal_each_interval_prints_a_block_of_plain_text(database: Database) -> None:
     process = subprocess.Popen(
-        watching(database.path, EACH_SECOND),
+        watch_command(database.path, EACH_SECOND),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUTF8": "1"},
@@ -221,13 +221,13 @@ def test_where_output_is_no_terminal_it_is_plain_text_a_block_an_interval(databa
     assert len(re.findall(r"(?:^|\n\n)\d\d:\d\d:\d\d  every 1 s\n", text)) >= 2
 
 
-def test_watching_and_json_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_and_json_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["status", "--watch", "--json"])
     assert ended.value.code == 2
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_a_mark_is_as_high_as_its_reading() -> None:
-    assert spark_line([0, 12.4, 12.5, 50, 99.9, 100, 250, -1, None], 100) == "▁▁▂▅███▁ "
-    assert spark_line([0, 0], 0) == "▁▁"
+def test_a_block_is_as_high_as_its_reading() -> None:
+    assert sparkline([0, 12.4, 12.5, 50, 99.9, 100, 250, -1, None], 100) == "▁▁▂▅███▁ "
+    assert sparkline([0, 0], 0) == "▁▁"

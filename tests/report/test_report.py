@@ -1,4 +1,4 @@
-"""The report: known rows give known numbers, and the page needs nothing but itself."""
+"""The report: known rows give known numbers, and the page loads nothing."""
 
 import os
 import pty
@@ -36,8 +36,8 @@ HOSTILE = "</text></svg><script>alert('x')</script>\"&\x1b[31m\x00\ud800"
 VOID = ("meta", "link", "br", "img")
 
 
-class Read(HTMLParser):
-    """A page as a browser understands it: tags, attributes, and each section's text by its title."""
+class ParsedPage(HTMLParser):
+    """A page as a browser parses it: tags, attributes, and the text of each section by its title."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Read(HTMLParser):
             self.cells[-1] += data
 
     def row(self, first: str) -> list[str]:
-        """The cells from one of that text on."""
+        """Return the cells from the one with this text on."""
         return self.cells[self.cells.index(first) :]
 
 
@@ -117,11 +117,11 @@ def insert_tokens(database: Database, model: str = "m") -> None:
         insert(database, LLAMA_METRICS, row)
 
 
-def page(database: Database, period: Period = SIX_HOURS) -> Read:
-    return Read(make_page(database.path, period))
+def page(database: Database, period: Period = SIX_HOURS) -> ParsedPage:
+    return ParsedPage(make_page(database.path, period))
 
 
-def drawn(section: str, text: str) -> str:
+def section_html(section: str, text: str) -> str:
     return text.split(f"<h2>{section}</h2>")[1].split("</section>", maxsplit=1)[0]
 
 
@@ -134,18 +134,18 @@ def test_tokens_and_speeds_of_a_model_are_those_of_the_period(database: Database
     assert "06-12 15:00: 600" in bars
 
 
-def test_what_lies_outside_the_period_does_not_count(database: Database) -> None:
+def test_data_outside_the_period_do_not_count(database: Database) -> None:
     insert_tokens(database)
     shown = page(database, Period(NOON + HOUR, NOON + 2 * HOUR))
     assert shown.row("m")[:3] == ["m", "600", "1,200"]
 
 
-def test_the_plots_begin_with_the_first_of_what_is_known(database: Database) -> None:
+def test_the_plots_begin_with_the_oldest_data(database: Database) -> None:
     insert_tokens(database)
     insert(database, LOGS, {"level": "warn", "message": "before", "timestamp": NOON - 60})
     text = make_page(database.path, Period(NOON - 100 * DAY, NOON + 61 * 60))
     assert "2026-06-12 13:58:59 to 2026-06-12 15:01:00" in text
-    assert Read(text).row("2026-06-12 13:59:00")[3] == "before"
+    assert ParsedPage(text).row("2026-06-12 13:59:00")[3] == "before"
 
 
 def test_loads_and_unloads_are_listed_with_their_times(database: Database) -> None:
@@ -181,16 +181,20 @@ def test_errors_are_counted_by_source_and_the_newest_are_shown(database: Databas
     ]  # fmt: skip
 
 
-def test_a_line_is_broken_where_nothing_was_sampled(database: Database) -> None:
+def test_a_line_is_interrupted_where_nothing_was_sampled(database: Database) -> None:
     insert_samples(database, *range(1, 60), *range(180, 240))
     text = make_page(database.path, SIX_HOURS)
-    assert drawn("Processor and GPU", text).count('class="line reactive nofill"') == 2 * 2
-    assert Read(text).row("2026-06-12 14:59:00")[:3] == ["2026-06-12 14:59:00", "2026-06-12 17:00:00", "2 h"]
+    assert section_html("Processor and GPU", text).count('class="line reactive nofill"') == 2 * 2
+    assert ParsedPage(text).row("2026-06-12 14:59:00")[:3] == [
+        "2026-06-12 14:59:00",
+        "2026-06-12 17:00:00",
+        "2 h",
+    ]
 
 
-def test_samples_that_are_further_apart_than_the_points_of_a_line_still_make_one(database: Database) -> None:
+def test_samples_further_apart_than_the_points_of_a_line_are_still_connected(database: Database) -> None:
     insert_samples(database, *range(5, 360, 30))
-    text = drawn("Processor and GPU", make_page(database.path, SIX_HOURS))
+    text = section_html("Processor and GPU", make_page(database.path, SIX_HOURS))
     assert text.count('class="line reactive nofill"') == 2
 
 
@@ -204,10 +208,10 @@ def test_each_gpu_has_a_line_of_its_own(database: Database) -> None:
         insert(database, GPU_METRICS, *rows)
     shown = page(database)
     assert "GPU 0 RTX GPU 1 RTX" in shown.sections["Power of the GPUs"]
-    assert "Memory of the GPUs" not in shown.sections  # not told: no plot, and no zero
+    assert "Memory of the GPUs" not in shown.sections  # no reading: no plot, and no zero
 
 
-def test_the_models_of_which_less_is_known_are_counted_where_there_is_no_room(database: Database) -> None:
+def test_models_with_less_data_are_counted_where_there_are_too_many(database: Database) -> None:
     insert_samples(database, 0)
     for number in range(15):
         insert_tokens(database, f"model {number:02}")
@@ -224,15 +228,15 @@ def test_a_period_without_samples_says_so_and_when_the_newest_was(database: Data
     assert "<svg" not in later
 
 
-def test_text_from_outside_is_text_in_the_page_and_its_plots(database: Database) -> None:
-    name = HOSTILE.replace("\ud800", "")  # which SQLite does not take
+def test_text_from_outside_is_escaped_in_the_page_and_its_plots(database: Database) -> None:
+    name = HOSTILE.replace("\ud800", "")  # which SQLite does not accept
     insert_tokens(database, name)
     insert(database, LOGS, {"level": "error", "message": name, "source": name, "timestamp": NOON + 60})
     insert(
         database, MODEL_EVENTS, {"timestamp": NOON + 60, "model": name, "event": "loaded", "state": "loaded"}
     )
     text = make_page(database.path, SIX_HOURS)
-    shown = Read(text)
+    shown = ParsedPage(text)
     seen = "</text></svg><script>alert('x')</script>\"&�[31m�"
     assert "script" not in shown.tags
     assert shown.cells.count(seen) == 4
@@ -244,7 +248,7 @@ def test_text_from_outside_is_text_in_the_page_and_its_plots(database: Database)
 def test_the_page_loads_nothing_and_runs_nothing(recorded: Path) -> None:
     now = int(time.time())
     text = make_page(recorded, Period(now - HOUR, now))
-    shown = Read(text)
+    shown = ParsedPage(text)
     assert {"Models", "Generated tokens", "Speed of generation", "Memory of the machine", "Models in memory"} <= set(
         shown.sections
     )  # fmt: skip
@@ -302,11 +306,11 @@ def call(database: Path, *arguments: str, cwd: Path | None = None) -> subprocess
     return subprocess.run(command(database, *arguments), capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_the_page_goes_to_standard_output_or_into_the_file_that_is_named(database: Database) -> None:
+def test_the_page_goes_to_standard_output_or_into_the_named_file(database: Database) -> None:
     insert_tokens(database)
     piped = call(database.path, "--since", "9999w")
     file = database.path.with_name("report.html")
-    for _ in range(2):  # an earlier report is written over
+    for _ in range(2):  # an earlier report is overwritten
         written = call(database.path, "--since", "9999w", "--output", str(file))
         assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
     for text in (piped.stdout, file.read_text()):
@@ -314,18 +318,20 @@ def test_the_page_goes_to_standard_output_or_into_the_file_that_is_named(databas
         assert "<td>1,800</td>" in text
 
 
-def test_on_a_terminal_the_page_goes_into_a_file_that_is_named(database: Database, tmp_path: Path) -> None:
+def test_on_a_terminal_the_page_goes_into_a_file_whose_name_is_printed(
+    database: Database, tmp_path: Path
+) -> None:
     master, slave = pty.openpty()
     ended = subprocess.run(command(database.path), stdout=slave, check=False, cwd=tmp_path)
-    said = os.read(master, 1000).decode()
+    printed = os.read(master, 1000).decode()
     os.close(slave)
     os.close(master)
     (file,) = tmp_path.glob("llama-report-*.html")
-    assert (ended.returncode, said) == (0, f"the report is in {file.name}\r\n")
+    assert (ended.returncode, printed) == (0, f"the report is in {file.name}\r\n")
     assert file.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_file_that_is_no_page_is_not_written_over(database: Database) -> None:
+def test_a_file_that_is_not_a_page_is_not_overwritten(database: Database) -> None:
     before = database.path.stat()
     ended = call(database.path, "--output", str(database.path))
     assert ended.returncode == 1
@@ -333,7 +339,7 @@ def test_a_file_that_is_no_page_is_not_written_over(database: Database) -> None:
     assert database.path.stat() == before
 
 
-def test_a_directory_that_is_not_there_is_named(database: Database, tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(database: Database, tmp_path: Path) -> None:
     ended = call(database.path, "--output", str(tmp_path / "missing" / "r.html"))
     assert ended.returncode == 1
     assert (
@@ -342,14 +348,14 @@ def test_a_directory_that_is_not_there_is_named(database: Database, tmp_path: Pa
 
 
 @pytest.mark.parametrize("length", ["", "24", "0h", "-1h", "1.5h", "h", "24 h", "1y"])
-def test_a_length_of_time_that_is_none_is_wrong_use(capsys: pytest.CaptureFixture[str], length: str) -> None:
+def test_an_invalid_length_of_time_is_wrong_usage(capsys: pytest.CaptureFixture[str], length: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["report", f"--since={length}"])
     assert ended.value.code == 2
     assert "write 30m, 24h, 7d or 4w" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_very_command_that_installs_it_is_told(tmp_path: Path) -> None:
+def test_without_the_extra_the_command_that_installs_it_is_shown(tmp_path: Path) -> None:
     without = (
         "import sys; sys.modules['pygal'] = None; from collector.cli import main; sys.exit(main(['report']))"
     )
@@ -362,10 +368,10 @@ def test_without_the_extra_the_very_command_that_installs_it_is_told(tmp_path: P
     assert "Traceback" not in ended.stderr
 
 
-def test_the_daemon_imports_nothing_that_draws_or_watches() -> None:
-    told = "import sys, collector.cli, collector.daemon.daemon; print(*sys.modules)"
+def test_the_daemon_imports_neither_the_report_nor_the_status() -> None:
+    script = "import sys, collector.cli, collector.daemon.daemon; print(*sys.modules)"
     modules = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "collector.daemon.daemon" in modules
     assert not {
@@ -384,4 +390,4 @@ def test_a_browser_shows_every_plot_without_a_complaint(recorded: Path, tmp_path
     shown = browse(f"file://{file}")
     assert shown.console == ()
     for section in ("Generated tokens", "Speed of generation", "Processor and GPU", "Memory of the models"):
-        assert re.search(r"<(rect|circle|path)[^>]*reactive", drawn(section, shown.html)), section
+        assert re.search(r"<(rect|circle|path)[^>]*reactive", section_html(section, shown.html)), section

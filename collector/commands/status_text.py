@@ -1,0 +1,212 @@
+"""The lines that `status` and `status --watch` show."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from collector.schema import BYTES_PER_MB
+from collector.text import format_age, format_duration, format_number, printable
+
+Record = dict[str, Any]
+Histories = Mapping[tuple[str, object], str]
+"""A line of history by table and, where the table has one row for each, model or GPU index."""
+
+_NO_HISTORIES: Histories = MappingProxyType({})
+_OK_STATES = ("ok", "up", "running", "absent")
+_MAX_AGE_SECONDS = 60
+"""Rows of models and GPUs that are so much older than the newest sample are not shown."""
+
+
+class Colours:
+    """Terminal colours; without them, text is returned as it is.
+
+    Args:
+        enabled: whether the output is a terminal.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def bold(self, text: str) -> str:
+        """Return bold text."""
+        return self._coloured(1, text)
+
+    def dim(self, text: str) -> str:
+        """Return dim text."""
+        return self._coloured(2, text)
+
+    def red(self, text: str) -> str:
+        """Return red text."""
+        return self._coloured(31, text)
+
+    def green(self, text: str) -> str:
+        """Return green text."""
+        return self._coloured(32, text)
+
+    def _coloured(self, code: int, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._enabled else text
+
+
+def format_status(status: Record, *, colours: bool) -> list[str]:
+    """Return the lines of `status`.
+
+    Args:
+        status: as `read_status` returns it.
+        colours: whether the output is a terminal.
+    """
+    palette = Colours(enabled=colours)
+    return [
+        *_headline(status, palette),
+        "",
+        *_readings(status, palette),
+        "",
+        *_health(status["health"], palette),
+        *_backups(status["backup"], status["backup_test"], palette),
+        *_warnings(status["trouble"], palette),
+    ]
+
+
+def format_live_status(status: Record, histories: Histories, *, colours: bool) -> list[str]:
+    """Return the lines of `status --watch`: those that a low terminal may cut off come last.
+
+    Args:
+        status: as `read_status` returns it.
+        histories: shown below the readings that they belong to.
+        colours: whether the output is a terminal.
+    """
+    palette = Colours(enabled=colours)
+    return [
+        *_headline(status, palette),
+        "",
+        *_readings(status, palette, histories),
+        *_warnings(status["trouble"], palette),
+        "",
+        *_health(status["health"], palette),
+    ]
+
+
+def _headline(status: Record, colours: Colours) -> list[str]:
+    process_id = status["collector"]["process_id"]
+    state = colours.green(f"running (process {process_id})") if process_id else colours.red("not running")
+    database = status["database"]
+    rows = ", ".join(f"{count:,} {name}" for name, count in database["rows"].items() if count)
+    return [
+        f"{colours.bold('llama-collector')} {status['collector']['version']}  {state}",
+        f"{database['path']}  {database['size_bytes'] / BYTES_PER_MB:,.1f} MB  {colours.dim(rows)}",
+    ]
+
+
+def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTORIES) -> list[str]:
+    metrics = status["metrics"]
+    if metrics is None:
+        return ["no sample yet: start the collector (llama-collector run)"]
+
+    def current(table: str) -> list[Record]:
+        oldest = metrics["timestamp"] - _MAX_AGE_SECONDS
+        return [row for row in status[table] if row["timestamp"] >= oldest]
+
+    def history(table: str, series: object) -> list[str]:
+        return [f"{'':<16} {histories[table, series]}"] if (table, series) in histories else []
+
+    lines = [
+        colours.dim(f"newest sample {format_age(metrics['timestamp'])}"),
+        _server_line(metrics, colours),
+    ]
+    speeds = {row["model"]: row for row in status["speeds"]}
+    for row in current("llama_metrics"):
+        lines.append(_model_line(row, speeds.get(row["model"]), colours))
+        lines += history("llama_metrics", row["model"])
+    if status["host_metrics"]:
+        lines.append(_host_line(status["host_metrics"], colours))
+        lines += history("host_metrics", None)
+    for row in current("gpu_metrics"):
+        lines.append(_gpu_line(row, colours))
+        lines += history("gpu_metrics", row["gpu_index"])
+    return lines
+
+
+def _server_line(row: Record, colours: Colours) -> str:
+    if row["uptime"] == 0:
+        return _line("llama-server", ["no process"], colours)
+    parts = [
+        f"up {format_duration(row['uptime'])}",
+        f"cpu {format_number(row['cpu_usage'], ' %')}",
+        f"memory {format_number(row['memory_usage'], ' %')}",
+        f"models loaded {format_number(row['active_models'], digits=0)}",
+    ]
+    return _line("llama-server", parts, colours)
+
+
+def _model_line(row: Record, speed: Record | None, colours: Colours) -> str:
+    parts = [
+        f"requests {format_number(row['requests_processing'], digits=0)}",
+        f"waiting {format_number(row['requests_deferred'], digits=0)}",
+        f"generated {format_number(row['tokens_predicted_total'], ' tokens', digits=0)}",
+    ]
+    if speed:
+        tokens_per_second = format_number(speed["predicted_tokens_per_second"], " tokens/s")
+        parts.append(f"last speed {tokens_per_second} {colours.dim(format_age(speed['timestamp']))}")
+    return _line(f"  {printable(row['model'])}", parts, colours)
+
+
+def _host_line(row: Record, colours: Colours) -> str:
+    parts = [
+        f"cpu {format_number(row['cpu_usage'], ' %')}",
+        f"load {format_number(row['load_1m'])}",
+        f"memory {format_number(row['memory_usage'], ' %')}",
+        f"swap {format_number(row['swap_usage'], ' %')}",
+        f"disk {format_number(row['disk_usage'], ' %')}",
+    ]
+    if row["cpu_temperature_celsius"] is not None:
+        parts.append(f"{format_number(row['cpu_temperature_celsius'], ' °C')}")
+    return _line("host", parts, colours)
+
+
+def _gpu_line(row: Record, colours: Colours) -> str:
+    parts = [
+        f"{format_number(row['gpu_usage'], ' %')}",
+        f"memory {format_number(row['memory_used_mb'], digits=0)} MB",
+        f"of {format_number(row['memory_total_mb'], digits=0)} MB",
+        f"{format_number(row['temperature_celsius'], ' °C', digits=0)}",
+        f"{format_number(row['power_watts'], ' W', digits=0)}",
+        printable(row["name"] or ""),
+    ]
+    return _line(f"gpu {row['gpu_index']}", parts, colours)
+
+
+def _line(title: str, parts: list[str], colours: Colours) -> str:
+    return f"{colours.bold(f'{title:<16}')} {'   '.join(parts)}"
+
+
+def _health(health: list[Record], colours: Colours) -> list[str]:
+    lines = []
+    for row in health:
+        state = f"{row['state']:<12}"
+        shown = colours.green(state) if row["state"] in _OK_STATES else colours.red(state)
+        since = colours.dim(f"since {format_age(row['since'])}")
+        lines.append(f"{row['name']:<16} {shown} {since}  {printable(row['message'])}")
+    return lines
+
+
+def _backups(backup: Any, trial: Any, colours: Colours) -> list[str]:
+    """Return the lines of the last backup and the last trial restore; other programs may write them too."""
+    lines = []
+    if isinstance(backup, dict) and "file" in backup:
+        size = format_number(backup.get("bytes", 0) / BYTES_PER_MB, " MB")
+        parts = [format_age(backup.get("time")), size, printable(backup["file"])]
+        lines.append(_line("last backup", parts, colours))
+    if isinstance(trial, dict) and "verdict" in trial:
+        parts = [format_age(trial.get("time")), printable(trial["verdict"])]
+        lines.append(_line("trial restore", parts, colours))
+    return lines
+
+
+def _warnings(rows: list[Record], colours: Colours) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        f"{format_age(row['timestamp']):>16}  {printable(row['level']):<5} "
+        f"{printable(row['source'])}: {printable(row['message']):.200}"
+        for row in reversed(rows)
+    ]
+    return ["", colours.dim("last warnings and errors"), *lines]

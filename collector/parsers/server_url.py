@@ -1,0 +1,42 @@
+"""The address of a llama-server as users write it."""
+
+import re
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+_LIKE_AN_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+").fullmatch
+
+
+def server_url_fault(value: str) -> str | None:
+    """Return what is wrong with the URL of a llama-server, or None; an empty one is valid."""
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        return f"is no URL ({error})"
+    if parts.scheme == "unix":
+        return None if parts.path.startswith("/") and not parts.netloc else "must be unix:///PATH.sock"
+    return _http_url_fault(value, parts)
+
+
+def _http_url_fault(value: str, parts: SplitResult) -> str | None:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "must start with http://, https:// or unix:///, and name a host"
+    if parts.username or parts.password:
+        return "must not contain a password: put the key into api_key_file"
+    if not value.isprintable() or not _is_host(parts.hostname, is_address="[" in parts.netloc):
+        return "must name a host in ASCII, or a valid address"
+    return "must end before ? and #" if parts.query or parts.fragment else None
+
+
+def _is_host(name: str, *, is_address: bool) -> bool:
+    """Return whether httpx (no invalid addresses) and the resolver (no long names) accept a host."""
+    try:
+        if is_address or _LIKE_AN_ADDRESS(name):
+            ip_address(name)
+        name.encode("idna")
+    except ValueError:
+        return False
+    return name.isascii()
