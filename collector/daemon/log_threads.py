@@ -55,7 +55,7 @@ class LogPoller:
     def _work(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():
             observe(health, reader.poll, _same)
-            goes_on = reader.behind and self._make_room()
+            goes_on = reader.has_more and self._make_room()
             self._stop.wait(BEHIND_SECONDS if goes_on else interval)
         reader.close()
 

@@ -34,8 +34,8 @@ def long_run(recorded: bytes, times: int) -> bytes:
 def through_reader(directory: Path, log: Path) -> tuple[float, list[Row]]:
     with file_collector(directory / "reader.db", log) as collector:
         started = time.perf_counter()
-        while collector.reader.poll() and (collector.reader.behind or collector.buffer.waiting):
-            if collector.buffer.room_for_lines == 0 or not collector.reader.behind:
+        while collector.reader.poll() and (collector.reader.has_more or collector.buffer.waiting):
+            if collector.buffer.room_for_lines == 0 or not collector.reader.has_more:
                 collector.writer.flush()
         elapsed = time.perf_counter() - started
         return elapsed, [tuple(row.values()) for row in collector.rows()]

@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import files as log_file
-from collector.logs import tail as log_tail
+from collector.logs import complete_lines, files, follower, tail
 from collector.parsers.log_lines import CUT_MARK, MAX_LINE_BYTES
 from tests.support.log_reading import LogCollector, file_collector
 from tests.support.paths import RECORDINGS as RECORDED
@@ -32,7 +31,7 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_collector(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     """A new life of the collector at each call; the newest record does not wait for more of its lines."""
-    monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
 
     def open_it(
         *patterns: str | Path, minimum_level: str = "debug", buffer: Buffer | None = None
@@ -104,7 +103,7 @@ def test_what_was_not_committed_is_read_again(log: Path, open_collector: Open) -
 
 def test_a_file_of_many_chunks_is_read_whole(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 60_000))
-    assert log.stat().st_size > 8 * log_tail.CHUNK_BYTES
+    assert log.stat().st_size > 8 * tail.CHUNK_BYTES
     with open_collector() as collector:
         collector.poll()
         assert collector.messages() == numbered(1, 60_000)
@@ -133,7 +132,7 @@ def test_a_file_that_cannot_be_read_for_a_while_goes_on_where_it_was(
             raise refused
 
         with monkeypatch.context() as context:
-            context.setattr(log_tail, "_open", refuse)
+            context.setattr(tail, "open_regular_file", refuse)
             with pytest.raises(SourceFailed, match="cannot be read: let the user"):
                 collector.poll()
         collector.poll()
@@ -161,7 +160,7 @@ def test_what_is_no_regular_file_is_said_and_never_waited_for(
     log: Path, open_collector: Open, make: Callable[[Path], None]
 ) -> None:
     make(log)
-    with open_collector() as collector, pytest.raises(SourceFailed, match="no regular file"):
+    with open_collector() as collector, pytest.raises(SourceFailed, match="not a regular file"):
         collector.poll()
 
 
@@ -403,11 +402,11 @@ def test_rotated_files_that_a_pattern_also_matches_are_not_read_twice(
     with open_collector(tmp_path / "llama.log*") as collector:
         collector.poll()
         log.rename(f"{log}.1")
-        for _ in range(2 * log_file.LOOKS_A_SEARCH):
+        for _ in range(2 * files.SEARCH_POLLS):
             with pytest.raises(SourceAbsent):
                 collector.poll()
         append(log, lines(3, 4))
-        for _ in range(2 * log_file.LOOKS_A_SEARCH):
+        for _ in range(2 * files.SEARCH_POLLS):
             collector.poll()
     log.rename(f"{log}.2")
     with open_collector(tmp_path / "llama.log*") as collector:
@@ -423,7 +422,7 @@ def test_a_file_that_a_pattern_matches_later_is_found(tmp_path: Path, open_colle
         with pytest.raises(SourceAbsent):
             collector.poll()
         append(tmp_path / "run-7.log", lines(1, 2))
-        for _ in range(log_file.LOOKS_A_SEARCH - 1):
+        for _ in range(files.SEARCH_POLLS - 1):
             with pytest.raises(SourceAbsent):
                 collector.poll()
         assert collector.poll() == OK
@@ -492,7 +491,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
         append(log, "ne 2\n" + "0.03.000.000 I srv  test: stays unfinished, ü"[:-1] + "\xfc")
         collector.poll()
         assert collector.messages() == numbered(1, 2)
-        monkeypatch.setattr(log_tail, "UNFINISHED_SECONDS", 0.0)
+        monkeypatch.setattr(tail, "UNFINISHED_SECONDS", 0.0)
         collector.poll()
         append(log, " more\n" + line(4))
         collector.poll()
@@ -517,7 +516,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
     ],
 )
 def test_an_unfinished_line_is_never_cut_inside_a_character(data: bytes, whole: int) -> None:
-    assert log_tail._whole_characters(data) == whole
+    assert complete_lines.whole_characters(data) == whole
 
 
 def test_the_newest_record_waits_a_moment_for_its_other_lines(
@@ -525,20 +524,20 @@ def test_the_newest_record_waits_a_moment_for_its_other_lines(
 ) -> None:
     append(log, line(1) + "0.02.000.000 I srv  test: a\n")
     with open_collector() as collector:
-        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 60.0)
+        monkeypatch.setattr(tail, "SETTLE_SECONDS", 60.0)
         collector.poll()
         assert collector.messages() == numbered(1, 1)
         append(log, "b\n")
         collector.poll()
         assert collector.messages() == numbered(1, 1)
-        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.2)
+        monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.2)
         collector.poll_until(lambda: len(collector.rows()) > 1)
         assert collector.messages() == [*numbered(1, 1), "srv  test: a\nb"]
 
 
 def test_a_record_on_the_edge_of_two_chunks_stays_together(log: Path, open_collector: Open) -> None:
     filler = "srv  test: " + "x" * 988 + "\n"
-    count = log_tail.CHUNK_BYTES // len(filler)
+    count = tail.CHUNK_BYTES // len(filler)
     record = "0.02.000.000 I srv  test: a\n" + "".join(f"  part {n}\n" for n in range(200))
     append(log, filler * count + record + line(3))
     with open_collector() as collector:
@@ -691,7 +690,7 @@ def test_reading_stops_while_there_is_no_room_and_loses_nothing(log: Path, open_
         for _ in range(3):
             collector.reader.poll()
             assert 0 < buffer.waiting <= 302
-            assert collector.reader.behind
+            assert collector.reader.has_more
         collector.poll()
         assert collector.messages() == numbered(1, 5000)
 
@@ -715,7 +714,7 @@ def test_no_more_than_some_renamed_files_are_held_open(log: Path, open_collector
             log.rename(f"{log}-202601{number:02}")
         held = len(list(Path("/proc/self/fd").iterdir()))
         assert collector.messages() == numbered(0, 29)
-    assert held - len(list(Path("/proc/self/fd").iterdir())) <= log_file.MAX_TAILS + 2
+    assert held - len(list(Path("/proc/self/fd").iterdir())) <= follower.MAX_TAILS + 2
 
 
 def test_a_deleted_file_is_let_go_after_a_while(
@@ -728,7 +727,7 @@ def test_a_deleted_file_is_let_go_after_a_while(
         append(log, line(2))
         collector.poll()
         assert deleted_but_open() == 1
-        monkeypatch.setattr(log_file, "DELETED_SECONDS", -1)
+        monkeypatch.setattr(follower, "DELETED_SECONDS", -1)
         collector.poll()
         assert deleted_but_open() == 0
 

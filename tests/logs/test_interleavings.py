@@ -16,12 +16,12 @@ import pytest
 
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent
-from collector.logs import files as log_file
-from collector.logs import tail as log_tail
+from collector.logs import clock, files, follower, listing, position, rewrite, tail
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LogSink
 
-TRACED = {log_file.__file__, log_tail.__file__}
+MODULES = (clock, files, follower, listing, position, rewrite, tail)
+TRACED = {module.__file__ for module in MODULES}
 POLLS_A_LIFE = 12
 LIVES = 8
 MAX_ROTATIONS = 25
@@ -196,8 +196,8 @@ def differences(
 def test_no_line_is_lost_or_stored_twice_whatever_happens_between_two_lines_of_the_reader(
     tmp_path: Path, rotation: str, settle_seconds: float, seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_tail, "SETTLE_SECONDS", settle_seconds)
-    monkeypatch.setattr(log_file, "MAX_OPENED", 7)  # less than are rotated
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", settle_seconds)
+    monkeypatch.setattr(follower, "MAX_OPENED", 7)  # less than are rotated
     for seed in seeds:
         directory = tmp_path / str(seed)
         directory.mkdir()

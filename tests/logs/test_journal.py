@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import journal
+from collector.logs import journalctl
 from collector.logs.journal import COMMIT_ENTRIES, JournalReader
 from collector.logs.reader import LogSink
 from tests.support.journal_files import BOOTS, START, UNIT, entry, journal_collector, write_journal
@@ -277,9 +277,9 @@ def test_a_journalctl_that_dies_costs_only_itself(
 def test_a_journalctl_that_hangs_is_ended(
     open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(journalctl, "SILENCE_SECONDS", 0.2)
     fake_journalctl(tmp_path, monkeypatch, "import time; time.sleep(60)")
-    with open_collector() as collector, pytest.raises(SourceFailed, match="said nothing"):
+    with open_collector() as collector, pytest.raises(SourceFailed, match="wrote nothing"):
         collector.poll()
 
 
@@ -302,5 +302,5 @@ def test_no_room_means_no_reading(journals: Path) -> None:
     buffer = Buffer(line_capacity=0)
     reader = JournalReader([UNIT], LogSink(buffer), {}, [f"--directory={journals}"])
     assert reader.poll() == OK
-    assert reader.behind
+    assert reader.has_more
     assert buffer.waiting == 0

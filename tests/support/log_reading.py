@@ -45,7 +45,7 @@ class LogCollector:
                 state = self.reader.poll()
             finally:
                 self.writer.flush()
-            if not self.reader.behind:
+            if not self.reader.has_more:
                 return state
 
     def rows(self) -> list[dict[str, Any]]:
