@@ -17,8 +17,9 @@ from pathlib import Path
 
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK, State
-from collector.logs.follower import MISSING, PathFollower
+from collector.logs.follower import PathFollower
 from collector.logs.position import Identity, PathPosition
+from collector.logs.problems import MISSING
 from collector.logs.reader import LogSink
 from collector.logs.rotation import paths_to_follow
 from collector.logs.tail import Tail

@@ -6,14 +6,13 @@ from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
-import structlog
-
 from collector.errors import FileRewritten, RotationUnderWay, SourceFailed
+from collector.logs.chunk import Chunk
 from collector.logs.listing import FileListing, IsFollowed
 from collector.logs.position import FilePosition, Identity, PathPosition, identity_of
+from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
-from collector.logs.tail import Chunk, Tail
-from collector.logs.writers import count_writers
+from collector.logs.tail import Tail
 from collector.schema import Row
 
 POLL_BYTES = 2**20
@@ -27,9 +26,6 @@ MAX_OPENED = 64
 
 DELETED_SECONDS = 300
 """A deleted file is closed this long after its last line; until then its disk space is not free."""
-
-MISSING = "missing"
-"""The problem of a path where there is no file."""
 
 
 class PathFollower:
@@ -83,12 +79,12 @@ class PathFollower:
         try:
             self._find_files()
         except (OSError, SourceFailed) as error:
-            problem = _describe(error)
+            problem = describe_error(error)
         self._polled_at = time.monotonic() if problem in (None, MISSING) else None
         try:
             self._read_files()  # also where the path is missing: the renamed file is read to its end
         except (OSError, SourceFailed) as error:
-            problem = _describe(error)
+            problem = describe_error(error)
         return problem
 
     def follows(self, identity: Identity) -> bool:
@@ -137,7 +133,8 @@ class PathFollower:
             return
         if not found:
             self._lost = self._to_resume[-1]
-            self._warn_if_lost(self._lost)
+            if self._lost.offset and not self._is_followed(self._lost.identity):
+                warn_of_lost_lines(self._path)
         self._to_resume = []
 
     def _add_new_file(self, identity: Identity) -> None:
@@ -255,7 +252,8 @@ class PathFollower:
         self._empty_since.pop(tail.position.identity, None)
         self._store(rows)
         self.has_more = True
-        self._warn_if_shared()
+        if not self._is_shared_logged:
+            self._is_shared_logged = warn_of_several_writers(self._path)
 
     def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
@@ -276,31 +274,3 @@ class PathFollower:
                 self._tails.remove(tail)
                 self._empty_since.pop(tail.position.identity, None)
                 tail.close()
-
-    # Warnings
-
-    def _warn_if_lost(self, position: FilePosition) -> None:
-        if position.offset and not self._is_followed(position.identity):
-            structlog.get_logger().warning(
-                f"{self._path} was replaced while the collector was not running, and its old file is not "
-                "beside it: lines that were written into it since may be missing"
-            )
-
-    def _warn_if_shared(self) -> None:
-        if not self._is_shared_logged and count_writers(self._path) > 1:
-            self._is_shared_logged = True
-            structlog.get_logger().warning(
-                f"{self._path} is written by several llama-server processes at once: each truncates and "
-                "overwrites what the others wrote, and no reader can repair that. Start the router without "
-                "--log-file, under systemd, and name its unit in [logs] journal_units"
-            )
-
-
-def _describe(error: OSError | SourceFailed) -> str:
-    if isinstance(error, SourceFailed):
-        return str(error)
-    if isinstance(error, FileNotFoundError):
-        return MISSING
-    if isinstance(error, PermissionError):
-        return f"{error.filename} cannot be read: let the user that runs the collector read it"
-    return f"{error.filename or 'reading'}: {error.strerror}"

@@ -98,11 +98,10 @@ def rotated_between(path: Path, files: Statuses, before: FilePosition, position:
         before: of the earlier file.
         position: of the later one, which may be at the path or be rotated itself.
     """
-    is_rotated_itself = any(
-        _identity(status) == position.identity for file, status in files.items() if is_rotated(path, file)
-    )
-    later = rotated_after(path, files, position) if is_rotated_itself else []
-    return [file for file in rotated_after(path, files, before) if file not in later]
+    own = [file for file, status in files.items() if _identity(status) == position.identity]
+    is_rotated_itself = any(is_rotated(path, file) for file in own)
+    excluded = own + (rotated_after(path, files, position) if is_rotated_itself else [])
+    return [file for file in rotated_after(path, files, before) if file not in excluded]
 
 
 def _age(path: Path, file: Path) -> tuple[bool, list[int]]:

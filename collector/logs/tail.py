@@ -4,13 +4,13 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from collector.errors import FileRewritten, SourceFailed
+from collector.logs.chunk import Chunk, complete_records, whole_characters
 from collector.logs.clock import FileClock
-from collector.logs.complete_lines import complete_records, whole_characters
 from collector.logs.position import Anchor, FilePosition
 from collector.logs.reader import SETTLE_SECONDS
 from collector.logs.rewrite import RewriteDetector
@@ -27,29 +27,6 @@ CHUNK_BYTES = 256 * 1024
 
 UNFINISHED_SECONDS = 5.0
 """A line without a newline is stored after this time; what is added to it later is another line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Records that were read from a file, and the bytes that the position moves over with them.
-
-    Args:
-        records: in their order; none where the bytes are skipped.
-        times: Unix seconds of each record.
-        data: the bytes from the position on, at least those that an `Anchor` needs.
-        size_bytes: how far the position moves.
-        modified_ns: time of the file's last change when it was read.
-        skipping: see `FilePosition`.
-        incomplete: bytes after the chunk that were read and must be read again.
-    """
-
-    records: list[Record]
-    times: list[int]
-    data: bytes
-    size_bytes: int
-    modified_ns: int
-    skipping: bool = False
-    incomplete: bytes = b""
 
 
 class Tail:

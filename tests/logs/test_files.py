@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import complete_lines, files, follower, tail
+from collector.logs import chunk, files, follower, tail
 from collector.parsers.log_lines import CUT_MARK, MAX_LINE_BYTES
 from tests.support.log_reading import LogCollector, file_collector
 from tests.support.paths import RECORDINGS as RECORDED
@@ -516,7 +516,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
     ],
 )
 def test_an_unfinished_line_is_never_cut_inside_a_character(data: bytes, whole: int) -> None:
-    assert complete_lines.whole_characters(data) == whole
+    assert chunk.whole_characters(data) == whole
 
 
 def test_the_newest_record_waits_a_moment_for_its_other_lines(

@@ -1,5 +1,9 @@
-"""Which part of the bytes read from a log file is complete. Pure functions: no I/O."""
+"""The next part of a log file that is stored, and how much of the bytes read is complete.
 
+Pure functions: no I/O.
+"""
+
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from collector.parsers.log_lines import Record, parse_records, split_lines
@@ -7,6 +11,29 @@ from collector.parsers.log_lines import Record, parse_records, split_lines
 _MAX_CHARACTER_BYTES = 4
 _FIRST_NON_ASCII = 0x80
 _FIRST_LEADING_BYTE = 0xC0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records that were read from a file, and the bytes that the position moves over with them.
+
+    Args:
+        records: in their order; none where the bytes are skipped.
+        times: Unix seconds of each record.
+        data: the bytes from the position on, at least those that an `Anchor` needs.
+        size_bytes: how far the position moves.
+        modified_ns: time of the file's last change when it was read.
+        skipping: see `FilePosition`.
+        incomplete: bytes after the chunk that were read and must be read again.
+    """
+
+    records: list[Record]
+    times: list[int]
+    data: bytes
+    size_bytes: int
+    modified_ns: int
+    skipping: bool = False
+    incomplete: bytes = b""
 
 
 class CompletePart(NamedTuple):
