@@ -30,7 +30,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_collector(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """A new life of the collector at each call; the newest record does not wait for more of its lines."""
+    """Start another collector at each call; the newest record does not wait for more of its lines."""
     monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
 
     def open_it(
@@ -68,9 +68,7 @@ def restart_server(path: Path, text: str) -> None:
 # Growth, starts and stops
 
 
-def test_lines_come_as_they_are_written_with_the_time_of_their_reading(
-    log: Path, open_collector: Open
-) -> None:
+def test_new_lines_are_stored_with_the_time_of_their_reading(log: Path, open_collector: Open) -> None:
     log.touch()
     before = int(time.time()) - 1  # a line is written before it is read
     with open_collector() as collector:
@@ -101,7 +99,7 @@ def test_what_was_not_committed_is_read_again(log: Path, open_collector: Open) -
         assert collector.messages() == numbered(1, 3)
 
 
-def test_a_file_of_many_chunks_is_read_whole(log: Path, open_collector: Open) -> None:
+def test_a_file_of_many_chunks_is_read_completely(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 60_000))
     assert log.stat().st_size > 8 * tail.CHUNK_BYTES
     with open_collector() as collector:
@@ -118,7 +116,7 @@ def test_a_file_that_appears_late_is_absent_and_then_read(log: Path, open_collec
         assert collector.messages() == numbered(1, 2)
 
 
-def test_a_file_that_cannot_be_read_for_a_while_goes_on_where_it_was(
+def test_a_file_that_cannot_be_read_for_a_while_is_then_read_from_its_position(
     log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, lines(1, 2))
@@ -139,7 +137,7 @@ def test_a_file_that_cannot_be_read_for_a_while_goes_on_where_it_was(
         assert collector.messages() == numbered(1, 4)
 
 
-def test_a_missing_file_keeps_its_place_for_the_file_system_may_come_later(
+def test_the_position_of_a_missing_file_is_kept_because_its_file_system_may_be_mounted_later(
     log: Path, open_collector: Open
 ) -> None:
     append(log, lines(1, 2))
@@ -156,7 +154,7 @@ def test_a_missing_file_keeps_its_place_for_the_file_system_may_come_later(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_regular_file_is_said_and_never_waited_for(
+def test_what_is_not_a_regular_file_is_reported_and_does_not_block(
     log: Path, open_collector: Open, make: Callable[[Path], None]
 ) -> None:
     make(log)
@@ -194,7 +192,7 @@ def test_a_rename_while_the_collector_is_down_loses_nothing(log: Path, open_coll
 
 @pytest.mark.parametrize("names", [(".3", ".2", ".1"), ("-20260101", "-20260102", "-20260103")])
 @pytest.mark.parametrize("down", [True, False])
-def test_several_rotations_between_two_looks_are_read_in_their_order(
+def test_several_rotations_between_two_polls_are_read_in_their_order(
     log: Path, open_collector: Open, names: tuple[str, ...], *, down: bool
 ) -> None:
     append(log, lines(1, 2))
@@ -211,7 +209,7 @@ def test_several_rotations_between_two_looks_are_read_in_their_order(
         assert collector.messages() == numbered(1, 6)
 
 
-def test_rotated_files_from_before_the_first_look_are_history(log: Path, open_collector: Open) -> None:
+def test_files_that_were_rotated_before_the_first_poll_are_not_read(log: Path, open_collector: Open) -> None:
     append(log.with_name("llama.log.1"), lines(1, 2))
     append(log, lines(3, 4))
     os.utime(f"{log}.1", (1, 1))
@@ -220,7 +218,7 @@ def test_rotated_files_from_before_the_first_look_are_history(log: Path, open_co
         assert collector.messages() == numbered(3, 4)
 
 
-def test_a_file_beside_it_that_no_rotation_made_is_never_read(log: Path, open_collector: Open) -> None:
+def test_a_file_of_another_program_beside_the_log_is_never_read(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 2))
     with open_collector() as collector:
         collector.poll()
@@ -233,7 +231,7 @@ def test_a_file_beside_it_that_no_rotation_made_is_never_read(log: Path, open_co
         assert collector.messages() == numbered(1, 4)
 
 
-def test_two_runs_of_one_content_are_two_runs(log: Path, open_collector: Open) -> None:
+def test_two_runs_with_the_same_content_are_both_stored(log: Path, open_collector: Open) -> None:
     append(log, "srv  test: same\n" * 3)
     with open_collector() as collector:
         collector.poll()
@@ -248,7 +246,7 @@ def test_two_runs_of_one_content_are_two_runs(log: Path, open_collector: Open) -
         assert len(collector.messages()) == 9
 
 
-def test_two_files_of_one_content_are_both_read(tmp_path: Path, open_collector: Open) -> None:
+def test_two_files_with_the_same_content_are_both_read(tmp_path: Path, open_collector: Open) -> None:
     for name in ("a.log", "b.log"):
         append(tmp_path / name, lines(1, 3))
     with open_collector(tmp_path / "*.log") as collector:
@@ -276,7 +274,7 @@ def test_a_restart_that_truncates_is_read_from_its_beginning(
         assert collector.messages() == [*numbered(1, 3), *numbered(11, last)]
 
 
-def test_a_restart_that_leaves_the_very_same_bytes_is_seen_while_running(
+def test_a_restart_that_leaves_the_same_bytes_is_detected_while_the_collector_runs(
     log: Path, open_collector: Open
 ) -> None:
     append(log, lines(1, 3))
@@ -288,7 +286,7 @@ def test_a_restart_that_leaves_the_very_same_bytes_is_seen_while_running(
         collector.poll_until(lambda: collector.messages() == numbered(1, 3) * 2)
 
 
-def test_a_changed_time_alone_is_no_new_line(log: Path, open_collector: Open) -> None:
+def test_a_changed_modification_time_alone_adds_no_line(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
@@ -327,13 +325,13 @@ def test_a_hole_of_nul_bytes_after_a_truncation_is_skipped(log: Path, open_colle
     with log.open("wb", buffering=0) as server, open_collector() as collector:
         server.write(lines(1, 200).encode())
         collector.poll()
-        os.truncate(log, 0)  # from outside: the server writes on at its old place
+        os.truncate(log, 0)  # by another program: the server continues to write at its old offset
         server.write(lines(201, 202).encode())
         collector.poll()
         assert collector.messages() == numbered(1, 202)
 
 
-def test_a_hole_of_many_gigabytes_costs_one_look(log: Path, open_collector: Open) -> None:
+def test_a_hole_of_many_gigabytes_is_skipped_in_one_poll(log: Path, open_collector: Open) -> None:
     log.touch()
     os.truncate(log, 50 * 2**30)
     append(log, lines(1, 2))
@@ -344,7 +342,7 @@ def test_a_hole_of_many_gigabytes_costs_one_look(log: Path, open_collector: Open
 
 
 @pytest.mark.parametrize("down", [True, False])
-def test_a_deleted_and_new_file_is_read_from_its_beginning(
+def test_a_file_that_replaces_a_deleted_one_is_read_from_its_beginning(
     log: Path, open_collector: Open, *, down: bool
 ) -> None:
     append(log, lines(1, 3))
@@ -361,11 +359,11 @@ def test_a_deleted_and_new_file_is_read_from_its_beginning(
         assert collector.messages() == [*numbered(1, 3 if down else 4), *numbered(5, 9)]
 
 
-def test_an_inode_that_is_used_again_is_not_taken_for_the_old_file(log: Path, open_collector: Open) -> None:
+def test_a_reused_inode_is_not_mistaken_for_the_old_file(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
-        with collector.database.transaction() as connection:  # whatever the file system gives out
+        with collector.database.transaction() as connection:  # on every file system
             log.unlink()
             append(log, lines(11, 19))
             connection.execute(
@@ -379,7 +377,9 @@ def test_an_inode_that_is_used_again_is_not_taken_for_the_old_file(log: Path, op
     assert [event["log_level"] for event in events] == ["warning"]
 
 
-def test_a_file_that_was_copied_into_place_goes_on_where_it_was(log: Path, open_collector: Open) -> None:
+def test_a_file_that_was_replaced_by_its_copy_is_read_from_its_position(
+    log: Path, open_collector: Open
+) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
@@ -453,7 +453,7 @@ def test_a_file_that_got_another_matching_name_while_down_is_not_read_again(
         assert collector.messages() == numbered(1, 4)
 
 
-def test_the_home_directory_and_odd_names_are_understood(
+def test_the_home_directory_and_names_with_wildcard_characters_are_resolved(
     tmp_path: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -511,7 +511,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
         (b"a\xc3", 1),
         (b"a\xc3\xbc", 3),
         (b"a\xff", 1),
-        (b"\xf0\x9f", 2),  # nothing else is there: it goes as it is
+        (b"\xf0\x9f", 2),  # nothing precedes it: it is stored as it is
         (b"a\x80\x80\x80\x80\x80", 6),
     ],
 )
@@ -546,11 +546,13 @@ def test_a_record_on_the_edge_of_two_chunks_stays_together(log: Path, open_colle
         assert collector.messages()[-2].count("\n") == 200
 
 
-def test_a_line_of_100_mb_is_cut_marked_and_done_with(log: Path, open_collector: Open) -> None:
+def test_a_line_of_100_mb_is_cut_and_marked_and_its_neighbours_are_whole(
+    log: Path, open_collector: Open
+) -> None:
     append(log, line(1))
     with log.open("ab") as file:
         file.write(b"x" * 2**20)
-        file.truncate(100 * 2**20)  # NUL bytes, which take no room on the disk
+        file.truncate(100 * 2**20)  # NUL bytes, which need no space on the disk
         file.write(b"\n" + line(2).encode())
     with open_collector() as collector:
         collector.reader.poll()
@@ -562,7 +564,7 @@ def test_a_line_of_100_mb_is_cut_marked_and_done_with(log: Path, open_collector:
         assert cut == "x" * MAX_LINE_BYTES + CUT_MARK
 
 
-def test_empty_lines_nul_bytes_and_broken_text_never_stop_the_reading(
+def test_empty_lines_nul_bytes_and_invalid_text_never_stop_the_reading(
     log: Path, open_collector: Open
 ) -> None:
     append(
@@ -577,7 +579,7 @@ def test_empty_lines_nul_bytes_and_broken_text_never_stop_the_reading(
         ]
 
 
-def test_lines_below_the_minimum_level_are_left_out_and_not_read_again(
+def test_lines_below_the_minimum_level_are_not_stored_and_not_read_again(
     log: Path, open_collector: Open
 ) -> None:
     for letter in "DIWE":
@@ -590,7 +592,7 @@ def test_lines_below_the_minimum_level_are_left_out_and_not_read_again(
 
 
 @pytest.mark.parametrize("split", range(0, 7579, 997))
-def test_a_routers_children_bear_their_models_names_wherever_the_collector_was_restarted(
+def test_lines_of_a_routers_children_have_their_models_names_wherever_the_collector_was_restarted(
     log: Path, open_collector: Open, split: int
 ) -> None:
     recording = (RECORDINGS / "router.log").read_bytes()
@@ -623,7 +625,9 @@ def test_a_key_on_the_line_after_its_flag_is_masked_wherever_the_collector_was_r
 # Time
 
 
-def test_a_backlog_gets_its_times_from_its_stamps_and_the_files_time(log: Path, open_collector: Open) -> None:
+def test_times_of_a_backlog_are_computed_from_its_stamps_and_the_time_of_the_file(
+    log: Path, open_collector: Open
+) -> None:
     append(log, lines(1, 600))
     os.utime(log, (1_790_000_600, 1_790_000_600))
     with open_collector() as collector:
@@ -640,7 +644,9 @@ def test_each_run_in_one_file_ends_where_the_next_begins(log: Path, open_collect
         assert times == [0, *range(1, 101), *range(101, 151), 150]
 
 
-def test_a_backlog_of_a_known_process_keeps_its_clock(log: Path, open_collector: Open) -> None:
+def test_times_of_a_backlog_are_computed_from_the_start_of_a_known_process(
+    log: Path, open_collector: Open
+) -> None:
     log.touch()
     with open_collector() as collector:
         collector.poll()
@@ -651,14 +657,14 @@ def test_a_backlog_of_a_known_process_keeps_its_clock(log: Path, open_collector:
                 "UPDATE log_positions SET position = json_set(position, '$.files[0].clock.0[0]', ?)",
                 (time.time() - 1500,),
             )
-    append(log, lines(1001, 1003))  # and some program touches the file later: the stamps know better
+    append(log, lines(1001, 1003))  # and another program touches the file later: the stamps are more exact
     with open_collector() as collector:
         collector.poll()
         ages = [time.time() - row["timestamp"] for row in collector.rows()[1:]]
         assert ages == pytest.approx([499, 498, 497], abs=20), "by the file's time they would be new"
 
 
-def test_a_backlog_of_a_router_gets_the_times_of_its_children_right(log: Path, open_collector: Open) -> None:
+def test_times_of_a_routers_children_in_a_backlog_are_correct(log: Path, open_collector: Open) -> None:
     append(log, (RECORDINGS / "router.log").read_bytes())
     end = 1_790_000_000.0
     os.utime(log, (end, end))
@@ -672,7 +678,7 @@ def test_a_backlog_of_a_router_gets_the_times_of_its_children_right(log: Path, o
     assert times[sleeping] == pytest.approx(start + 2.055 + 10.230, abs=2)
 
 
-def test_a_backlog_without_stamps_gets_the_files_time(log: Path, open_collector: Open) -> None:
+def test_a_backlog_without_stamps_has_the_time_of_the_file(log: Path, open_collector: Open) -> None:
     append(log, (RECORDINGS / "single-plain.log").read_bytes())
     os.utime(log, (1_790_000_000, 1_790_000_000))
     with open_collector() as collector:
@@ -683,7 +689,7 @@ def test_a_backlog_without_stamps_gets_the_files_time(log: Path, open_collector:
 # Bounds
 
 
-def test_reading_stops_while_there_is_no_room_and_loses_nothing(log: Path, open_collector: Open) -> None:
+def test_reading_stops_while_the_buffer_is_full_and_loses_no_line(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 5000))
     buffer = Buffer(line_capacity=300)
     with open_collector(buffer=buffer) as collector:
@@ -695,7 +701,7 @@ def test_reading_stops_while_there_is_no_room_and_loses_nothing(log: Path, open_
         assert collector.messages() == numbered(1, 5000)
 
 
-def test_long_lines_fill_the_buffer_by_their_bytes(log: Path, open_collector: Open) -> None:
+def test_the_size_of_long_lines_limits_how_many_the_buffer_accepts(log: Path, open_collector: Open) -> None:
     append(log, ("srv  test: " + "x" * 60_000 + "\n") * 400)
     buffer = Buffer()
     with open_collector(buffer=buffer) as collector:
@@ -706,18 +712,18 @@ def test_long_lines_fill_the_buffer_by_their_bytes(log: Path, open_collector: Op
         assert len(collector.rows()) == 400
 
 
-def test_no_more_than_some_renamed_files_are_held_open(log: Path, open_collector: Open) -> None:
+def test_only_a_few_renamed_files_stay_open(log: Path, open_collector: Open) -> None:
     with open_collector() as collector:
         for number in range(30):
             append(log, line(number))
             collector.poll()
             log.rename(f"{log}-202601{number:02}")
-        held = len(list(Path("/proc/self/fd").iterdir()))
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
         assert collector.messages() == numbered(0, 29)
-    assert held - len(list(Path("/proc/self/fd").iterdir())) <= follower.MAX_TAILS + 2
+    assert open_files - len(list(Path("/proc/self/fd").iterdir())) <= follower.MAX_TAILS + 2
 
 
-def test_a_deleted_file_is_let_go_after_a_while(
+def test_a_deleted_file_is_closed_after_a_while(
     log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, line(1))
@@ -735,12 +741,12 @@ def test_a_deleted_file_is_let_go_after_a_while(
 def deleted_but_open() -> int:
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # that of the listing itself
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             count += "llama.log (deleted)" in str(descriptor.readlink())
     return count
 
 
-def test_a_file_that_several_servers_truncate_is_told_once(log: Path, open_collector: Open) -> None:
+def test_a_file_that_several_servers_truncate_is_reported_once(log: Path, open_collector: Open) -> None:
     idle = [
         sys.executable,
         "-c",
