@@ -60,7 +60,7 @@ class LogThreads:
     def _run(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():
             observe(health, reader.poll, lambda state: state)
-            goes_on = reader.behind and self._flush()
+            goes_on = reader.has_more and self._flush()
             self._stop.wait(BACKLOG_PAUSE_SECONDS if goes_on else interval)
         reader.close()
 

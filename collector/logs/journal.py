@@ -1,68 +1,68 @@
 """Reads what systemd units wrote to the journal, each entry once.
 
-`journalctl` reads in a child process: a damaged journal file can kill the process that has it mapped.
-Each pass starts at the entry that was read last and drops it, which is right across reboots, filters and
-vacuumed journals, where `--follow` and `--after-cursor` lose entries.
+Each poll runs `journalctl` once, from the entry that was read last: `--cursor` includes that entry, which is
+dropped. `--after-cursor` and `--follow` seem simpler, but lose entries: the first where the filter does not
+match the cursor's own entry, the second after a restart of the machine.
 
-Promised: each entry that journald keeps comes into `logs` exactly once, in a row of its own or in that of
-the record it belongs to. Not promised: what journald itself leaves out (its rate limit says so in a line
-of its own) or has vacuumed before it was read. Of lines over 48 KiB journald makes several entries.
+What is guaranteed: each entry that journald keeps is stored in `logs` exactly once, in a row of its own or in
+that of the record it belongs to.
+
+What cannot be guaranteed: entries that journald itself drops (its rate limit says so in an entry) or has
+vacuumed before they were read. Of a line over 48 KiB journald makes several entries.
 """
 
 import json
-import os
-import re
-import selectors
-import signal
-import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Self
 
 import structlog
 
-from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK, State
-from collector.logs.reader import LLAMA_SERVER, SETTLE_SECONDS, LogSink
-from collector.parsers.log_lines import Record, ends_with_key_flag, parse_records, split_lines
+from collector.logs.journal_entries import Entry, ParsedEntries, parse_entries, parse_entry
+from collector.logs.journalctl import Journalctl, is_about_cursor, raise_complaint
+from collector.logs.position import Models
+from collector.logs.reader import SETTLE_SECONDS, LogSink
 from collector.schema import Row
 
-PASS_ENTRIES = 20_000
-"""Read in one poll at most."""
+POLL_ENTRIES = 20_000
+"""Entries read in one poll at most."""
 
 COMMIT_ENTRIES = 1000
-"""As many go into the buffer together, with one position."""
-
-SILENCE_SECONDS = 30.0
-"""How long journalctl may say nothing."""
-
-_FIELDS = "MESSAGE,PRIORITY,_PID,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
-_LEVEL_OF_PRIORITY = dict(
-    zip("01234567", ["critical"] * 3 + ["error", "warn", "info", "info", "debug"], strict=True)
-)
-_COMPLAINT_BYTES = 4096
+"""Entries added to the buffer together, with one position."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One entry of the journal, as far as it is used.
+class JournalPosition:
+    """How far the journal was read. The format is that of version 0.1.0.
+
+    The field names are the keys of the stored JSON.
 
     Args:
-        cursor: its place.
-        microseconds: Unix time of its arrival.
-        line: the message as text.
-        level: by its priority.
-        writer: number of the process, and who it is: llama-server, or who speaks about the unit.
+        cursor: of the entry that was read last; None where nothing was read, or journalctl refused it.
+        microseconds: Unix time of that entry; 0 where nothing was read.
+        units: whose entries were read. For other units, the entry of the cursor may not match the filter.
+        key_process: process whose next line is an API key.
+        models: of the router's children, by port.
     """
 
-    cursor: str
-    microseconds: int
-    line: str
-    level: str
-    writer: tuple[str, str]
+    cursor: str | None = None
+    microseconds: int = 0
+    units: Sequence[str] = ()
+    key_process: str | None = None
+    models: Models = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: str) -> Self:
+        """Return the position that `to_json` returned this text for."""
+        value = json.loads(stored)
+        models = {int(port): model for port, model in value.pop("models", {}).items()}
+        return cls(**value, models=models)
+
+    def to_json(self) -> str:
+        """Return the text that is stored in `log_positions.position`."""
+        return json.dumps(asdict(self))
 
 
 class JournalReader:
@@ -72,7 +72,7 @@ class JournalReader:
         units: their names; `.service` may be left out.
         sink: where the lines go.
         positions: the stored ones, by name.
-        arguments: for journalctl, to name other journal files than the system's.
+        arguments: for journalctl, to name other journal files than those of the system.
     """
 
     name = "journal"
@@ -87,250 +87,97 @@ class JournalReader:
         self._units = [unit if "." in unit else f"{unit}.service" for unit in units]
         self._sink = sink
         self._arguments = list(arguments)
-        stored = json.loads(positions.get(self.name, "{}"))
-        self._cursor: str | None = stored.get("cursor")
-        self._microseconds: int = stored.get("microseconds", 0)
-        self._cursor_fits = stored.get("units") == self._units  # else our filter may hide its entry
-        self._key_process: str | None = stored.get("key_process")  # whose next line is an API key
-        self._models = {int(port): model for port, model in stored.get("models", {}).items()}
-        self.behind = False
+        self._position = JournalPosition.from_json(positions.get(self.name, "{}"))
+        self.has_more = False
 
     def poll(self) -> State:
-        """Read what has come.
+        """Read what was added since the last poll.
 
         Raises:
             SourceAbsent: there is no journalctl, or no journal.
-            SourceFailed: the journal may not or cannot be read.
+            SourceFailed: the journal cannot be read.
         """
-        room = min(PASS_ENTRIES, self._sink.room)
-        self.behind = room == 0
+        room = min(POLL_ENTRIES, self._sink.room)
+        self.has_more = room == 0
         if room:
-            complaint = self._pass(room)
-            if self._cursor and "cursor" in complaint.lower():
-                self._forget_cursor(complaint)
-                complaint = self._pass(room)
-            _explain(complaint)
+            complaint = self._read(room)
+            if self._position.cursor and is_about_cursor(complaint):
+                # Without the cursor, reading continues at the time of the entry that was read last.
+                _warn_of_gap(f"journalctl does not accept the position ({complaint.strip()})")
+                self._position = replace(self._position, cursor=None)
+                complaint = self._read(room)
+            raise_complaint(complaint)
         return OK
 
     def close(self) -> None:
-        """Nothing is held open between two polls."""
+        """Do nothing: no process and no file is open between two polls."""
 
-    def _pass(self, room: int) -> str:
-        """Read from the stored place on; what journalctl complained about."""
-        command = ["journalctl", "--output=json", "--all", "--no-pager", f"--output-fields={_FIELDS}"]
-        command += [*self._arguments, *(f"--unit={unit}" for unit in self._units)]
-        if self._cursor:
-            command.append(f"--cursor={self._cursor}")
-        elif self._microseconds:
-            seconds, microseconds = divmod(self._microseconds + 1, 1_000_000)
-            command.append(f"--since=@{seconds}.{microseconds:06}")
-        with _Journalctl(command) as journalctl:
-            self._take(self._unread(journalctl.lines()), room)
+    def _read(self, room: int) -> str:
+        """Read from the position on, at most this many entries; return what journalctl complained about."""
+        arguments = [*self._arguments, *(f"--unit={unit}" for unit in self._units)]
+        if self._position.cursor:
+            arguments.append(f"--cursor={self._position.cursor}")
+        elif self._position.microseconds:
+            seconds, microseconds = divmod(self._position.microseconds + 1, 1_000_000)
+            arguments.append(f"--since=@{seconds}.{microseconds:06}")
+        with Journalctl(arguments) as journalctl:
+            waiting: list[Entry] = []
+            for number, entry in enumerate(self._entries_after_position(journalctl.lines()), 1):
+                waiting.append(entry)
+                if number >= room:
+                    self.has_more = True
+                    break
+                if len(waiting) >= COMMIT_ENTRIES:
+                    waiting = self._store(waiting, newest_may_continue=True)
+            if waiting:
+                age_seconds = time.time() - waiting[-1].microseconds / 1e6
+                self._store(waiting, newest_may_continue=age_seconds < SETTLE_SECONDS)
         return journalctl.complaint
 
-    def _unread(self, lines: Iterator[bytes]) -> Iterator[_Entry]:
-        """Entries behind the stored place."""
-        last_cursor = self._cursor
+    def _entries_after_position(self, lines: Iterator[bytes]) -> Iterator[Entry]:
+        """Return the entries that journalctl writes, without the one that was read last."""
+        position = self._position
         for number, line in enumerate(lines):
-            entry = _entry(json.loads(line), self._units)
-            if number == 0 and last_cursor:
-                if entry.cursor == last_cursor:
+            entry = parse_entry(json.loads(line), self._units)
+            if number == 0 and position.cursor:
+                if entry.cursor == position.cursor:
                     continue
-                if self._cursor_fits:
-                    _tell_gap("the entry that was read last is no longer in it")
+                if position.units == self._units:  # else the filter may exclude it
+                    _warn_of_gap("the entry that was read last is no longer in it")
             yield entry
 
-    def _take(self, entries: Iterator[_Entry], room: int) -> None:
-        waiting: list[_Entry] = []
-        for number, entry in enumerate(entries, 1):
-            waiting.append(entry)
-            if number >= room:
-                self.behind = True
-                break
-            if len(waiting) >= COMMIT_ENTRIES:
-                waiting = self._put(waiting, hold=True)
-        if waiting:
-            self._put(waiting, hold=time.time() - waiting[-1].microseconds / 1e6 < SETTLE_SECONDS)
-
-    def _put(self, entries: list[_Entry], *, hold: bool) -> list[_Entry]:
-        """Hand entries over with the place after them.
-
-        Args:
-            entries: at least one.
-            hold: whether the last record waits for more of its lines, unless it is the only one.
+    def _store(self, entries: list[Entry], *, newest_may_continue: bool) -> list[Entry]:
+        """Add the records of entries to the buffer, with the position after them.
 
         Returns:
-            the entries that wait; they are not handed over.
+            the entries whose record may continue. They are stored with the following ones, or read again.
         """
-        rows: list[Row] = []
-        groups = [list(group) for _, group in groupby(entries, key=lambda entry: entry.writer)]
-        waiting: list[_Entry] = []
-        for group in groups:
-            key_follows = self._key_process == group[0].writer[0]
-            records = parse_records([entry.line for entry in group], key_follows=key_follows)
-            if hold and records and group is groups[-1]:
-                only = len(groups) == len(records) == 1
-                if only and len(entries) < COMMIT_ENTRIES:
-                    return entries
-                if not only:
-                    waiting = group[records.pop().line :]
-            rows += self._rows(records, group)
-        done = entries[: len(entries) - len(waiting)]
-        if done:
-            self._store(rows, done)
-        return waiting
-
-    def _rows(self, records: list[Record], group: list[_Entry]) -> list[Row]:
-        process, speaker = group[0].writer
-        for record in records:
-            record.level = record.level or group[record.line].level
-        if records and ends_with_key_flag(records[-1].message):
-            self._key_process = process
-        elif records and self._key_process == process:
-            self._key_process = None
-        times = [group[record.line].microseconds // 1_000_000 for record in records]
-        return self._sink.rows(records, times, self._models, speaker)
-
-    def _store(self, rows: list[Row], done: list[_Entry]) -> None:
-        self._cursor, self._microseconds = done[-1].cursor, done[-1].microseconds
-        self._cursor_fits = True
-        position = {
-            "cursor": self._cursor,
-            "microseconds": self._microseconds,
-            "units": self._units,
-            "key_process": self._key_process,
-            "models": self._models,
-        }
-        self._sink.put(rows, self.name, json.dumps(position), sum(len(entry.line) for entry in done))
-
-    def _forget_cursor(self, complaint: str) -> None:
-        _tell_gap(f"journalctl no longer knows the place ({complaint.strip()})")
-        self._cursor = None
-
-
-class _Journalctl:
-    """One run of journalctl, ended with the `with` block.
-
-    Args:
-        command: with all arguments.
-
-    Raises:
-        SourceAbsent: there is no journalctl.
-    """
-
-    def __init__(self, command: list[str]) -> None:
-        environment = os.environ | {"LC_ALL": "C"}  # its complaints are read
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own arguments; no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-            )
-        except FileNotFoundError as error:
-            raise SourceAbsent(
-                "there is no journalctl here: use [logs] files instead of journal_units"
-            ) from error
-        self.complaint = ""
-
-    def lines(self) -> Iterator[bytes]:
-        """Its JSON lines, as they come.
-
-        Raises:
-            SourceFailed: it says nothing for too long, or ends with an error.
-        """
-        rest = b""
-        for data in self._output():
-            *lines, rest = (rest + data).split(b"\n")
-            yield from (line for line in lines if line.startswith(b"{"))
-        if code := self._process.wait():
-            self._explain_end(code)
-
-    def _output(self) -> Iterator[bytes]:
-        assert self._process.stdout
-        assert self._process.stderr
-        with selectors.DefaultSelector() as selector:
-            for pipe in (self._process.stdout, self._process.stderr):
-                selector.register(pipe, selectors.EVENT_READ)
-            while selector.get_map():
-                ready = selector.select(SILENCE_SECONDS)
-                if not ready:
-                    raise SourceFailed(f"journalctl said nothing for {SILENCE_SECONDS:.0f} seconds")
-                for key, _ in ready:
-                    data = os.read(key.fd, 65536)
-                    if not data:
-                        selector.unregister(key.fileobj)
-                    elif key.fileobj is self._process.stdout:
-                        yield data
-                    elif len(self.complaint) < _COMPLAINT_BYTES:
-                        self.complaint += data.decode("utf-8", "replace")
-
-    def _explain_end(self, code: int) -> None:
-        """An error without a word; with words, `_explain` knows more."""
-        if code < 0:
-            raise SourceFailed(
-                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
-                "look with journalctl --verify"
-            )
-        if not self.complaint:
-            raise SourceFailed(f"journalctl ended with code {code} and said nothing")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe
-            pipe.close()
-        self._process.wait()
-
-
-def _entry(value: Mapping[str, Any], units: list[str]) -> _Entry:
-    own = value.get("_SYSTEMD_UNIT") in units
-    speaker = LLAMA_SERVER if own else str(value.get("SYSLOG_IDENTIFIER") or "systemd")
-    return _Entry(
-        value["__CURSOR"],
-        int(value["__REALTIME_TIMESTAMP"]),
-        "\n".join(split_lines(_bytes_of(value.get("MESSAGE")) + b"\n")),
-        _LEVEL_OF_PRIORITY.get(str(value.get("PRIORITY")), "info"),
-        (str(value.get("_PID")), speaker),
-    )
-
-
-def _bytes_of(message: object) -> bytes:
-    """Text; or byte values, where it is not printable; or a list of such, where the field stands twice."""
-    if isinstance(message, str):
-        return message.encode("utf-8", "replace")
-    if not isinstance(message, list):
-        return b""
-    if all(isinstance(value, int) for value in message):
-        return bytes(message)
-    return b"\n".join(map(_bytes_of, message))
-
-
-def _explain(complaint: str) -> None:
-    if _NOT_PERMITTED(complaint):
-        raise SourceFailed(
-            "the journal may not be read: add the user of the collector to the group systemd-journal "
-            "(usermod -aG systemd-journal USER) and restart it"
+        parsed = parse_entries(
+            entries,
+            self._position.key_process,
+            newest_may_continue=newest_may_continue,
+            must_advance=len(entries) >= COMMIT_ENTRIES,
         )
-    if "No journal files were found" in complaint:
-        raise SourceAbsent("there is no journal here: use [logs] files instead of journal_units")
-    if complaint.strip():
-        raise SourceFailed(f"journalctl: {complaint.strip()}")
+        if parsed.complete:
+            self._put(parsed)
+        return parsed.incomplete
+
+    def _put(self, parsed: ParsedEntries) -> None:
+        rows: list[Row] = []
+        models = self._position.models
+        for group in parsed.groups:
+            added, models = self._sink.rows(group.records, group.times, models, group.speaker)
+            rows += added
+        last = parsed.complete[-1]
+        self._position = JournalPosition(
+            last.cursor, last.microseconds, self._units, parsed.key_process, models
+        )
+        size_bytes = sum(len(entry.line) for entry in parsed.complete)
+        self._sink.put(rows, self.name, self._position.to_json(), size_bytes)
 
 
-_NOT_PERMITTED = re.compile(
-    "permission denied|insufficient permissions|not seeing messages from other users", re.IGNORECASE
-).search
-
-
-def _tell_gap(reason: str) -> None:
+def _warn_of_gap(reason: str) -> None:
     structlog.get_logger().warning(
-        f"the journal was vacuumed or replaced: {reason}. Reading goes on with the next entry that is "
-        "there; entries in between may be missing"
+        f"the journal was vacuumed or replaced: {reason}. Reading continues with the next entry that exists; "
+        "entries in between may be missing"
     )

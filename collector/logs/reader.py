@@ -1,7 +1,8 @@
-"""What the readers of log files and of the journal share: rows, positions, and where both go.
+"""What the readers of log files and of the journal have in common: the table of positions, and the sink.
 
-A reader is polled about once a second, always by the same thread. It reads what has come, puts rows and
-the position after them into the buffer for one commit, and stops while the buffer has no room.
+A reader is polled about once a second, always by the same thread. It adds rows, and the position after them,
+to the buffer in one call, so that both are committed or neither. That is why every line is stored exactly
+once: after a crash, reading continues at the committed position. While the buffer is full it reads nothing.
 """
 
 import time
@@ -12,6 +13,7 @@ from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
+from collector.logs.position import Models
 from collector.parsers.log_lines import LEVELS, Record, spawned_child
 from collector.schema import Column, Row, Table
 
@@ -34,40 +36,40 @@ LLAMA_SERVER = "llama-server"
 """`logs.source` of lines that no child of a router wrote."""
 
 SETTLE_SECONDS = 0.5
-"""The newest record waits this long for lines that belong to it."""
+"""The newest record waits this long for more lines that belong to it."""
 
 _MAX_MODELS = 256
 
 
 class LogReader(Protocol):
-    """Something that brings lines into `logs`."""
+    """A reader that stores log lines."""
 
     @property
     def name(self) -> str:
-        """Stands in `collector_health`."""
+        """Its name in `collector_health`."""
 
     @property
-    def behind(self) -> bool:
-        """Whether the last poll left something unread: poll again as soon as there is room."""
+    def has_more(self) -> bool:
+        """Whether the last poll left something unread: poll again as soon as the buffer has room."""
 
     def poll(self) -> State:
-        """Read what has come since the last call, as far as there is room.
+        """Read what was added since the last poll, as far as the buffer has room.
 
         Raises:
-            SourceAbsent: there is nothing to read here.
-            SourceFailed: it is there and cannot be read.
+            SourceAbsent: there is nothing to read on this machine.
+            SourceFailed: it exists and cannot be read.
         """
 
     def close(self) -> None:
-        """Give back what is held open."""
+        """Close all files."""
 
 
 class LogSink:
-    """Puts records into the buffer, each with the position after it.
+    """The buffer as the readers use it.
 
     Args:
-        buffer: where they wait for the commit.
-        minimum_level: records of lesser levels are left out.
+        buffer: where rows and positions wait for the commit.
+        minimum_level: records of lesser levels are not stored.
     """
 
     def __init__(self, buffer: Buffer, minimum_level: str = "debug") -> None:
@@ -76,49 +78,57 @@ class LogSink:
 
     @property
     def room(self) -> int:
-        """How many records may be put now."""
+        """How many records may be added now."""
         return self._buffer.room_for_lines
 
     def rows(
         self,
         records: Sequence[Record],
         times: Sequence[int],
-        models: dict[int, str],
+        models: Models,
         speaker: str = LLAMA_SERVER,
-    ) -> list[Row]:
-        """Rows of `logs`.
+    ) -> tuple[list[Row], Models]:
+        """Return rows of `logs`, and the models of a router's children after these records.
+
+        A router writes which model the child of a port serves, before it prints lines of that child.
 
         Args:
             records: in their order.
             times: Unix seconds of each.
-            models: by port of the router's children; what the records tell is added.
-            speaker: who wrote what no child wrote.
+            models: by port, before these records.
+            speaker: source of records that no child wrote.
         """
         rows: list[Row] = []
         for record, timestamp in zip(records, times, strict=True):
             level, message = record.level or "info", record.message
             source = models.get(record.port, speaker) if record.port else speaker
             if " on port " in message and not record.port and (child := spawned_child(message)):
-                _learn(models, *child)
+                models = _with_child(models, *child)
             if level in self._levels:
                 rows.append((level, message, source, timestamp))
-        return rows
+        return rows, models
 
     def put(self, rows: list[Row], name: str, position: str, size_bytes: int) -> None:
-        """Hand rows and position over for one commit."""
+        """Add rows and the position after them to the buffer, for the same commit.
+
+        Args:
+            rows: of `logs`; there may be none.
+            name: of the position.
+            position: JSON.
+            size_bytes: size of the lines that the rows were made of.
+        """
         stored = LOG_POSITIONS.replace((name, position, int(time.time())))
         self._buffer.add([LOGS.insert(*rows), stored], Retention.REREADABLE, size_bytes)
 
 
 def stored_positions(database: Connected) -> dict[str, str]:
-    """The committed positions, by name."""
+    """Return the committed positions by name."""
     return {
         row["name"]: row["position"] for row in database.query("SELECT name, position FROM log_positions")
     }
 
 
-def _learn(models: dict[int, str], port: int, model: str) -> None:
-    models.pop(port, None)
-    models[port] = model
-    if len(models) > _MAX_MODELS:
-        del models[next(iter(models))]
+def _with_child(models: Models, port: int, model: str) -> Models:
+    """Return the models with one more child; beyond a limit those named longest ago are removed."""
+    others = [item for item in models.items() if item[0] != port]
+    return dict([*others, (port, model)][-_MAX_MODELS:])

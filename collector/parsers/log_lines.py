@@ -1,7 +1,7 @@
-"""llama-server's output: bytes of a log into records, whatever the build and its settings.
+"""Parsing of llama-server's output: bytes of a log into records, for every build and all its settings.
 
-A format is found line by line, because a restart with other flags changes it in the middle of a file.
-A line that belongs to the record before it (a chat template, a table) stays with it.
+The format is detected line by line, because a restart with other flags changes it in the middle of a file.
+A line that belongs to the record before it (a chat template, a table) becomes part of that record.
 """
 
 import json
@@ -14,7 +14,7 @@ LEVELS = ("debug", "info", "warn", "error", "critical")
 """From the least to the most important."""
 
 MAX_LINE_BYTES = 64 * 1024
-"""Of a longer line only this much is stored, with `CUT_MARK` behind it; a longer record begins anew."""
+"""Of a longer line only this much is stored, followed by `CUT_MARK`; a longer record is divided."""
 
 CUT_MARK = f" [cut: the line is longer than {MAX_LINE_BYTES} bytes]"
 
@@ -26,12 +26,12 @@ class Record:
     """One record of a log.
 
     Args:
-        level: one of `LEVELS`; None where the line gives none.
-        message: without colours, prefix and trailing space; lines of one record stand below each other.
+        level: one of `LEVELS`; None where the line contains none.
+        message: without colours, prefix and trailing space; its lines are separated by newlines.
         stamp: seconds since the start of the process that wrote it; None where it has none.
         port: of the router's child that wrote it; 0 for the process that owns the log.
-        begins: whether its first line is one that llama-server begins a record with.
-        line: number of its first line among those that were parsed.
+        begins: whether its first line has a form with which llama-server begins a record.
+        line: index of its first line among those that were parsed.
     """
 
     level: str | None
@@ -43,13 +43,13 @@ class Record:
 
 
 def split_lines(data: bytes) -> list[str]:
-    """Whole lines of a log as text.
+    """Return whole lines of a log as text.
 
-    Colours and control characters other than tabs go, invalid UTF-8 becomes U+FFFD, an overlong line is
-    cut and marked.
+    Colours and control characters other than tabs are removed, invalid UTF-8 becomes U+FFFD, an overlong line
+    is cut and marked.
 
     Args:
-        data: lines, each ended by a newline.
+        data: lines, each with a newline at its end.
     """
     data = _cut_overlong(data)
     if b"\x1b" in data:
@@ -63,7 +63,7 @@ _CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})
 
 def _cut_overlong(data: bytes) -> bytes:
     start = 0
-    while len(data) - start > MAX_LINE_BYTES:  # in leaps: nearly always there is nothing to cut
+    while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
         end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
         if end < 0:
             lines = data.split(b"\n")
@@ -73,35 +73,37 @@ def _cut_overlong(data: bytes) -> bytes:
 
 
 def _cut(line: bytes) -> bytes:
-    # Decoding and encoding drops the half of a character that the cut may leave.
+    # Decoding and encoding removes the part of a character that the cut may leave.
     return line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:
-    """Records of consecutive lines; empty lines are left out.
+    """Return the records of consecutive lines, without empty lines and with API keys masked.
 
-    API keys are masked. A router prints a child's arguments one a line, so that a key stands on the line
-    after its flag.
+    A router prints the arguments of a child one on each line, so that a key is on the line after its flag.
+
+    Three ways lead to the same records. Nearly all logs are in one of two formats throughout, and parsing all
+    lines of such a log together is faster than parsing them one by one.
 
     Args:
-        lines: as `split_lines` gives them.
+        lines: as `split_lines` returns them.
         key_follows: whether the line before them ended with such a flag (`ends_with_key_flag`).
     """
-    text = "\n".join(lines)  # one look at all of them costs least
+    text = "\n".join(lines)  # one search in all of them costs least
     prefixed = _ALL_PREFIXED(text)
-    if len(prefixed) == len(lines):  # nearly all lines are of today's default
+    if len(prefixed) == len(lines):  # all lines are in the default format of today's builds
         records = _records_with_prefix(prefixed)
     else:
         records = _records_of_jsonl(lines) or _records_of_any_format(lines)
-        text = "\n".join(record.message for record in records)  # JSON may have hidden a key behind escapes
-    if key_follows or _hints_at_key(text):
+        text = "\n".join(record.message for record in records)  # in JSON a key may be written with escapes
+    if key_follows or _may_contain_key(text):
         _mask_keys(records, key_follows=key_follows)
     return records
 
 
 def _records_with_prefix(prefixed: Iterable[tuple[str, str, str, str]]) -> list[Record]:
     return [
-        # Positional, here alone: keywords cost a tenth of the whole line.
+        # Positional arguments, only here: keywords cost a tenth of the whole line.
         Record(_LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, True, number)  # noqa: FBT003
         for number, (minutes, seconds, letter, message) in enumerate(prefixed)
         if (stripped := message.rstrip())
@@ -109,12 +111,12 @@ def _records_with_prefix(prefixed: Iterable[tuple[str, str, str, str]]) -> list[
 
 
 def _records_of_jsonl(lines: Sequence[str]) -> list[Record]:
-    """Records of lines that all are plain objects of `--log-jsonl`; none where one of them is not."""
+    """Return the records of lines of `--log-jsonl`; an empty list if one of them is something else."""
     records = []
     for number, line in enumerate(lines):
         record = _json_line(line, 0)
         if record is None or not record.begins:
-            return []  # it may belong to the record before it
+            return []  # such a line may belong to the record before it
         if record.message:
             record.line = number
             records.append(record)
@@ -122,6 +124,7 @@ def _records_of_jsonl(lines: Sequence[str]) -> list[Record]:
 
 
 def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
+    """Return the records of lines, each of which may be in another format or continue a record."""
     records: list[Record] = []
     last: Record | None = None
     for number, text in enumerate(lines):
@@ -140,21 +143,21 @@ def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
 
 
 def parse_line(text: str) -> Record:
-    """One line as a record of its own, not masked."""
+    """Return one line as a record of its own, without masking keys."""
     port = 0
     if text[0] == "[" and (match := _PORT(text)):
         port, text = int(match[1]), text[match.end() :]
-    for read in FORMATS:
-        if record := read(text, port):
+    for parse in FORMATS:
+        if record := parse(text, port):
             return record
-    raise AssertionError  # the last format takes every line
+    raise AssertionError  # the last format accepts every line
 
 
 _PORT = re.compile(r"\[ *(\d{1,5})\] ?").match
 
 
 def _with_prefix(text: str, port: int) -> Record | None:
-    """Today's default: `MINUTES.SS.mmm.uuu L message`."""
+    """Parse the default format of today's builds: `MINUTES.SS.mmm.uuu L message`."""
     match = _PREFIX(text)
     if match is None:
         return None
@@ -170,7 +173,7 @@ _LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
 
 
 def _json_line(text: str, port: int) -> Record | None:
-    """`--log-jsonl`; records of other types than `log` are kept as they stand."""
+    """Parse a line of `--log-jsonl`; objects of other types than `log` become messages as they are."""
     if not text.startswith('{"type":'):
         return None
     try:
@@ -180,13 +183,15 @@ def _json_line(text: str, port: int) -> Record | None:
     return _json_record(value, text, port) if end == len(text) or text[end:].isspace() else None
 
 
-_decode = json.JSONDecoder().raw_decode  # half of what `json.loads` costs
+_decode = json.JSONDecoder().raw_decode  # twice as fast as `json.loads`
 
 
 def _json_record(value: dict[str, Any], text: str, port: int) -> Record:
     if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
         return Record(None, text.rstrip(), None, port, begins=True)
-    if message[:1] == "[" and not port and _PORT(message):  # a child's line inside a line of its router
+    if (
+        message[:1] == "[" and not port and _PORT(message)
+    ):  # a line of a child, inside the object of its router
         return parse_line(" ".join(split_lines(message.encode("utf-8", "replace") + b"\n")))
     microseconds = value.get("time")
     stamp = microseconds / 1e6 if isinstance(microseconds, int) and abs(microseconds) < _MAX_STAMP else None
@@ -198,17 +203,17 @@ _MAX_STAMP = 10**16
 
 
 def _storable(message: str) -> str:
-    """What JSON escapes hid: control characters, colours, halves of surrogate pairs."""
+    """Return a message without what JSON can escape: control characters, colours, lone surrogates."""
     if (stripped := message.rstrip()).isprintable():
         return stripped
     return "\n".join(split_lines(message.encode("utf-8", "replace") + b"\n")).rstrip()
 
 
 def _plain(text: str, port: int) -> Record:
-    """Older builds, and what other libraries print: neither stamp nor level."""
+    """Parse what older builds and other libraries print: no stamp, and a level only by its words."""
     level = None
     lowered = text[:_LEVEL_CHARACTERS].lower()
-    if _hints_at_level(lowered) and (match := _SAYS_LEVEL(lowered)):
+    if _may_show_level(lowered) and (match := _LEVEL_WORDS(lowered)):
         level = match.lastgroup
     return Record(level, text.rstrip(), None, port, begins=level is not None or bool(_COMPONENT(text)))
 
@@ -217,10 +222,14 @@ _COMPONENT = re.compile(r"[~A-Za-z_][\w~.()<> -]{0,48}: ").match
 """`srv  llama_server: …`, `print_info: …`, `~Server: …`."""
 
 _LEVEL_CHARACTERS = 1000
+"""Only the beginning of a line is searched for words that show a level."""
 
 
-def _hints_at_level(lowered: str) -> bool:
-    """A quick look: `any` over a list costs three times as much, the expression below twenty times."""
+def _may_show_level(lowered: str) -> bool:
+    """Return whether a line may contain words that show a level.
+
+    This is the fastest form: `any` over a list takes three times as long, the expression below twenty times.
+    """
     return (
         "err" in lowered
         or "fail" in lowered
@@ -231,21 +240,22 @@ def _hints_at_level(lowered: str) -> bool:
     )
 
 
-_SAYS_LEVEL = re.compile(
+_LEVEL_WORDS = re.compile(
     r"(?P<critical>\bggml_assert\b|^terminate called|^segmentation fault|^aborted\b|\bfatal(?: error)?:)"
     r"|(?P<error>\berror(?: loading| while|:)|\bcuda error\b|\bfailed to )"
     r"|(?P<warn>\bwarn(?:ing)?:)"
 ).search
 
 FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_with_prefix, _json_line, _plain)
-"""Each takes a line and its port; the first that recognizes the line reads it."""
+"""Parsers of one line, with the port of the child that wrote it; the first that recognizes it is used."""
 
 
 def _continues(record: Record, last: Record) -> bool:
-    """Whether a line belongs to the record before it.
+    """Return whether a line of no known form belongs to the record before it.
 
-    A line of unknown origin does when llama-server had begun a record, or when it is indented. After
-    another line of unknown origin it stands alone.
+    It does if llama-server has begun that record, or if the line is indented. Example: lines of a chat
+    template follow `srv  load: chat template:`. What a library prints, line after line, becomes a record for
+    each line.
     """
     if record.port != last.port or not (last.begins or record.message[:1].isspace()):
         return False
@@ -253,11 +263,12 @@ def _continues(record: Record, last: Record) -> bool:
 
 
 def _mask_keys(records: list[Record], *, key_follows: bool) -> None:
+    """Replace API keys in the messages."""
     for record in records:
         message = record.message
         if key_follows:
             record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
-        if _hints_at_key(message):
+        if _may_contain_key(message):
             record.message = _KEY.sub(rf"\1{_MASK}", record.message)
         key_follows = ends_with_key_flag(message)
 
@@ -266,8 +277,8 @@ _KEY_FLAG = r"--(?:api-key|hf-token)|-hft"
 _KEY_HINTS = ("-key", "_key", "hf", "sk-", "bearer", "authorization")
 
 
-def _hints_at_key(text: str) -> bool:
-    """A quick look, for almost no line holds a key."""
+def _may_contain_key(text: str) -> bool:
+    """Return whether there may be a key: a fast check, because almost no line contains one."""
     lowered = text.lower()
     return any(hint in lowered for hint in _KEY_HINTS)
 
@@ -286,7 +297,7 @@ _KEY = re.compile(
 
 
 def ends_with_key_flag(message: str) -> bool:
-    """Whether the next argument, on the next line, is a key."""
+    """Return whether the next argument, on the next line, is a key."""
     return message.endswith(_KEY_FLAGS)
 
 
@@ -294,9 +305,9 @@ _KEY_FLAGS = ("--api-key", "--hf-token", " -hft")
 
 
 def spawned_child(message: str) -> tuple[int, str] | None:
-    """Port and model of a router's child, where a router's line names them."""
-    said, separator, port = message.rpartition(" on port ")
-    if separator and _PORT_NUMBER(port) and (match := _CHILD(said)):
+    """Return port and model of a router's child, if this message of the router contains them."""
+    action, separator, port = message.rpartition(" on port ")
+    if separator and _PORT_NUMBER(port) and (match := _CHILD(action)):
         return int(port), match[1]
     return None
 

@@ -1,37 +1,40 @@
-"""When a log line was written: its stamp counts from the start of its process, which is to be found.
+"""When a log line was written, computed from its stamp: seconds since the start of its process.
 
-A line that is read as it is written gets the time of its reading, and ties its process's stamps to the
-clock. Lines of a backlog are reckoned from their stamps: from a start that is known already, else
-backwards from the file's time, at which its last line was written.
+A line that is read as it is written has the time of the reading, which also shows when its process started.
+The lines of a backlog were written some time ago, and their times are start plus stamp. The start is known if
+the process wrote lines that were read live, or is computed backwards from the end of the file: its last line
+was written when the file was changed last. Example: a file was changed last at 12:00:00, and its last stamp
+is 90 s; so the process started at 11:58:30, and a line with the stamp 30 s was written at 11:59:00.
+
+Only the owner of the log is computed like this. The children of a router have stamps of their own. The
+router says when it starts a child, and that is the start of the child.
 """
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from collector.parsers.log_lines import Record, spawned_child
 
 RESTART_SECONDS = 1.0
-"""A stamp that lies further back than this is of a new process; threads may disorder less."""
+"""A stamp that is smaller by more than this belongs to a new process; threads may disorder less."""
+
+OWNER = 0
+"""Key of the process that owns the log, beside the ports of its router's children."""
+
+StoredClock = dict[str, tuple[float, float]]
+"""Start (Unix seconds) and last stamp of each process, by port as text."""
 
 _TOLERANCE_SECONDS = 2.0
 _MAX_PREFIX_BYTES = 4096
 _SPAWNING_TEXT = "spawning server instance with name="
 
-OWNER = 0
-"""Stands for the process that owns the log, where its router's children have their ports."""
-
-StoredClock = dict[str, tuple[float, float]]
-
-FindStarts = Callable[[float | None], list[float]]
-"""Gives Unix seconds at which the processes of the rest of a file started, given the last stamp before."""
-
 
 class StampClock:
-    """Turns the stamps of one file into Unix seconds.
+    """Unix seconds of the records of one file, in their order.
 
     Args:
-        stored: what `to_store` gave, of an earlier life.
+        stored: what `to_store` returned when the file was read last.
     """
 
     def __init__(self, stored: StoredClock | None = None) -> None:
@@ -39,19 +42,28 @@ class StampClock:
         self._stamps: dict[int, float] = {}
         for port, (start, stamp) in (stored or {}).items():
             self._starts[int(port)], self._stamps[int(port)] = start, stamp
-        self._later_starts: deque[float] = deque()
+        self._later_starts: deque[float] = deque()  # of owners that come later in the backlog
         self._latest: float | None = None
 
     def to_store(self) -> StoredClock:
-        """Start and last stamp of each process, for JSON."""
+        """Return start and last stamp of each process, for JSON."""
         return {
             str(port): (round(self._starts[port], 3), stamp)
             for port, stamp in self._stamps.items()
             if port in self._starts
         }
 
+    @property
+    def owner_stamp(self) -> float | None:
+        """The last stamp of the log's owner; None before its first one."""
+        return self._stamps.get(OWNER)
+
     def times_of_live(self, records: list[Record], now: float) -> list[int]:
-        """Unix seconds of records that were written just now."""
+        """Return Unix seconds of records that were written just now.
+
+        Their stamps also show when their processes started. A start that is known already is kept: reading
+        comes somewhat later than writing, which makes the process seem to have started later.
+        """
         for port, stamp in {r.port: r.stamp for r in records if r.stamp is not None}.items():
             start, known = now - stamp, self._starts.get(port)
             if known is None or not known <= start <= known + _TOLERANCE_SECONDS:
@@ -61,135 +73,168 @@ class StampClock:
         self._latest = now
         return [int(now)] * len(records)
 
-    def times_of_backlog(self, records: list[Record], file_time: float, find_starts: FindStarts) -> list[int]:
-        """Unix seconds of records that were written some time ago.
+    def times_of_backlog(
+        self, records: Sequence[Record], file_time: float, starts: Sequence[float] | None = None
+    ) -> list[int]:
+        """Return Unix seconds of records that were written some time ago.
+
+        Starts of processes are found by a scan of the whole rest of the file, which is slow and seldom
+        necessary. Therefore this method stops before a record whose process started at an unknown time,
+        and the caller calls it again for that record and the following ones, with the starts:
+
+            times = clock.times_of_backlog(records, file_time)
+            while len(times) < len(records):
+                starts = find_starts(rest_of_file, file_time, stamp_before)
+                times += clock.times_of_backlog(records[len(times):], file_time, starts)
 
         Args:
             records: in their order.
             file_time: Unix seconds of the file's last change.
-            find_starts: asked only when a start is needed that is not known.
+            starts: result of `find_starts`; None where the previous call did not stop.
+
+        Returns:
+            the times of all records, or of those before the record where it stopped. With `starts` given
+            it contains at least one time.
         """
-        owner_stamp = self._stamps.get(OWNER)
-
-        def starts_after() -> list[float]:
-            return find_starts(owner_stamp)
-
         times: list[int] = []
-        quick_port, start, last = -1, 0.0, 0.0  # nearly all lines are of the process of the line before
+        # Nearly every record is of the process of the record before it: these take the short way.
+        port, start, last = -1, 0.0, 0.0
         for record in records:
             stamp = record.stamp
             if (
                 stamp is not None
-                and record.port == quick_port
+                and record.port == port
                 and stamp >= last - RESTART_SECONDS
                 and _SPAWNING_TEXT not in record.message
             ):
-                last = self._stamps[quick_port] = stamp
+                last = self._stamps[port] = stamp
                 time = start + stamp
                 if time > file_time:  # noqa: PLR1730 - `min` costs a quarter of it all
                     time = file_time
                 self._latest = time
                 times.append(int(time))
                 continue
-            times.append(int(self._time_of(record, file_time, starts_after)))
-            quick_port = record.port if record.port in self._starts else -1
-            start, last = self._starts.get(quick_port, 0.0), self._stamps.get(quick_port, 0.0)
+            if self._needs_starts(record):
+                if starts is None:
+                    break
+                self._add_starts(starts, record)
+                starts = None
+            times.append(int(self._time_of(record, file_time)))
+            port = record.port if record.port in self._starts else -1
+            start, last = self._starts.get(port, 0.0), self._stamps.get(port, 0.0)
         return times
 
-    def _time_of(self, record: Record, file_time: float, starts_after: Callable[[], list[float]]) -> float:
+    def _needs_starts(self, record: Record) -> bool:
+        """Return whether the time of a record depends on a start that is not known."""
+        if record.stamp is None:
+            return self._latest is None and OWNER not in self._starts
+        return record.port == OWNER and not self._later_starts and self._is_new_process(OWNER, record.stamp)
+
+    def _is_new_process(self, port: int, stamp: float) -> bool:
+        last = self._stamps.get(port)
+        return port not in self._starts or (last is not None and stamp < last - RESTART_SECONDS)
+
+    def _add_starts(self, starts: Sequence[float], record: Record) -> None:
+        self._later_starts.extend(starts)
+        if record.stamp is not None and OWNER in self._stamps and len(self._later_starts) > 1:
+            self._later_starts.popleft()  # of the process that wrote the lines before
+
+    def _time_of(self, record: Record, file_time: float) -> float:
+        """Return the time of a record whose process may be new, and update the state."""
         stamp, port = record.stamp, record.port
         if stamp is not None:
-            last = self._stamps.get(port)
-            if port not in self._starts or (last is not None and stamp < last - RESTART_SECONDS):
-                self._starts[port] = self._new_start(port, stamp, file_time, starts_after)
+            if self._is_new_process(port, stamp):
+                self._starts[port] = self._new_start(port, stamp, file_time)
             self._stamps[port] = stamp
             self._latest = min(self._starts[port] + stamp, file_time)
-        elif self._latest is None:
-            self._latest = self._time_before_stamps(file_time, starts_after)
+        elif self._latest is None:  # lines without a stamp before the first one that has one
+            self._latest = self._first_time(file_time)
         if port == OWNER and _SPAWNING_TEXT in record.message and (child := spawned_child(record.message)):
             self._starts[child[0]], self._stamps[child[0]] = self._latest, 0.0
         return self._latest
 
-    def _new_start(
-        self, port: int, stamp: float, file_time: float, starts_after: Callable[[], list[float]]
-    ) -> float:
-        if port != OWNER:
+    def _new_start(self, port: int, stamp: float, file_time: float) -> float:
+        if port != OWNER:  # a child whose start was not seen: it writes now
             return (file_time if self._latest is None else self._latest) - stamp
-        if not self._later_starts:
-            self._later_starts.extend(starts_after())
-            if OWNER in self._stamps and len(self._later_starts) > 1:
-                self._later_starts.popleft()  # of the process that wrote the lines before
         return self._later_starts.popleft() if self._later_starts else file_time - stamp
 
-    def _time_before_stamps(self, file_time: float, starts_after: Callable[[], list[float]]) -> float:
+    def _first_time(self, file_time: float) -> float:
         if OWNER in self._starts:
             return min(self._starts[OWNER] + self._stamps[OWNER], file_time)
-        self._later_starts.extend(starts_after())
         return self._later_starts[0] if self._later_starts else file_time
 
 
 def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | None) -> list[float]:
-    """Unix seconds at which each process of a log started, the oldest first.
+    """Return Unix seconds at which each process of a log started, the oldest first.
 
-    The last line was written at `end_time`; a process that is followed by another is taken to have
-    written its last line when that one started.
+    The last line was written at `end_time`. A process that is followed by another is assumed to have written
+    its last line when that one started.
 
     Args:
-        pieces: the log, cut anywhere.
+        pieces: the log, divided anywhere.
         end_time: Unix seconds.
-        last_stamp: of the process whose lines stand before the pieces; it counts as the first process.
+        last_stamp: of the process that wrote the lines before the pieces; it counts as the first process.
     """
     scan = _Scan(last_stamp)
     rest = b""
     for piece in pieces:
-        whole, newline, begun = piece.rpartition(b"\n")
+        whole, newline, unfinished = piece.rpartition(b"\n")
         if newline:
-            scan.feed(rest + whole + newline)
+            scan.add(rest + whole + newline)
             rest = b""
-        rest = (rest + begun)[:_MAX_PREFIX_BYTES]  # of an overlong line the beginning is enough
+        rest = (rest + unfinished)[:_MAX_PREFIX_BYTES]  # the beginning of an overlong line is enough
     return scan.starts(end_time)
 
 
 class _Scan:
-    def __init__(self, last_stamp: float | None) -> None:
-        self._last_stamps = [] if last_stamp is None else [last_stamp]
-        self._child: tuple[int, float] | None = None  # where a child has written the last line: port, stamp
-        self._spawned: dict[int, float] = {}  # stamp of the router when it started the child of that port
+    """Stamps of a log, process by process, without parsing its lines.
 
-    def feed(self, lines: bytes) -> None:
-        for port, minutes, seconds, microseconds in _STAMPS(_telling_part(lines)):
+    Args:
+        last_stamp: of the process that wrote the lines before; None if there is none.
+    """
+
+    def __init__(self, last_stamp: float | None) -> None:
+        self._last_stamps = [] if last_stamp is None else [last_stamp]  # of each owner of the log
+        self._child: tuple[int, float] | None = None  # port and stamp, if a child wrote the last line
+        self._spawned: dict[int, float] = {}  # stamp of the router when it started the child of a port
+
+    def add(self, lines: bytes) -> None:
+        """Scan whole lines."""
+        for port, minutes, seconds, microseconds in _STAMPS(_lines_to_scan(lines)):
             stamp = int(microseconds) / 1e6 if microseconds else int(minutes) * 60 + float(seconds)
             if port:
                 self._child = int(port), stamp
+                continue
+            self._child = None
+            if self._last_stamps and stamp >= self._last_stamps[-1] - RESTART_SECONDS:
+                self._last_stamps[-1] = stamp
             else:
-                self._child = None
-                self._note(stamp)
+                self._last_stamps.append(stamp)
         if _SPAWNING in lines:
             for minutes, seconds, port in _SPAWNS(lines):
                 self._spawned[int(port)] = int(minutes) * 60 + float(seconds)
 
-    def _note(self, stamp: float) -> None:
-        if self._last_stamps and stamp >= self._last_stamps[-1] - RESTART_SECONDS:
-            self._last_stamps[-1] = stamp
-        else:
-            self._last_stamps.append(stamp)
-
     def starts(self, end_time: float) -> list[float]:
-        starts: list[float] = []
-        end = end_time
-        for number, last_stamp in enumerate(reversed(self._last_stamps)):
-            stamp = last_stamp
-            if number == 0 and self._child and self._child[0] in self._spawned:
-                stamp = self._spawned[self._child[0]] + self._child[1]
-            end -= stamp
-            starts.insert(0, end)
-        return starts
+        """Return the start of each owner of the log, the oldest first."""
+        stamps = list(self._last_stamps)
+        if stamps and self._child and self._child[0] in self._spawned:
+            # A child wrote the last line, later than the router's last one.
+            stamps[-1] = self._spawned[self._child[0]] + self._child[1]
+        starts: deque[float] = deque()
+        for stamp in reversed(stamps):
+            end_time -= stamp
+            starts.appendleft(end_time)
+        return list(starts)
 
 
-def _telling_part(lines: bytes) -> bytes:
-    """Where no line is of a process's first minute, no process started: beginning and end tell all."""
+def _lines_to_scan(lines: bytes) -> bytes:
+    """Return the beginning and the end of lines that are all of one process, else all of them.
+
+    A process starts with a stamp of its first minute. If there is none, the stamps between the first and the
+    last line show nothing new. Lines of JSON and coloured lines are not recognized so quickly.
+    """
     if len(lines) < 2 * _END_BYTES or b"\n0." in lines or b"\x1b" in lines or b"{" in lines:
-        return lines  # JSON and coloured lines are looked at one by one
+        return lines
     return lines[:_END_BYTES] + b"\n" + lines[-_END_BYTES:]
 
 

@@ -1,9 +1,9 @@
-"""Lines a second from a log file to committed rows, beside a bare `executemany` of already parsed lines.
+"""Lines per second from a log file to committed rows, compared with `executemany` of parsed lines.
 
 Usage: python -m tests.benchmarks.log_lines [--rounds 5]
 
-Both commit 20,000 rows at a time, as much as the buffer holds, with the same journal and synchronous
-settings; the two take turns. Then: what a look at a file costs that has nothing new.
+Both commit 20,000 rows at a time, the capacity of the buffer, with the same journal and synchronous
+settings; they run alternately. Then: the duration of a poll of a file without new lines.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from tests.support.log_reading import file_collector
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "logs"
 LINES = 100_000
-LOOKS = 20_000
+POLLS = 20_000
 
 
 def long_run(recorded: bytes, times: int) -> bytes:
-    """A log of one process that has been up for days: the recording, its stamps counted on."""
+    """Return a log of one process that has run for days: the recording, repeated with growing stamps."""
     lines = b"\n" + recorded.rstrip()
     return b"".join(lines.replace(b"\n0.", b"\n%d." % minute) for minute in range(1, times + 1))[1:] + b"\n"
 
@@ -34,8 +34,8 @@ def long_run(recorded: bytes, times: int) -> bytes:
 def through_reader(directory: Path, log: Path) -> tuple[float, list[Row]]:
     with file_collector(directory / "reader.db", log) as collector:
         started = time.perf_counter()
-        while collector.reader.poll() and (collector.reader.behind or collector.buffer.waiting):
-            if collector.buffer.room_for_lines == 0 or not collector.reader.behind:
+        while collector.reader.poll() and (collector.reader.has_more or collector.buffer.waiting):
+            if collector.buffer.room_for_lines == 0 or not collector.reader.has_more:
                 collector.writer.flush()
         elapsed = time.perf_counter() - started
         return elapsed, [tuple(row.values()) for row in collector.rows()]
@@ -54,13 +54,13 @@ def bare(directory: Path, rows: list[Row]) -> float:
     return elapsed
 
 
-def microseconds_a_look(directory: Path, log: Path) -> float:
-    with file_collector(directory / "looks.db", log) as collector:
+def microseconds_per_poll(directory: Path, log: Path) -> float:
+    with file_collector(directory / "polls.db", log) as collector:
         collector.poll()
         started = time.perf_counter()
-        for _ in range(LOOKS):
+        for _ in range(POLLS):
             collector.reader.poll()
-        return (time.perf_counter() - started) / LOOKS * 1e6
+        return (time.perf_counter() - started) / POLLS * 1e6
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 log = Path(scratch) / "llama.log"
                 log.write_bytes(data)
-                time.sleep(1)  # older than a record waits for its other lines
+                time.sleep(1)  # longer than a record waits for its other lines
                 elapsed, rows = through_reader(Path(scratch), log)
                 seconds["reader"].append(elapsed)
                 seconds["bare"].append(bare(Path(scratch), rows))
@@ -89,7 +89,7 @@ def main() -> None:
         log = Path(scratch) / "llama.log"
         log.write_bytes((RECORDINGS / "single.log").read_bytes())
         print(
-            f"a look at a file with nothing new: {microseconds_a_look(Path(scratch), log):.1f} µs   (goal: below 50)"
+            f"a poll of a file with nothing new: {microseconds_per_poll(Path(scratch), log):.1f} µs   (goal: below 50)"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.logs.files import MAX_TAILS
+from collector.logs.follower import MAX_TAILS
 from tests.benchmarks.soak import Reading, readings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

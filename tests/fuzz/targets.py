@@ -147,7 +147,9 @@ class _Log:
 def _read_log(data: bytes) -> _Log:
     lines = split_lines(data.removesuffix(b"\n") + b"\n")
     records = parse_records(lines)
-    times = StampClock().times_of_backlog(records, NOW, lambda last: find_starts([data], NOW, last))
+    clock, times = StampClock(), list[int]()
+    while len(times) < len(records):
+        times += clock.times_of_backlog(records[len(times) :], NOW, find_starts([data], NOW, None))
     return _Log(lines, records, times, [spawned_child(record.message) for record in records])
 
 

@@ -19,9 +19,7 @@ def settings_for(log: Path) -> str:
     return f'[sampling]\ninterval = 1\n{NO_SERVER}[logs]\nfiles = ["{log}"]\n'
 
 
-def test_the_output_of_a_real_server_comes_into_the_table_while_it_runs(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_the_output_of_a_real_server_is_stored_while_it_runs(tmp_path: Path, tiny_model: Path) -> None:
     log = tmp_path / "llama-server.log"
     with Collector(tmp_path, settings_for(log)) as collector:
         collector.wait_for("SELECT * FROM collector_health WHERE name = 'log_files' AND state = 'absent'")
@@ -35,7 +33,7 @@ def test_the_output_of_a_real_server_comes_into_the_table_while_it_runs(
     assert collector.query("SELECT * FROM logs WHERE source = 'llama-server' AND message LIKE '%\x1b%'") == []
 
 
-def test_lines_written_while_the_collector_was_away_come_once(tmp_path: Path) -> None:
+def test_lines_written_while_the_collector_was_down_are_stored_once(tmp_path: Path) -> None:
     log = tmp_path / "llama-server.log"
     log.write_text("0.00.001.000 I srv one\n")
     with Collector(tmp_path, settings_for(log)) as collector:
@@ -50,7 +48,7 @@ def test_lines_written_while_the_collector_was_away_come_once(tmp_path: Path) ->
     assert [row["message"] for row in rows] == ["srv one", "srv two", "srv three"]
 
 
-def test_without_logs_there_is_neither_thread_nor_import(tmp_path: Path) -> None:
+def test_without_logs_there_is_no_thread_for_them(tmp_path: Path) -> None:
     with Collector(tmp_path, NO_SERVER) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert collector.process
@@ -84,7 +82,7 @@ def resident_megabytes(pid: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_flood_stalls_no_sample_takes_little_memory_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_flood_of_lines_delays_no_sample_needs_little_memory_and_loses_no_line(tmp_path: Path) -> None:
     log, seconds = tmp_path / "flood.log", 60
     log.touch()
     with Collector(tmp_path, f"{settings_for(log)}[retention]\nlogs_max_rows = 0\n") as collector:

@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import files as log_file
-from collector.logs import tail as log_tail
+from collector.logs import chunk, files, follower, tail
 from collector.parsers.log_lines import CUT_MARK, MAX_LINE_BYTES
 from tests.support.log_reading import LogCollector, file_collector
 from tests.support.paths import RECORDINGS as RECORDED
@@ -31,8 +30,8 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_collector(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """A new life of the collector at each call; the newest record does not wait for more of its lines."""
-    monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.0)
+    """Start another collector at each call; the newest record does not wait for more of its lines."""
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
 
     def open_it(
         *patterns: str | Path, minimum_level: str = "debug", buffer: Buffer | None = None
@@ -69,9 +68,7 @@ def restart_server(path: Path, text: str) -> None:
 # Growth, starts and stops
 
 
-def test_lines_come_as_they_are_written_with_the_time_of_their_reading(
-    log: Path, open_collector: Open
-) -> None:
+def test_new_lines_are_stored_with_the_time_of_their_reading(log: Path, open_collector: Open) -> None:
     log.touch()
     before = int(time.time()) - 1  # a line is written before it is read
     with open_collector() as collector:
@@ -102,9 +99,9 @@ def test_what_was_not_committed_is_read_again(log: Path, open_collector: Open) -
         assert collector.messages() == numbered(1, 3)
 
 
-def test_a_file_of_many_chunks_is_read_whole(log: Path, open_collector: Open) -> None:
+def test_a_file_of_many_chunks_is_read_completely(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 60_000))
-    assert log.stat().st_size > 8 * log_tail.CHUNK_BYTES
+    assert log.stat().st_size > 8 * tail.CHUNK_BYTES
     with open_collector() as collector:
         collector.poll()
         assert collector.messages() == numbered(1, 60_000)
@@ -119,7 +116,7 @@ def test_a_file_that_appears_late_is_absent_and_then_read(log: Path, open_collec
         assert collector.messages() == numbered(1, 2)
 
 
-def test_a_file_that_cannot_be_read_for_a_while_goes_on_where_it_was(
+def test_a_file_that_cannot_be_read_for_a_while_is_then_read_from_its_position(
     log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, lines(1, 2))
@@ -133,14 +130,14 @@ def test_a_file_that_cannot_be_read_for_a_while_goes_on_where_it_was(
             raise refused
 
         with monkeypatch.context() as context:
-            context.setattr(log_tail, "_open", refuse)
+            context.setattr(tail, "open_regular_file", refuse)
             with pytest.raises(SourceFailed, match="cannot be read: let the user"):
                 collector.poll()
         collector.poll()
         assert collector.messages() == numbered(1, 4)
 
 
-def test_a_missing_file_keeps_its_place_for_the_file_system_may_come_later(
+def test_the_position_of_a_missing_file_is_kept_because_its_file_system_may_be_mounted_later(
     log: Path, open_collector: Open
 ) -> None:
     append(log, lines(1, 2))
@@ -157,11 +154,11 @@ def test_a_missing_file_keeps_its_place_for_the_file_system_may_come_later(
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_regular_file_is_said_and_never_waited_for(
+def test_what_is_not_a_regular_file_is_reported_and_does_not_block(
     log: Path, open_collector: Open, make: Callable[[Path], None]
 ) -> None:
     make(log)
-    with open_collector() as collector, pytest.raises(SourceFailed, match="no regular file"):
+    with open_collector() as collector, pytest.raises(SourceFailed, match="not a regular file"):
         collector.poll()
 
 
@@ -195,7 +192,7 @@ def test_a_rename_while_the_collector_is_down_loses_nothing(log: Path, open_coll
 
 @pytest.mark.parametrize("names", [(".3", ".2", ".1"), ("-20260101", "-20260102", "-20260103")])
 @pytest.mark.parametrize("down", [True, False])
-def test_several_rotations_between_two_looks_are_read_in_their_order(
+def test_several_rotations_between_two_polls_are_read_in_their_order(
     log: Path, open_collector: Open, names: tuple[str, ...], *, down: bool
 ) -> None:
     append(log, lines(1, 2))
@@ -212,7 +209,7 @@ def test_several_rotations_between_two_looks_are_read_in_their_order(
         assert collector.messages() == numbered(1, 6)
 
 
-def test_rotated_files_from_before_the_first_look_are_history(log: Path, open_collector: Open) -> None:
+def test_files_that_were_rotated_before_the_first_poll_are_not_read(log: Path, open_collector: Open) -> None:
     append(log.with_name("llama.log.1"), lines(1, 2))
     append(log, lines(3, 4))
     os.utime(f"{log}.1", (1, 1))
@@ -221,7 +218,7 @@ def test_rotated_files_from_before_the_first_look_are_history(log: Path, open_co
         assert collector.messages() == numbered(3, 4)
 
 
-def test_a_file_beside_it_that_no_rotation_made_is_never_read(log: Path, open_collector: Open) -> None:
+def test_a_file_of_another_program_beside_the_log_is_never_read(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 2))
     with open_collector() as collector:
         collector.poll()
@@ -234,7 +231,7 @@ def test_a_file_beside_it_that_no_rotation_made_is_never_read(log: Path, open_co
         assert collector.messages() == numbered(1, 4)
 
 
-def test_two_runs_of_one_content_are_two_runs(log: Path, open_collector: Open) -> None:
+def test_two_runs_with_the_same_content_are_both_stored(log: Path, open_collector: Open) -> None:
     append(log, "srv  test: same\n" * 3)
     with open_collector() as collector:
         collector.poll()
@@ -249,7 +246,7 @@ def test_two_runs_of_one_content_are_two_runs(log: Path, open_collector: Open) -
         assert len(collector.messages()) == 9
 
 
-def test_two_files_of_one_content_are_both_read(tmp_path: Path, open_collector: Open) -> None:
+def test_two_files_with_the_same_content_are_both_read(tmp_path: Path, open_collector: Open) -> None:
     for name in ("a.log", "b.log"):
         append(tmp_path / name, lines(1, 3))
     with open_collector(tmp_path / "*.log") as collector:
@@ -277,7 +274,7 @@ def test_a_restart_that_truncates_is_read_from_its_beginning(
         assert collector.messages() == [*numbered(1, 3), *numbered(11, last)]
 
 
-def test_a_restart_that_leaves_the_very_same_bytes_is_seen_while_running(
+def test_a_restart_that_leaves_the_same_bytes_is_detected_while_the_collector_runs(
     log: Path, open_collector: Open
 ) -> None:
     append(log, lines(1, 3))
@@ -289,7 +286,7 @@ def test_a_restart_that_leaves_the_very_same_bytes_is_seen_while_running(
         collector.poll_until(lambda: collector.messages() == numbered(1, 3) * 2)
 
 
-def test_a_changed_time_alone_is_no_new_line(log: Path, open_collector: Open) -> None:
+def test_a_changed_modification_time_alone_adds_no_line(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
@@ -328,13 +325,13 @@ def test_a_hole_of_nul_bytes_after_a_truncation_is_skipped(log: Path, open_colle
     with log.open("wb", buffering=0) as server, open_collector() as collector:
         server.write(lines(1, 200).encode())
         collector.poll()
-        os.truncate(log, 0)  # from outside: the server writes on at its old place
+        os.truncate(log, 0)  # by another program: the server continues to write at its old offset
         server.write(lines(201, 202).encode())
         collector.poll()
         assert collector.messages() == numbered(1, 202)
 
 
-def test_a_hole_of_many_gigabytes_costs_one_look(log: Path, open_collector: Open) -> None:
+def test_a_hole_of_many_gigabytes_is_skipped_in_one_poll(log: Path, open_collector: Open) -> None:
     log.touch()
     os.truncate(log, 50 * 2**30)
     append(log, lines(1, 2))
@@ -345,7 +342,7 @@ def test_a_hole_of_many_gigabytes_costs_one_look(log: Path, open_collector: Open
 
 
 @pytest.mark.parametrize("down", [True, False])
-def test_a_deleted_and_new_file_is_read_from_its_beginning(
+def test_a_file_that_replaces_a_deleted_one_is_read_from_its_beginning(
     log: Path, open_collector: Open, *, down: bool
 ) -> None:
     append(log, lines(1, 3))
@@ -362,11 +359,11 @@ def test_a_deleted_and_new_file_is_read_from_its_beginning(
         assert collector.messages() == [*numbered(1, 3 if down else 4), *numbered(5, 9)]
 
 
-def test_an_inode_that_is_used_again_is_not_taken_for_the_old_file(log: Path, open_collector: Open) -> None:
+def test_a_reused_inode_is_not_mistaken_for_the_old_file(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
-        with collector.database.transaction() as connection:  # whatever the file system gives out
+        with collector.database.transaction() as connection:  # on every file system
             log.unlink()
             append(log, lines(11, 19))
             connection.execute(
@@ -380,7 +377,9 @@ def test_an_inode_that_is_used_again_is_not_taken_for_the_old_file(log: Path, op
     assert [event["log_level"] for event in events] == ["warning"]
 
 
-def test_a_file_that_was_copied_into_place_goes_on_where_it_was(log: Path, open_collector: Open) -> None:
+def test_a_file_that_was_replaced_by_its_copy_is_read_from_its_position(
+    log: Path, open_collector: Open
+) -> None:
     append(log, lines(1, 3))
     with open_collector() as collector:
         collector.poll()
@@ -403,11 +402,11 @@ def test_rotated_files_that_a_pattern_also_matches_are_not_read_twice(
     with open_collector(tmp_path / "llama.log*") as collector:
         collector.poll()
         log.rename(f"{log}.1")
-        for _ in range(2 * log_file.LOOKS_A_SEARCH):
+        for _ in range(2 * files.SEARCH_POLLS):
             with pytest.raises(SourceAbsent):
                 collector.poll()
         append(log, lines(3, 4))
-        for _ in range(2 * log_file.LOOKS_A_SEARCH):
+        for _ in range(2 * files.SEARCH_POLLS):
             collector.poll()
     log.rename(f"{log}.2")
     with open_collector(tmp_path / "llama.log*") as collector:
@@ -423,7 +422,7 @@ def test_a_file_that_a_pattern_matches_later_is_found(tmp_path: Path, open_colle
         with pytest.raises(SourceAbsent):
             collector.poll()
         append(tmp_path / "run-7.log", lines(1, 2))
-        for _ in range(log_file.LOOKS_A_SEARCH - 1):
+        for _ in range(files.SEARCH_POLLS - 1):
             with pytest.raises(SourceAbsent):
                 collector.poll()
         assert collector.poll() == OK
@@ -454,7 +453,7 @@ def test_a_file_that_got_another_matching_name_while_down_is_not_read_again(
         assert collector.messages() == numbered(1, 4)
 
 
-def test_the_home_directory_and_odd_names_are_understood(
+def test_the_home_directory_and_names_with_wildcard_characters_are_resolved(
     tmp_path: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -492,7 +491,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
         append(log, "ne 2\n" + "0.03.000.000 I srv  test: stays unfinished, ü"[:-1] + "\xfc")
         collector.poll()
         assert collector.messages() == numbered(1, 2)
-        monkeypatch.setattr(log_tail, "UNFINISHED_SECONDS", 0.0)
+        monkeypatch.setattr(tail, "UNFINISHED_SECONDS", 0.0)
         collector.poll()
         append(log, " more\n" + line(4))
         collector.poll()
@@ -512,12 +511,12 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
         (b"a\xc3", 1),
         (b"a\xc3\xbc", 3),
         (b"a\xff", 1),
-        (b"\xf0\x9f", 2),  # nothing else is there: it goes as it is
+        (b"\xf0\x9f", 2),  # nothing precedes it: it is stored as it is
         (b"a\x80\x80\x80\x80\x80", 6),
     ],
 )
 def test_an_unfinished_line_is_never_cut_inside_a_character(data: bytes, whole: int) -> None:
-    assert log_tail._whole_characters(data) == whole
+    assert chunk.whole_characters(data) == whole
 
 
 def test_the_newest_record_waits_a_moment_for_its_other_lines(
@@ -525,20 +524,20 @@ def test_the_newest_record_waits_a_moment_for_its_other_lines(
 ) -> None:
     append(log, line(1) + "0.02.000.000 I srv  test: a\n")
     with open_collector() as collector:
-        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 60.0)
+        monkeypatch.setattr(tail, "SETTLE_SECONDS", 60.0)
         collector.poll()
         assert collector.messages() == numbered(1, 1)
         append(log, "b\n")
         collector.poll()
         assert collector.messages() == numbered(1, 1)
-        monkeypatch.setattr(log_tail, "SETTLE_SECONDS", 0.2)
+        monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.2)
         collector.poll_until(lambda: len(collector.rows()) > 1)
         assert collector.messages() == [*numbered(1, 1), "srv  test: a\nb"]
 
 
 def test_a_record_on_the_edge_of_two_chunks_stays_together(log: Path, open_collector: Open) -> None:
     filler = "srv  test: " + "x" * 988 + "\n"
-    count = log_tail.CHUNK_BYTES // len(filler)
+    count = tail.CHUNK_BYTES // len(filler)
     record = "0.02.000.000 I srv  test: a\n" + "".join(f"  part {n}\n" for n in range(200))
     append(log, filler * count + record + line(3))
     with open_collector() as collector:
@@ -547,11 +546,13 @@ def test_a_record_on_the_edge_of_two_chunks_stays_together(log: Path, open_colle
         assert collector.messages()[-2].count("\n") == 200
 
 
-def test_a_line_of_100_mb_is_cut_marked_and_done_with(log: Path, open_collector: Open) -> None:
+def test_a_line_of_100_mb_is_cut_and_marked_and_its_neighbours_are_whole(
+    log: Path, open_collector: Open
+) -> None:
     append(log, line(1))
     with log.open("ab") as file:
         file.write(b"x" * 2**20)
-        file.truncate(100 * 2**20)  # NUL bytes, which take no room on the disk
+        file.truncate(100 * 2**20)  # NUL bytes, which need no space on the disk
         file.write(b"\n" + line(2).encode())
     with open_collector() as collector:
         collector.reader.poll()
@@ -563,7 +564,7 @@ def test_a_line_of_100_mb_is_cut_marked_and_done_with(log: Path, open_collector:
         assert cut == "x" * MAX_LINE_BYTES + CUT_MARK
 
 
-def test_empty_lines_nul_bytes_and_broken_text_never_stop_the_reading(
+def test_empty_lines_nul_bytes_and_invalid_text_never_stop_the_reading(
     log: Path, open_collector: Open
 ) -> None:
     append(
@@ -578,7 +579,7 @@ def test_empty_lines_nul_bytes_and_broken_text_never_stop_the_reading(
         ]
 
 
-def test_lines_below_the_minimum_level_are_left_out_and_not_read_again(
+def test_lines_below_the_minimum_level_are_not_stored_and_not_read_again(
     log: Path, open_collector: Open
 ) -> None:
     for letter in "DIWE":
@@ -591,7 +592,7 @@ def test_lines_below_the_minimum_level_are_left_out_and_not_read_again(
 
 
 @pytest.mark.parametrize("split", range(0, 7579, 997))
-def test_a_routers_children_bear_their_models_names_wherever_the_collector_was_restarted(
+def test_lines_of_a_routers_children_have_their_models_names_wherever_the_collector_was_restarted(
     log: Path, open_collector: Open, split: int
 ) -> None:
     recording = (RECORDINGS / "router.log").read_bytes()
@@ -624,7 +625,9 @@ def test_a_key_on_the_line_after_its_flag_is_masked_wherever_the_collector_was_r
 # Time
 
 
-def test_a_backlog_gets_its_times_from_its_stamps_and_the_files_time(log: Path, open_collector: Open) -> None:
+def test_times_of_a_backlog_are_computed_from_its_stamps_and_the_time_of_the_file(
+    log: Path, open_collector: Open
+) -> None:
     append(log, lines(1, 600))
     os.utime(log, (1_790_000_600, 1_790_000_600))
     with open_collector() as collector:
@@ -641,7 +644,9 @@ def test_each_run_in_one_file_ends_where_the_next_begins(log: Path, open_collect
         assert times == [0, *range(1, 101), *range(101, 151), 150]
 
 
-def test_a_backlog_of_a_known_process_keeps_its_clock(log: Path, open_collector: Open) -> None:
+def test_times_of_a_backlog_are_computed_from_the_start_of_a_known_process(
+    log: Path, open_collector: Open
+) -> None:
     log.touch()
     with open_collector() as collector:
         collector.poll()
@@ -652,14 +657,14 @@ def test_a_backlog_of_a_known_process_keeps_its_clock(log: Path, open_collector:
                 "UPDATE log_positions SET position = json_set(position, '$.files[0].clock.0[0]', ?)",
                 (time.time() - 1500,),
             )
-    append(log, lines(1001, 1003))  # and some program touches the file later: the stamps know better
+    append(log, lines(1001, 1003))  # and another program touches the file later: the stamps are more exact
     with open_collector() as collector:
         collector.poll()
         ages = [time.time() - row["timestamp"] for row in collector.rows()[1:]]
         assert ages == pytest.approx([499, 498, 497], abs=20), "by the file's time they would be new"
 
 
-def test_a_backlog_of_a_router_gets_the_times_of_its_children_right(log: Path, open_collector: Open) -> None:
+def test_times_of_a_routers_children_in_a_backlog_are_correct(log: Path, open_collector: Open) -> None:
     append(log, (RECORDINGS / "router.log").read_bytes())
     end = 1_790_000_000.0
     os.utime(log, (end, end))
@@ -673,7 +678,7 @@ def test_a_backlog_of_a_router_gets_the_times_of_its_children_right(log: Path, o
     assert times[sleeping] == pytest.approx(start + 2.055 + 10.230, abs=2)
 
 
-def test_a_backlog_without_stamps_gets_the_files_time(log: Path, open_collector: Open) -> None:
+def test_a_backlog_without_stamps_has_the_time_of_the_file(log: Path, open_collector: Open) -> None:
     append(log, (RECORDINGS / "single-plain.log").read_bytes())
     os.utime(log, (1_790_000_000, 1_790_000_000))
     with open_collector() as collector:
@@ -684,19 +689,19 @@ def test_a_backlog_without_stamps_gets_the_files_time(log: Path, open_collector:
 # Bounds
 
 
-def test_reading_stops_while_there_is_no_room_and_loses_nothing(log: Path, open_collector: Open) -> None:
+def test_reading_stops_while_the_buffer_is_full_and_loses_no_line(log: Path, open_collector: Open) -> None:
     append(log, lines(1, 5000))
     buffer = Buffer(line_capacity=300)
     with open_collector(buffer=buffer) as collector:
         for _ in range(3):
             collector.reader.poll()
             assert 0 < buffer.waiting <= 302
-            assert collector.reader.behind
+            assert collector.reader.has_more
         collector.poll()
         assert collector.messages() == numbered(1, 5000)
 
 
-def test_long_lines_fill_the_buffer_by_their_bytes(log: Path, open_collector: Open) -> None:
+def test_the_size_of_long_lines_limits_how_many_the_buffer_accepts(log: Path, open_collector: Open) -> None:
     append(log, ("srv  test: " + "x" * 60_000 + "\n") * 400)
     buffer = Buffer()
     with open_collector(buffer=buffer) as collector:
@@ -707,18 +712,18 @@ def test_long_lines_fill_the_buffer_by_their_bytes(log: Path, open_collector: Op
         assert len(collector.rows()) == 400
 
 
-def test_no_more_than_some_renamed_files_are_held_open(log: Path, open_collector: Open) -> None:
+def test_only_a_few_renamed_files_stay_open(log: Path, open_collector: Open) -> None:
     with open_collector() as collector:
         for number in range(30):
             append(log, line(number))
             collector.poll()
             log.rename(f"{log}-202601{number:02}")
-        held = len(list(Path("/proc/self/fd").iterdir()))
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
         assert collector.messages() == numbered(0, 29)
-    assert held - len(list(Path("/proc/self/fd").iterdir())) <= log_file.MAX_TAILS + 2
+    assert open_files - len(list(Path("/proc/self/fd").iterdir())) <= follower.MAX_TAILS + 2
 
 
-def test_a_deleted_file_is_let_go_after_a_while(
+def test_a_deleted_file_is_closed_after_a_while(
     log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(log, line(1))
@@ -728,7 +733,7 @@ def test_a_deleted_file_is_let_go_after_a_while(
         append(log, line(2))
         collector.poll()
         assert deleted_but_open() == 1
-        monkeypatch.setattr(log_file, "DELETED_SECONDS", -1)
+        monkeypatch.setattr(follower, "DELETED_SECONDS", -1)
         collector.poll()
         assert deleted_but_open() == 0
 
@@ -736,12 +741,12 @@ def test_a_deleted_file_is_let_go_after_a_while(
 def deleted_but_open() -> int:
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # that of the listing itself
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             count += "llama.log (deleted)" in str(descriptor.readlink())
     return count
 
 
-def test_a_file_that_several_servers_truncate_is_told_once(log: Path, open_collector: Open) -> None:
+def test_a_file_that_several_servers_truncate_is_reported_once(log: Path, open_collector: Open) -> None:
     idle = [
         sys.executable,
         "-c",

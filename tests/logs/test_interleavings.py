@@ -1,4 +1,4 @@
-"""Everything that a writer, a rotation and a kill can do between two lines of the reader, by chance."""
+"""A writer, a rotation or a kill may act between any two lines of the reader's code; chance decides where."""
 
 import os
 import random
@@ -16,19 +16,19 @@ import pytest
 
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent
-from collector.logs import files as log_file
-from collector.logs import tail as log_tail
+from collector.logs import clock, files, follower, listing, position, rewrite, tail
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LogSink
 
-TRACED = {log_file.__file__, log_tail.__file__}
-POLLS_A_LIFE = 12
-LIVES = 8
+MODULES = (clock, files, follower, listing, position, rewrite, tail)
+TRACED = {module.__file__ for module in MODULES}
+POLLS_PER_RUN = 12
+READER_RUNS = 8
 MAX_ROTATIONS = 25
 
 
 class Killed(BaseException):
-    """The reader's process ends here."""
+    """The process of the reader is killed at this line."""
 
 
 class Writer:
@@ -37,7 +37,7 @@ class Writer:
     Args:
         path: the log file.
         rotation: rename or copytruncate.
-        chance: where the choices come from.
+        chance: source of the random choices.
     """
 
     def __init__(self, path: Path, rotation: str, chance: random.Random) -> None:
@@ -50,7 +50,7 @@ class Writer:
         self._rotations = 0
 
     def step(self) -> bool:
-        """Go on to the next system call; whether there was one."""
+        """Execute the next system call; return whether there was one."""
         return next(self._steps, None) is not None
 
     def _run(self) -> Iterator[bool]:
@@ -86,26 +86,26 @@ class Writer:
     def _rename(self) -> Iterator[bool]:
         self._path.rename(f"{self._path}.1")
         yield True
-        yield from self._write(1)  # llama-server writes on into the renamed file
+        yield from self._write(1)  # llama-server continues to write into the renamed file
         self._file.close()
         self._file = self._path.open("ab", buffering=0)
         yield True
 
     def _copytruncate(self) -> Iterator[bool]:
         shutil.copyfile(self._path, f"{self._path}.1")
-        os.truncate(self._path, 0)  # at once: what is written in between is lost to everyone
+        os.truncate(self._path, 0)  # at once: no reader can save what is written in between
         self.wait_for_tick()
         yield True
 
     def wait_for_tick(self) -> None:
-        """Until the file's time is another one: the kernel's clock for files moves every 4 ms or so."""
+        """Wait until the time of the file changes: the kernel's clock for files advances about every 4 ms."""
         before = self._path.stat().st_mtime_ns
         while self._path.stat().st_mtime_ns == before:
             os.truncate(self._path, self._path.stat().st_size)
 
 
 class Interleaver:
-    """Lets the writer go on between any two lines of the reader, and kills the reader at any of them."""
+    """Executes steps of the writer between any two lines of the reader, and kills the reader at any of them."""
 
     def __init__(self, writer: Writer, chance: random.Random) -> None:
         self._writer = writer
@@ -113,7 +113,7 @@ class Interleaver:
         self._steps = self._kills = 0.0
 
     def choose(self) -> None:
-        """Choose anew how fast the writer is and how probable a kill."""
+        """Choose how fast the writer is and how probable a kill is."""
         self._steps = self._chance.choice([0.0, 0.02, 0.2, 0.8])
         self._kills = self._chance.choice([0.0, 0.0, 0.001, 0.01])
 
@@ -129,7 +129,7 @@ class Interleaver:
 
 
 class Store:
-    """What is committed: lines, and the positions of the same commit."""
+    """The committed lines, and the positions of the same commit."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -144,12 +144,12 @@ class Store:
                     self.lines.append(str(row[1]))
 
 
-def live(store: Store, path: Path, interleaver: Interleaver | None) -> None:
-    """One life of a reader."""
+def run_reader(store: Store, path: Path, interleaver: Interleaver | None) -> None:
+    """Run one reader from its start to its end, or until it is killed."""
     buffer = Buffer()
     reader = LogFileReader([str(path)], LogSink(buffer), dict(store.positions))
     try:
-        for _ in range(POLLS_A_LIFE):
+        for _ in range(POLLS_PER_RUN):
             if interleaver:
                 interleaver.choose()
                 sys.settrace(interleaver.trace)
@@ -167,17 +167,17 @@ def live(store: Store, path: Path, interleaver: Interleaver | None) -> None:
 def differences(
     directory: Path, rotation: str, seed: int, settle_seconds: float
 ) -> tuple[Counter[str], Counter[str]]:
-    """What is missing and what is too much after some lives of a reader."""
+    """Return the lines that are missing and those stored too often after some runs of a reader."""
     chance = random.Random(seed)
     path = directory / "llama.log"
     writer, store = Writer(path, rotation, chance), Store()
     while not writer.lines:
         writer.step()
-    live(store, path, None)  # what is rotated away before the first look is history
+    run_reader(store, path, None)  # files that are rotated before the first poll are never read
     writer.wait_for_tick()
     interleaver = Interleaver(writer, chance)
-    for _ in range(LIVES):
-        live(store, path, interleaver)
+    for _ in range(READER_RUNS):
+        run_reader(store, path, interleaver)
         for _ in range(chance.choice([0, 0, 10, 100])):
             writer.step()
     writer.is_ending = True
@@ -185,7 +185,7 @@ def differences(
         pass
     for _ in range(5):
         time.sleep(settle_seconds)  # the newest lines are stored when they are as old as this
-        live(store, path, None)
+        run_reader(store, path, None)
     written, stored = Counter(writer.lines), Counter(store.lines)
     return written - stored, stored - written
 
@@ -193,11 +193,11 @@ def differences(
 @pytest.mark.parametrize("settle_seconds", [0.0, 0.01])
 @pytest.mark.parametrize("rotation", ["rename", "copytruncate"])
 @pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 250), marks=pytest.mark.slow)], ids=str)
-def test_no_line_is_lost_or_stored_twice_whatever_happens_between_two_lines_of_the_reader(
+def test_no_line_is_lost_or_stored_twice_whatever_happens_between_two_lines_of_code(
     tmp_path: Path, rotation: str, settle_seconds: float, seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_tail, "SETTLE_SECONDS", settle_seconds)
-    monkeypatch.setattr(log_file, "MAX_OPENED", 7)  # less than are rotated
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", settle_seconds)
+    monkeypatch.setattr(follower, "MAX_OPENED", 7)  # fewer than are rotated
     for seed in seeds:
         directory = tmp_path / str(seed)
         directory.mkdir()

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import journal
+from collector.logs import journalctl
 from collector.logs.journal import COMMIT_ENTRIES, JournalReader
 from collector.logs.reader import LogSink
 from tests.support.journal_files import BOOTS, START, UNIT, entry, journal_collector, write_journal
@@ -19,7 +19,7 @@ from tests.support.log_reading import LogCollector
 Open = Callable[..., LogCollector]
 
 
-pytestmark = pytest.mark.slow  # it takes systemd's own programs, which a machine with only Python lacks
+pytestmark = pytest.mark.slow  # these need programs of systemd
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def numbered(first: int, last: int) -> list[str]:
     return [f"srv  test: line {n}" for n in range(first, last + 1)]
 
 
-def test_entries_come_with_level_and_the_journals_own_time(journals: Path, open_collector: Open) -> None:
+def test_entries_are_stored_with_their_level_and_the_time_of_the_journal(
+    journals: Path, open_collector: Open
+) -> None:
     write_journal(journals / "a.journal", [entry("0.00.001.000 W srv  test: beware", 7)])
     with open_collector() as collector:
         assert collector.poll() == OK
@@ -80,7 +82,7 @@ def test_what_was_not_committed_is_read_again(journals: Path, open_collector: Op
         assert collector.messages() == numbered(1, 3)
 
 
-def test_entries_of_an_earlier_boot_that_came_while_down_are_read(
+def test_entries_of_an_earlier_boot_that_were_written_while_the_collector_was_down_are_read(
     journals: Path, open_collector: Open
 ) -> None:
     write_journal(journals / "a.journal", lines(1, 3))
@@ -93,7 +95,7 @@ def test_entries_of_an_earlier_boot_that_came_while_down_are_read(
         assert collector.messages() == numbered(1, 8)
 
 
-def test_a_vacuumed_journal_goes_on_at_its_oldest_entry_and_says_so_once(
+def test_after_a_vacuum_reading_continues_at_the_oldest_entry_and_the_gap_is_logged_once(
     journals: Path, open_collector: Open
 ) -> None:
     write_journal(journals / "a.journal", lines(1, 3))
@@ -135,7 +137,7 @@ def test_only_the_named_units_are_read(journals: Path, open_collector: Open) -> 
         assert collector.messages() == [*numbered(1, 2), *numbered(60, 61)]
 
 
-def test_what_systemd_says_about_the_unit_keeps_its_speaker_and_priority(
+def test_messages_of_systemd_about_the_unit_keep_their_speaker_and_priority(
     journals: Path, open_collector: Open
 ) -> None:
     fields = {"UNIT": UNIT, "_SYSTEMD_UNIT": "init.scope", "_PID": "1", "SYSLOG_IDENTIFIER": "systemd"}
@@ -158,7 +160,7 @@ def test_what_systemd_says_about_the_unit_keeps_its_speaker_and_priority(
         (b"\x1b[34m0.00.001.000\x1b[0m \x1b[32mI \x1b[0msrv  test: colour", "srv  test: colour"),
     ],
 )
-def test_whatever_bytes_an_entry_holds_it_is_stored_as_text(
+def test_an_entry_is_stored_as_text_whatever_bytes_it_contains(
     journals: Path, open_collector: Open, message: bytes, expected: str
 ) -> None:
     write_journal(journals / "a.journal", [entry(message), *lines(1, 1)])
@@ -167,7 +169,7 @@ def test_whatever_bytes_an_entry_holds_it_is_stored_as_text(
         assert collector.messages() == [expected, *numbered(1, 1)]
 
 
-def test_an_entry_without_text_is_left_out_and_not_read_again(journals: Path, open_collector: Open) -> None:
+def test_an_entry_without_text_is_not_stored_and_not_read_again(journals: Path, open_collector: Open) -> None:
     write_journal(journals / "a.journal", [entry(""), *lines(1, 1), entry("  ", 2)])
     with open_collector() as collector:
         collector.poll()
@@ -175,7 +177,7 @@ def test_an_entry_without_text_is_left_out_and_not_read_again(journals: Path, op
         assert collector.messages() == numbered(1, 1)
 
 
-def test_lines_of_one_record_stay_together_and_those_of_another_process_do_not_join(
+def test_lines_of_one_record_stay_together_and_those_of_another_process_are_not_added_to_it(
     journals: Path, open_collector: Open
 ) -> None:
     write_journal(
@@ -232,14 +234,14 @@ def test_a_key_on_the_line_after_its_flag_is_masked_even_in_the_next_pass(
         assert [message.split()[-1] for message in collector.messages()] == ["--api-key", "***", "--port"]
 
 
-def test_a_long_backlog_is_read_in_parts_as_there_is_room(journals: Path, tmp_path: Path) -> None:
+def test_a_long_backlog_is_read_in_parts_as_the_buffer_has_room(journals: Path, tmp_path: Path) -> None:
     count = 3 * COMMIT_ENTRIES + 7
     write_journal(journals / "a.journal", lines(1, count))
     buffer = Buffer(line_capacity=500)
     arguments = [f"--directory={journals}"]
     with LogCollector(
         tmp_path / "room.db",
-        lambda sink, places: JournalReader([UNIT], sink, places, arguments),
+        lambda sink, positions: JournalReader([UNIT], sink, positions, arguments),
         buffer=buffer,
     ) as collector:
         collector.reader.poll()
@@ -248,7 +250,7 @@ def test_a_long_backlog_is_read_in_parts_as_there_is_room(journals: Path, tmp_pa
         assert collector.messages() == numbered(1, count)
 
 
-def test_a_journal_that_may_not_be_read_names_the_group(
+def test_the_error_for_an_unreadable_journal_names_the_group(
     journals: Path, open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_journal(journals / "a.journal", lines(1, 1))
@@ -258,7 +260,7 @@ def test_a_journal_that_may_not_be_read_names_the_group(
         collector.poll()
 
 
-def test_a_host_without_journalctl_is_told_to_use_files(
+def test_the_error_on_a_host_without_journalctl_recommends_files(
     open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -266,7 +268,7 @@ def test_a_host_without_journalctl_is_told_to_use_files(
         collector.poll()
 
 
-def test_a_journalctl_that_dies_costs_only_itself(
+def test_a_journalctl_that_is_killed_ends_only_the_poll(
     open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_journalctl(tmp_path, monkeypatch, "import os; os.kill(os.getpid(), 7)")
@@ -277,30 +279,30 @@ def test_a_journalctl_that_dies_costs_only_itself(
 def test_a_journalctl_that_hangs_is_ended(
     open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(journalctl, "SILENCE_SECONDS", 0.2)
     fake_journalctl(tmp_path, monkeypatch, "import time; time.sleep(60)")
-    with open_collector() as collector, pytest.raises(SourceFailed, match="said nothing"):
+    with open_collector() as collector, pytest.raises(SourceFailed, match="wrote nothing"):
         collector.poll()
 
 
-def test_an_empty_journal_gives_no_row_and_no_fault(open_collector: Open) -> None:
+def test_an_empty_journal_adds_no_row_and_is_not_an_error(open_collector: Open) -> None:
     with open_collector() as collector:
         assert collector.poll() == OK
         assert collector.rows() == []
 
 
 def fake_journalctl(directory: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Stands in for states of a host that a test must not bring about."""
+    """Replace journalctl by a program that imitates a state of the host."""
     program = directory / "journalctl"
     program.write_text(f"#!{sys.executable}\n{code}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_no_room_means_no_reading(journals: Path) -> None:
+def test_nothing_is_read_while_the_buffer_is_full(journals: Path) -> None:
     write_journal(journals / "a.journal", lines(1, 2))
     buffer = Buffer(line_capacity=0)
     reader = JournalReader([UNIT], LogSink(buffer), {}, [f"--directory={journals}"])
     assert reader.poll() == OK
-    assert reader.behind
+    assert reader.has_more
     assert buffer.waiting == 0

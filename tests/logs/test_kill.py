@@ -13,11 +13,11 @@ import pytest
 from tests.support.log_reading import file_collector
 
 KILLS = 120
-KEPT_ROTATIONS = 1000  # none is deleted: what is deleted unread, nobody can read
+KEPT_ROTATIONS = 1000  # none is deleted: a file that is deleted before it was read is lost
 
 
 class Writer(threading.Thread):
-    """Writes numbered lines in the formats that llama-server has, and rotates."""
+    """Writes numbered lines in the formats of llama-server, and rotates the file."""
 
     def __init__(self, path: Path, rotate: str, seed: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Writer(threading.Thread):
         self._random = random.Random(seed)
         self._number = 0
         self.rotations = 0
-        self.may_rotate = threading.Event()  # what is rotated away before the first look is history
+        self.may_rotate = threading.Event()  # files that are rotated before the first poll are never read
         self.ended = threading.Event()
         self.lines: list[str] = []
 
@@ -43,7 +43,7 @@ class Writer(threading.Thread):
     def _write(self, count: int) -> None:
         data = b"".join(self._line() for _ in range(count))
         cut = self._random.randint(0, len(data))
-        self._file.write(data[:cut])  # a line may be seen half
+        self._file.write(data[:cut])  # half of a line may be read
         self._file.write(data[cut:])
 
     def _line(self) -> bytes:
@@ -59,7 +59,7 @@ class Writer(threading.Thread):
     def _rename(self) -> None:
         self._shift()
         self._path.rename(f"{self._path}.1")
-        self._write(3)  # llama-server writes on into the renamed file
+        self._write(3)  # llama-server continues to write into the renamed file
         self._file.close()
         self._file = self._path.open("ab", buffering=0)
 

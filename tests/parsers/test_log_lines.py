@@ -34,7 +34,7 @@ def messages(text: str | bytes) -> list[str]:
 
 
 def summary(parsed: list[Record]) -> dict[str, object]:
-    """What an expectation beside a recording holds."""
+    """Return what the file of expectations beside a recording contains."""
     return {
         "records": len(parsed),
         "levels": dict(sorted(Counter(str(record.level) for record in parsed).items())),
@@ -51,7 +51,7 @@ def test_there_are_recordings() -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
-def test_every_recorded_log_gives_what_stands_beside_it(recording: Path) -> None:
+def test_every_recorded_log_has_the_expected_records(recording: Path) -> None:
     expected = json.loads(recording.with_name(f"{recording.name}.json").read_text())
     assert summary(records(recording.read_bytes())) == expected
 
@@ -100,7 +100,7 @@ def test_no_text_of_a_recorded_log_is_lost(recording: Path) -> None:
         ("0 errors were found", None, "0 errors were found", None, 0),
     ],
 )
-def test_a_line_gives_level_message_stamp_and_port(
+def test_a_line_is_parsed_into_level_message_stamp_and_port(
     line: str, level: str | None, message: str, stamp: float | None, port: int
 ) -> None:
     (record,) = records(line + "\n")
@@ -108,7 +108,7 @@ def test_a_line_gives_level_message_stamp_and_port(
     assert record.stamp == (None if stamp is None else pytest.approx(stamp))
 
 
-def test_a_change_of_format_in_the_middle_is_normal() -> None:
+def test_the_format_may_change_in_the_middle() -> None:
     text = (
         "0.00.001.000 I srv  a: one\n"
         '{"type":"log","time":1,"level":"info","msg":"srv  a: two\\n"}\n'
@@ -119,12 +119,12 @@ def test_a_change_of_format_in_the_middle_is_normal() -> None:
     assert messages(text) == [f"srv  a: {n}" for n in ("one", "two", "three", "four", "five")]
 
 
-def test_lines_of_unknown_origin_stand_alone_unless_a_record_was_begun() -> None:
+def test_lines_of_no_known_form_are_records_of_their_own_unless_a_record_was_begun() -> None:
     assert messages("line 1\nline 2\n  indented\nline 3\n") == ["line 1", "line 2\n  indented", "line 3"]
     assert messages("0.00.001.000 I a: b\nmore\n\n more\n") == ["a: b\nmore\n more"]
 
 
-def test_a_line_that_says_error_is_never_hidden_in_the_record_before() -> None:
+def test_a_line_with_an_error_never_becomes_part_of_the_record_before() -> None:
     text = "0.00.001.000 I srv  a: b\nerror: device lost\n"
     assert [(r.level, r.message) for r in records(text)] == [
         ("info", "srv  a: b"),
@@ -136,7 +136,7 @@ def test_lines_of_another_process_do_not_continue_a_record() -> None:
     assert messages("[1] 0.00.001.000 I a: b\n[2] more\n") == ["a: b", "more"]
 
 
-def test_a_record_that_grows_beyond_the_bound_goes_on_in_another_and_loses_nothing() -> None:
+def test_a_record_over_the_size_limit_is_divided_and_loses_nothing() -> None:
     text = "0.00.001.000 I a: b\n" + "".join(f"  {n:06}\n" for n in range(20_000))
     parsed = messages(text)
     assert len(parsed) > 1
@@ -169,7 +169,7 @@ def test_a_cut_leaves_no_half_character() -> None:
         ("a\u2028b\x85c".encode(), "a\u2028b\x85c"),
     ],
 )
-def test_whatever_bytes_a_line_holds_it_becomes_storable_text(line: bytes, expected: str) -> None:
+def test_a_line_becomes_storable_text_whatever_bytes_it_contains(line: bytes, expected: str) -> None:
     assert messages(line + b"\n") == [expected]
 
 
@@ -215,7 +215,7 @@ def test_an_api_key_is_masked(line: str) -> None:
         "srv  a: hf_repo = ggml-org/models",
     ],
 )
-def test_what_is_no_key_stays_readable(line: str) -> None:
+def test_text_that_is_not_a_key_is_not_masked(line: str) -> None:
     assert messages(line + "\n") == [line]
 
 
@@ -226,7 +226,7 @@ def test_the_key_after_a_flag_in_the_lines_before_is_masked() -> None:
     assert record.message == "srv  a: -hft *** load: ***"
 
 
-def test_the_router_tells_which_model_has_which_port() -> None:
+def test_lines_of_a_router_show_which_model_has_which_port() -> None:
     assert spawned_child("srv          load: spawning server instance with name=a b on port 40463") == (
         40463,
         "a b",
@@ -236,7 +236,7 @@ def test_the_router_tells_which_model_has_which_port() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_give_records_that_sqlite_can_store(data: bytes) -> None:
+def test_any_bytes_become_records_that_sqlite_can_store(data: bytes) -> None:
     for record in records(data + b"\n"):
         assert record.message.strip()
         record.message.encode()
@@ -245,7 +245,7 @@ def test_any_bytes_give_records_that_sqlite_can_store(data: bytes) -> None:
 
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() != ""))
-def test_any_line_is_read_by_some_format(text: str) -> None:
+def test_any_line_is_parsed_by_some_format(text: str) -> None:
     assert parse_line(text).message == parse_line(text).message.rstrip()
 
 
@@ -265,11 +265,11 @@ JSONL_LINES = st.lists(
 
 
 @given(JSONL_LINES)
-def test_lines_of_json_read_together_are_what_they_are_one_by_one(lines: list[str]) -> None:
+def test_lines_of_json_parsed_together_are_the_same_records_as_one_by_one(lines: list[str]) -> None:
     assert parse_records(lines) == log_lines._records_of_any_format(lines)
 
 
-def test_an_object_that_goes_on_in_the_next_line_is_no_record_of_json() -> None:
+def test_an_object_that_continues_in_the_next_line_is_not_a_record_of_json() -> None:
     lines = ['{"type":"a","b":[1', '{"type":1}]},5']
     assert [record.message for record in parse_records(lines)] == lines
     lines = ['{"type":"log","msg":"a","b":[1', '{"type":1}]},{"type":"log","msg":"b"}']
@@ -277,17 +277,17 @@ def test_an_object_that_goes_on_in_the_next_line_is_no_record_of_json() -> None:
 
 
 @pytest.mark.parametrize("piece", ["a-", "api_", "bearer ", "--api-key ", "sk-", "authorization "])
-def test_a_long_line_full_of_what_looks_like_a_key_is_read_in_linear_time(piece: str) -> None:
+def test_a_long_line_full_of_words_that_may_be_keys_is_parsed_in_linear_time(piece: str) -> None:
     line = "hf " + piece * (MAX_LINE_BYTES // len(piece))
     timed(lambda: parse_records([line]), len(line))
 
 
-def test_a_long_line_that_names_children_again_and_again_is_read_in_linear_time() -> None:
+def test_a_long_line_that_names_many_children_is_parsed_in_linear_time() -> None:
     line = "srv x: proxying request to model " * 30_000 + " on port x"
     assert timed(lambda: spawned_child(line), MAX_LINE_BYTES) is None
 
 
-def test_a_chunk_of_json_lines_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_of_json_lines_is_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_lines, "_records_of_any_format", lambda _: pytest.fail("one by one"))
     lines = (FOLDER / "single.jsonl").read_text().splitlines()
     assert len(parse_records(lines)) > 10

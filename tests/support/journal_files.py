@@ -1,4 +1,4 @@
-"""Real journal files, made from text by systemd-journal-remote (Debian package of that name)."""
+"""Real journal files, written by systemd-journal-remote (Debian package of that name)."""
 
 import subprocess
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ BOOTS = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210")
 
 
 def entry(message: str | bytes, second: float = 0, **fields: str) -> bytes:
-    """One entry in the journal's export format.
+    """Return one entry in the export format of the journal.
 
     Args:
-        message: the line; bytes go in as binary.
-        second: after `START`.
-        fields: beside or instead of the usual ones.
+        message: the line, also as bytes that are not valid text.
+        second: seconds after `START`.
+        fields: in addition to the usual ones, or instead of them.
     """
     microseconds = round((START + second) * 1e6)
     values = {
@@ -42,10 +42,10 @@ def write_journal(path: Path, entries: Iterable[bytes]) -> None:
 
 
 def journal_collector(database: Path, directory: Path, *units: str) -> LogCollector:
-    """A collector that reads these units from the journal files of a directory."""
+    """Return a collector that reads these units from the journal files of a directory."""
     from collector.logs.journal import JournalReader
 
     arguments = [f"--directory={directory}"]
     return LogCollector(
-        database, lambda sink, places: JournalReader(units or (UNIT,), sink, places, arguments)
+        database, lambda sink, positions: JournalReader(units or (UNIT,), sink, positions, arguments)
     )

@@ -1,6 +1,6 @@
-"""A log that grows steadily and is rotated, written by a process of its own.
+"""A log that grows steadily and is rotated, written by a separate process.
 
-Usage: python -m tests.support.log_flood LOG; it ends with its input, and prints how many lines it wrote.
+Usage: python -m tests.support.log_flood LOG. It ends with its input, and prints how many lines it wrote.
 """
 
 import select
@@ -12,18 +12,18 @@ from typing import Self
 
 LINES_A_SECOND = 150
 ROTATION_LINES = 300
-KEPT_ROTATIONS = 30  # a minute: what is deleted unread, nobody can read
+KEPT_ROTATIONS = 30  # one minute: a file that is deleted before it was read is lost
 _PAUSE_SECONDS = 0.02
 
 
 class LogFlood:
-    """Writes to the end of the `with` block, also while nobody reads.
+    """A writer that is active until the end of the `with` block, also while nobody reads.
 
     Args:
         path: of the log.
 
     Attributes:
-        lines: how many it wrote, once it has ended.
+        lines: how many it wrote; set when it has ended.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class LogFlood:
 
 
 def message(number: int) -> str:
-    """The text of a line as the collector stores it."""
+    """Return the text of a line as the collector stores it."""
     return f"srv  flood: line {number}"
 
 

@@ -1,4 +1,4 @@
-"""Log readers over a real database, without the daemon around them."""
+"""Log readers with a real database, without the daemon."""
 
 import time
 from collections.abc import Callable
@@ -17,11 +17,11 @@ MakeReader = Callable[[LogSink, dict[str, str]], LogReader]
 
 
 class LogCollector:
-    """One life of a collector that reads logs: from start to stop, or to a crash.
+    """One run of a collector that reads logs: from its start to its stop, or to a crash.
 
     Args:
         database: path of the database.
-        make_reader: gives the reader under test.
+        make_reader: returns the reader under test.
         minimum_level: of the lines that are stored.
         buffer: where rows wait.
     """
@@ -39,13 +39,13 @@ class LogCollector:
         self.reader = make_reader(LogSink(self.buffer, minimum_level), stored_positions(self.database))
 
     def poll(self) -> State:
-        """Poll and commit until the reader has caught up."""
+        """Poll and commit until nothing is unread."""
         while True:
             try:
                 state = self.reader.poll()
             finally:
                 self.writer.flush()
-            if not self.reader.behind:
+            if not self.reader.has_more:
                 return state
 
     def rows(self) -> list[dict[str, Any]]:
@@ -54,11 +54,11 @@ class LogCollector:
     def messages(self) -> list[str]:
         return [row["message"] for row in self.rows()]
 
-    def poll_until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
-        """Poll as the daemon does, until something is the case."""
+    def poll_until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Poll as the daemon does, until a condition is true."""
         deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, "it did not come true in time"
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not become true in time"
             self.poll()
             time.sleep(0.02)
 
@@ -68,7 +68,7 @@ class LogCollector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """As a crash would: what was not committed is gone."""
+        """End as a crash does: what was not committed is lost."""
         self.reader.close()
         self.database.close()
 
@@ -76,7 +76,7 @@ class LogCollector:
 def file_collector(
     database: Path, *patterns: str | Path, minimum_level: str = "debug", buffer: Buffer | None = None
 ) -> LogCollector:
-    """A collector that reads these files."""
+    """Return a collector that reads these files."""
 
     def make(sink: LogSink, positions: dict[str, str]) -> LogReader:
         return LogFileReader([str(pattern) for pattern in patterns], sink, positions)

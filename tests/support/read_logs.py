@@ -1,6 +1,6 @@
-"""A collector's log reading in a process of its own, to be killed: `python -m tests.support.read_logs DATABASE FILE`.
+"""Log reading in a process that a test kills: `python -m tests.support.read_logs DATABASE FILE`.
 
-It polls and commits without pause, so that a kill hits every stage.
+It polls and commits almost without a pause, so that a kill may happen at every stage.
 """
 
 import sys

@@ -1,0 +1,83 @@
+"""The time at which each line of an open log file was written."""
+
+import os
+import time
+from collections.abc import Iterator
+
+from collector.parsers.log_lines import Record
+from collector.parsers.log_time import StampClock, StoredClock, find_starts
+
+LIVE_SECONDS = 2.5
+"""Lines count as just written if nothing was unread so long ago, and the file changed no longer ago."""
+
+MAX_SCAN_BYTES = 256 * 2**20
+"""Of a longer backlog only this much, at its end, is scanned for starts of processes."""
+
+_SCAN_BYTES = 256 * 1024
+
+
+class FileClock:
+    """Times of the lines of one file: the time of reading for new lines, a computed one for a backlog.
+
+    Args:
+        descriptor: of the file; it belongs to the caller.
+        stored: what `to_store` returned when the file was read last.
+        caught_up_at: monotonic seconds at which the file had nothing unread; None if that is not known.
+    """
+
+    def __init__(self, descriptor: int, stored: StoredClock, caught_up_at: float | None) -> None:
+        self._descriptor = descriptor
+        self._stamps = StampClock(stored)
+        self._caught_up_at = caught_up_at
+
+    def to_store(self) -> StoredClock:
+        """Return what the stored position contains of the clock."""
+        return self._stamps.to_store()
+
+    def record_caught_up(self, now: float) -> None:
+        """Note that nothing is unread.
+
+        Args:
+            now: monotonic seconds.
+        """
+        self._caught_up_at = now
+
+    def restart(self, stored: StoredClock) -> None:
+        """Continue from an earlier state: empty for a file that is read from its beginning."""
+        self._stamps = StampClock(stored)
+
+    def times_now(self, records: list[Record]) -> list[int]:
+        """Return Unix seconds of records that were written just now."""
+        return self._stamps.times_of_live(records, time.time())
+
+    def times(self, records: list[Record], status: os.stat_result, offset: int) -> list[int]:
+        """Return Unix seconds of records that were read from the file.
+
+        Args:
+            records: in their order.
+            status: of the file, after the records were read.
+            offset: of the first record.
+        """
+        now = time.time()
+        if self._is_live(now - status.st_mtime):
+            return self._stamps.times_of_live(records, now)
+        end = min(now, status.st_mtime)
+        stamp_before = self._stamps.owner_stamp
+        times = self._stamps.times_of_backlog(records, end)
+        while len(times) < len(records):  # the next record is of a process whose start is not known
+            starts = find_starts(self._contents(offset), os.fstat(self._descriptor).st_mtime, stamp_before)
+            times += self._stamps.times_of_backlog(records[len(times) :], end, starts)
+        return times
+
+    def _is_live(self, age_seconds: float) -> bool:
+        return (
+            self._caught_up_at is not None
+            and time.monotonic() - self._caught_up_at < LIVE_SECONDS
+            and age_seconds < LIVE_SECONDS
+        )
+
+    def _contents(self, offset: int) -> Iterator[bytes]:
+        offset = max(offset, os.fstat(self._descriptor).st_size - MAX_SCAN_BYTES)
+        while data := os.pread(self._descriptor, _SCAN_BYTES, offset):
+            yield data
+            offset += len(data)

@@ -1,0 +1,276 @@
+"""One path where llama-server writes its log, through all files that have its name one after another."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from itertools import pairwise
+from pathlib import Path
+
+from collector.errors import FileRewritten, RotationUnderWay, SourceFailed
+from collector.logs.chunk import Chunk
+from collector.logs.listing import FileListing, IsFollowed
+from collector.logs.position import FilePosition, Identity, PathPosition, identity_of
+from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
+from collector.logs.reader import LogSink
+from collector.logs.tail import Tail
+from collector.schema import Row
+
+POLL_BYTES = 2**20
+"""Bytes read of one file in one poll at most, so that a long backlog does not delay the other files."""
+
+MAX_TAILS = 5
+"""Open files of one path: llama-server continues to write into a renamed file until it is restarted."""
+
+MAX_OPENED = 64
+"""Files rotated away unseen that are opened at once; the others follow when these were read."""
+
+DELETED_SECONDS = 300
+"""A deleted file is closed this long after its last line; until then its disk space is not free."""
+
+
+class PathFollower:
+    """Reader of the files of one path.
+
+    `poll` has two parts. The first finds the files, the second reads them, the oldest first.
+
+    Finding:
+
+    1. After a start, each stored position is one of an earlier file (`_resume`). Until all of them are
+       found, or are certainly gone, nothing is read.
+    2. If another file is at the path than before, `llama.log` was renamed to `llama.log.1` and llama-server
+       opened a new one. It is added behind the files that are open. If there were several rotations since
+       the last poll, the files between are added before it (`_add_new_file`).
+
+    Reading:
+
+    3. A file that is read from its beginning may have predecessors that nobody has seen yet; they are read
+       first (`_find_missed`).
+    4. A file that was truncated or rewritten is read from its beginning. What it contained before may be in
+       a copy, which is read first (`_restart`).
+    5. A renamed file stays open as long as it is among the newest few (`_close_finished`).
+
+    Args:
+        path: where llama-server writes.
+        sink: where the lines go.
+        position: how far it was read when the collector ran last.
+        is_followed: whether a file is read by some follower; two names may belong to one file.
+
+    Attributes:
+        has_more: whether the last poll left something unread.
+    """
+
+    def __init__(self, path: Path, sink: LogSink, position: PathPosition, is_followed: IsFollowed) -> None:
+        self._path = path
+        self._sink = sink
+        self._is_followed = is_followed
+        self._models = position.models
+        self._to_resume = list(position.files)
+        self._resumed_identities = {file.identity for file in position.files}
+        self._tails: list[Tail] = []  # the oldest file first; the last one is, or was, at the path
+        self._polled_at: float | None = None
+        self._lost: FilePosition | None = None  # of the last file of the previous run, if it is gone
+        self._empty_since: dict[Identity, int] = {}  # files without predecessors while they stay empty
+        self._is_shared_logged = False
+        self.has_more = False
+
+    def poll(self) -> str | None:
+        """Read what was added; return what is wrong, or None."""
+        problem: str | None = None
+        try:
+            self._find_files()
+        except (OSError, SourceFailed) as error:
+            problem = describe_error(error)
+        self._polled_at = time.monotonic() if problem in (None, MISSING) else None
+        try:
+            self._read_files()  # also where the path is missing: the renamed file is read to its end
+        except (OSError, SourceFailed) as error:
+            problem = describe_error(error)
+        return problem
+
+    def follows(self, identity: Identity) -> bool:
+        """Return whether this file is read here."""
+        return any(tail.position.identity == identity for tail in self._tails)
+
+    def close(self) -> None:
+        """Close all files."""
+        for tail in self._tails:
+            tail.close()
+        self._tails.clear()
+
+    # Finding files
+
+    def _find_files(self) -> None:
+        if self._to_resume:
+            self._resume()
+        identity = identity_of(self._path.stat())
+        if self._to_resume or (self._tails and self._tails[-1].position.identity == identity):
+            return
+        if self.follows(identity):  # it was renamed, and renamed back
+            self._tails.sort(key=lambda tail: tail.position.identity == identity)
+        elif not self._is_followed(identity):
+            self._add_new_file(identity)
+
+    def _resume(self) -> None:
+        """Open the files of the stored positions under the names that they have now.
+
+        While there is no file at the path, no position is given up: its file system may not be mounted yet.
+        """
+        listing = FileListing(self._path, self._is_followed)
+        found = False
+        try:
+            for position in self._to_resume:
+                tail = listing.find(position)
+                found = tail is not None
+                if tail:
+                    self._tails.append(tail)
+            missing = len(self._tails) < len(self._to_resume)
+            is_certain = (not missing or listing.has_current_file) and listing.is_current()
+        except BaseException:
+            self.close()
+            raise
+        if not is_certain:
+            self.close()
+            return
+        if not found:
+            self._lost = self._to_resume[-1]
+            if self._lost.offset and not self._is_followed(self._lost.identity):
+                warn_of_lost_lines(self._path)
+        self._to_resume = []
+
+    def _add_new_file(self, identity: Identity) -> None:
+        """Open the file at the path, and before it the files that were rotated away unseen.
+
+        Example: the last poll read `llama.log`, which is now `llama.log.3`. Then `llama.log.2` and
+        `llama.log.1` were never read, and come before the new `llama.log`.
+
+        This is not done for a file that has the inode of a stored position, whose content it does not
+        contain. It was truncated: `_find_missed` and `_restart` find the copies.
+        """
+        listing = FileListing(self._path, self._is_followed)
+        before = self._tails[-1].position if self._tails else self._lost
+        missed: list[Path] = []
+        if before and identity not in self._resumed_identities:
+            missed = listing.rotated_after(before)[:MAX_OPENED]
+        with ExitStack() as opened:
+            tails = [opened.enter_context(closing(Tail.open(path))) for path in missed]
+            if len(missed) < MAX_OPENED:
+                tails.append(opened.enter_context(closing(Tail.open(self._path, self._polled_at))))
+            if not listing.is_current():
+                return
+            opened.pop_all()
+        self._tails += tails
+        self._store([])
+
+    def _find_missed(self, tail: Tail, chunk: Chunk | None) -> list[Tail]:
+        """Open the files that were rotated away unseen before a file that is read from its beginning.
+
+        Example: copytruncate copied `llama.log` to `llama.log.1` and truncated it, twice since the last
+        poll. The first copy, now `llama.log.2`, continues what was read; `llama.log.1` was never seen.
+
+        Args:
+            tail: the file.
+            chunk: what was read of it; None if it is empty, or its first record is incomplete.
+
+        Raises:
+            OSError: one of them cannot be opened.
+            RotationUnderWay: the files are being renamed, or the file is no longer empty.
+        """
+        identity, modified_ns = tail.position.identity, tail.status.st_mtime_ns
+        if chunk is None and (self._empty_since.get(identity) == modified_ns or tail.status.st_size):
+            return []
+        listing = FileListing(self._path, self._is_followed)
+        with ExitStack() as opened:
+            paths = self._rotated_before(tail, listing)[:MAX_OPENED]
+            missed = [opened.enter_context(closing(Tail.open(path))) for path in paths]
+            # The newest may be a copy of this very file: copytruncate has copied it, and has just truncated
+            # it or is about to. The truncation is detected then, and the copy is found by the position.
+            is_copy = bool(chunk and missed and missed[-1].begins_like(chunk))
+            if not listing.is_current() or (chunk is None and tail.status.st_size):
+                raise RotationUnderWay
+            opened.pop_all()
+        if is_copy:
+            missed.pop().close()
+        if chunk is None and not missed:
+            self._empty_since[identity] = modified_ns
+        return missed
+
+    def _rotated_before(self, tail: Tail, listing: FileListing) -> list[Path]:
+        """Return rotated files between a file and the one before it."""
+        index = self._tails.index(tail)
+        before = self._tails[index - 1].position if index else self._lost or tail.position
+        return listing.rotated_between(before, tail.position)
+
+    # Reading files
+
+    def _read_files(self) -> None:
+        self.has_more = False
+        for tail in tuple(self._tails):
+            try:
+                self._read(tail)
+            except FileRewritten:
+                self._restart(tail)
+            except RotationUnderWay:
+                break  # the files after this one must wait for the next poll, as this one does
+        if len(self._tails) > 1:
+            self._close_finished()
+
+    def _read(self, tail: Tail) -> None:
+        size_bytes = 0
+        while size_bytes < POLL_BYTES and (room := self._sink.room) > 0:
+            chunk = tail.read(room)
+            if tail.position.offset == 0 and (missed := self._find_missed(tail, chunk)):
+                index = self._tails.index(tail)
+                self._tails[index:index] = missed
+                tail.discard()  # one of them may be a copy that contains it
+                break
+            if chunk is None:
+                return
+            rows, self._models = self._sink.rows(chunk.records, chunk.times, self._models)
+            tail.advance(chunk)
+            self._store(rows, len(chunk.data))
+            size_bytes += chunk.size_bytes
+        self.has_more = True
+
+    def _restart(self, tail: Tail) -> None:
+        """Read a file from its beginning: it was truncated or rewritten.
+
+        A copy that contains more than was read is put before it. Without a copy, the incomplete bytes that
+        were read are stored as they are, since they are nowhere else.
+        """
+        rows: list[Row] = []
+        listing = FileListing(self._path, self._is_followed)
+        copy = listing.find_copy(tail.position)
+        if not listing.is_current():
+            if copy:
+                copy.close()
+            return
+        if copy:
+            self._tails.insert(self._tails.index(tail), copy)
+        elif tail.position.offset or not self._rotated_before(tail, listing):  # else these contain the bytes
+            rows, self._models = self._sink.rows(*tail.incomplete_records(), self._models)
+        tail.restart()
+        self._empty_since.pop(tail.position.identity, None)
+        self._store(rows)
+        self.has_more = True
+        if not self._is_shared_logged:
+            self._is_shared_logged = warn_of_several_writers(self._path)
+
+    def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
+        files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
+        self._sink.put(rows, str(self._path), PathPosition(self._models, files).to_json(), size_bytes)
+
+    def _close_finished(self) -> None:
+        """Close renamed files that were read to their end: the oldest beyond a number, deleted ones later.
+
+        A file stays open until the next one was begun, because both positions are needed to find the files
+        that were rotated away between the two.
+        """
+        for tail, following in tuple(pairwise(self._tails)):
+            status = tail.status
+            if status.st_size != tail.position.offset or following.position.offset == 0:
+                continue
+            is_deleted = status.st_nlink == 0 and time.time() - status.st_mtime > DELETED_SECONDS
+            if is_deleted or len(self._tails) > MAX_TAILS:
+                self._tails.remove(tail)
+                self._empty_since.pop(tail.position.identity, None)
+                tail.close()

@@ -1,0 +1,148 @@
+"""Entries of the journal, and the records that they form. Pure functions: no I/O.
+
+journald makes one entry of each line. A record of several lines (a chat template, a table) is several
+entries, and entries of other processes may come between them.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from collector.logs.reader import LLAMA_SERVER
+from collector.parsers.log_lines import Record, ends_with_key_flag, parse_records, split_lines
+
+_LEVEL_OF_PRIORITY = dict(
+    zip("01234567", ["critical"] * 3 + ["error", "warn", "info", "info", "debug"], strict=True)
+)
+
+
+class Writer(NamedTuple):
+    """Who wrote an entry.
+
+    Args:
+        process: its process id, as text.
+        speaker: llama-server, or the program that writes about the unit (systemd).
+    """
+
+    process: str
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the journal.
+
+    Args:
+        cursor: its place in the journal.
+        microseconds: Unix time of its arrival.
+        line: the message as text.
+        level: by its priority.
+        writer: who wrote it.
+    """
+
+    cursor: str
+    microseconds: int
+    line: str
+    level: str
+    writer: Writer
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRecords:
+    """Records of consecutive entries of one writer.
+
+    Args:
+        speaker: source of the records.
+        records: in their order.
+        times: Unix seconds of each.
+    """
+
+    speaker: str
+    records: list[Record]
+    times: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEntries:
+    """What entries contain.
+
+    Args:
+        groups: records, in their order.
+        complete: the entries that these records consist of, and entries without text.
+        incomplete: entries after them, whose record may continue in the next entry.
+        key_process: process whose next line is an API key; None if there is none.
+    """
+
+    groups: list[EntryRecords] = field(default_factory=list)
+    complete: list[Entry] = field(default_factory=list)
+    incomplete: list[Entry] = field(default_factory=list)
+    key_process: str | None = None
+
+
+def parse_entry(value: Mapping[str, Any], units: Collection[str]) -> Entry:
+    """Return the entry that journalctl wrote as this JSON object.
+
+    Args:
+        value: the object.
+        units: whose own entries are wanted; others are written about them.
+    """
+    is_own = value.get("_SYSTEMD_UNIT") in units
+    speaker = LLAMA_SERVER if is_own else str(value.get("SYSLOG_IDENTIFIER") or "systemd")
+    return Entry(
+        value["__CURSOR"],
+        int(value["__REALTIME_TIMESTAMP"]),
+        "\n".join(split_lines(_bytes_of(value.get("MESSAGE")) + b"\n")),
+        _LEVEL_OF_PRIORITY.get(str(value.get("PRIORITY")), "info"),
+        Writer(str(value.get("_PID")), speaker),
+    )
+
+
+def parse_entries(
+    entries: list[Entry], key_process: str | None, *, newest_may_continue: bool, must_advance: bool
+) -> ParsedEntries:
+    """Return the records of entries.
+
+    Args:
+        entries: in their order, at least one.
+        key_process: process whose next line is an API key: its last line ended with the flag.
+        newest_may_continue: whether the last record is left to the next call, with more of its lines.
+        must_advance: whether it is returned nevertheless if there is no other record.
+    """
+    groups = [list(group) for _, group in groupby(entries, key=lambda entry: entry.writer)]
+    result: list[EntryRecords] = []
+    incomplete: list[Entry] = []
+    for group in groups:
+        writer = group[0].writer
+        records = parse_records([entry.line for entry in group], key_follows=key_process == writer.process)
+        if newest_may_continue and records and group is groups[-1]:
+            is_only_record = len(groups) == len(records) == 1
+            if is_only_record and not must_advance:
+                return ParsedEntries(incomplete=entries, key_process=key_process)
+            if not is_only_record:
+                incomplete = group[records.pop().line :]
+        for record in records:
+            record.level = record.level or group[record.line].level
+        if records and ends_with_key_flag(records[-1].message):
+            key_process = writer.process
+        elif records and key_process == writer.process:
+            key_process = None
+        times = [group[record.line].microseconds // 1_000_000 for record in records]
+        result.append(EntryRecords(writer.speaker, records, times))
+    complete = entries[: len(entries) - len(incomplete)]
+    return ParsedEntries(result, complete, incomplete, key_process)
+
+
+def _bytes_of(message: object) -> bytes:
+    """Return the bytes of a message.
+
+    journalctl writes it as text; as an array of byte values if it is not printable; as an array of these if
+    the entry has the field several times.
+    """
+    if isinstance(message, str):
+        return message.encode("utf-8", "replace")
+    if not isinstance(message, list):
+        return b""
+    if all(isinstance(value, int) for value in message):
+        return bytes(message)
+    return b"\n".join(map(_bytes_of, message))

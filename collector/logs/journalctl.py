@@ -1,0 +1,133 @@
+"""One run of `journalctl` in a child process.
+
+A library that maps the journal files would be faster, but a truncated journal file kills the process that
+has it mapped (SIGBUS). Here only the child dies.
+"""
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from collector.errors import SourceAbsent, SourceFailed
+
+SILENCE_SECONDS = 30.0
+"""journalctl is ended when it writes nothing for so long."""
+
+_FIELDS = "MESSAGE,PRIORITY,_PID,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
+_READ_BYTES = 64 * 1024
+_MAX_COMPLAINT_BYTES = 4096
+
+
+class Journalctl:
+    """A run of journalctl that is ended with the `with` block.
+
+    Args:
+        arguments: which entries to read.
+
+    Attributes:
+        complaint: what it wrote to its standard error.
+
+    Raises:
+        SourceAbsent: there is no journalctl.
+    """
+
+    def __init__(self, arguments: Iterable[str]) -> None:
+        # --all: without it a field of more than 4096 bytes is null.
+        command = ["journalctl", "--output=json", "--all", "--no-pager", f"--output-fields={_FIELDS}"]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own arguments; no shell
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"LC_ALL": "C"},  # its complaints are matched
+            )
+        except FileNotFoundError as error:
+            raise SourceAbsent(
+                "there is no journalctl here: use [logs] files instead of journal_units"
+            ) from error
+        self.complaint = ""
+
+    def lines(self) -> Iterator[bytes]:
+        """Return its lines of JSON, as they come.
+
+        Raises:
+            SourceFailed: it writes nothing for too long, was killed, or failed without a complaint.
+        """
+        rest = b""
+        for data in self._output():
+            *lines, rest = (rest + data).split(b"\n")
+            yield from (line for line in lines if line.startswith(b"{"))
+        code = self._process.wait()
+        if code < 0:
+            raise SourceFailed(
+                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
+                "check with journalctl --verify"
+            )
+        if code and not self.complaint:
+            raise SourceFailed(f"journalctl ended with code {code} and without a message")
+
+    def _output(self) -> Iterator[bytes]:
+        """Read both of its pipes, so that neither fills and blocks it; return what the first contains."""
+        assert self._process.stdout
+        assert self._process.stderr
+        with selectors.DefaultSelector() as selector:
+            for pipe in (self._process.stdout, self._process.stderr):
+                selector.register(pipe, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(SILENCE_SECONDS)
+                if not ready:
+                    raise SourceFailed(f"journalctl wrote nothing for {SILENCE_SECONDS:.0f} seconds")
+                for key, _ in ready:
+                    data = os.read(key.fd, _READ_BYTES)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is self._process.stdout:
+                        yield data
+                    elif len(self.complaint) < _MAX_COMPLAINT_BYTES:
+                        self.complaint += data.decode("utf-8", "replace")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe
+            pipe.close()
+        self._process.wait()
+
+
+def is_about_cursor(complaint: str) -> bool:
+    """Return whether journalctl complained that it cannot start at the cursor."""
+    return "cursor" in complaint.lower()
+
+
+def raise_complaint(complaint: str) -> None:
+    """Raise an error that says what to change, if journalctl complained.
+
+    Raises:
+        SourceAbsent: there is no journal.
+        SourceFailed: it cannot be read.
+    """
+    if _NOT_PERMITTED(complaint):
+        raise SourceFailed(
+            "the journal may not be read: add the user of the collector to the group systemd-journal "
+            "(usermod -aG systemd-journal USER) and restart it"
+        )
+    if "No journal files were found" in complaint:
+        raise SourceAbsent("there is no journal here: use [logs] files instead of journal_units")
+    if complaint.strip():
+        raise SourceFailed(f"journalctl: {complaint.strip()}")
+
+
+_NOT_PERMITTED = re.compile(
+    "permission denied|insufficient permissions|not seeing messages from other users", re.IGNORECASE
+).search

@@ -1,0 +1,103 @@
+"""The files at one path and beside it, and which of them belongs to a stored position."""
+
+import glob
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from collector.errors import SourceFailed
+from collector.logs.position import FilePosition, Identity, identity_of
+from collector.logs.rotation import is_compressed, rotated_after, rotated_between
+from collector.logs.tail import Tail
+
+COPY_TOLERANCE_SECONDS = 1.0
+"""A copy may seem this much older than the reading that came before it: clocks of files are coarse."""
+
+IsFollowed = Callable[[Identity], bool]
+
+
+class FileListing:
+    """The files at a path and beside it, as they were at one moment.
+
+    While they are examined, a rotation may rename them: `llama.log.1` was read, becomes `llama.log.2`, and
+    what is opened as `llama.log.1` is another file. So whoever has opened files by their names must check
+    `is_current` before using them, and leave everything to the next poll if it is false.
+
+    Args:
+        path: where llama-server writes.
+        is_followed: whether a file is being read already.
+    """
+
+    def __init__(self, path: Path, is_followed: IsFollowed) -> None:
+        self._path = path
+        self._is_followed = is_followed
+        self._statuses = _list(path)
+
+    @property
+    def has_current_file(self) -> bool:
+        """Whether there is a file at the path itself."""
+        return self._path in self._statuses
+
+    def is_current(self) -> bool:
+        """Return whether each name still belongs to the same file."""
+        now = _list(self._path)
+        return {path: identity_of(status) for path, status in now.items()} == {
+            path: identity_of(status) for path, status in self._statuses.items()
+        }
+
+    def find(self, position: FilePosition) -> Tail | None:
+        """Open the file of a stored position, wherever it was renamed or copied to.
+
+        Raises:
+            OSError: the file with this inode cannot be opened.
+            SourceFailed: it is not a regular file.
+        """
+        for path, status in self._statuses.items():
+            is_candidate = status.st_ino == position.inode and not self._is_followed(identity_of(status))
+            # The inode may have been given to another file meanwhile: `resume` compares the content.
+            if is_candidate and (tail := Tail.resume(path, position)):
+                return tail
+        return self.find_copy(position)
+
+    def find_copy(self, position: FilePosition) -> Tail | None:
+        """Open a file of any inode that contains what was read up to a position.
+
+        Example: copytruncate copies `llama.log` to `llama.log.1` and truncates `llama.log`. Lines that were
+        written after the last poll and before the copy are only in `llama.log.1`, behind the position.
+
+        A file that was last changed before the position was stored is not a copy but another run with the
+        same content.
+        """
+        if position.offset == 0:
+            return None
+        for path, status in self._statuses.items():
+            is_older = status.st_ctime < position.read_at - COPY_TOLERANCE_SECONDS
+            if is_older or status.st_size < position.offset or self._is_followed(identity_of(status)):
+                continue
+            with suppress(OSError, SourceFailed):  # deleted meanwhile, or not readable: not a copy for us
+                if tail := Tail.resume(path, position):
+                    return tail
+        return None
+
+    def rotated_after(self, position: FilePosition) -> list[Path]:
+        """Return rotated files that nobody reads yet, written after the file of a position, oldest first."""
+        return self._unfollowed(rotated_after(self._path, self._statuses, position))
+
+    def rotated_between(self, before: FilePosition, position: FilePosition) -> list[Path]:
+        """Return those written after the file of one position and before the file of another."""
+        return self._unfollowed(rotated_between(self._path, self._statuses, before, position))
+
+    def _unfollowed(self, paths: list[Path]) -> list[Path]:
+        return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
+
+
+def _list(path: Path) -> dict[Path, os.stat_result]:
+    """Return the file at a path, if there is one, and then the files whose names begin with its name."""
+    beside = sorted(glob.iglob(f"{glob.escape(str(path))}?*"))  # noqa: PTH207 - Path.glob needs a relative pattern
+    statuses = {}
+    for candidate in (path, *map(Path, beside)):
+        with suppress(FileNotFoundError):
+            if not is_compressed(candidate):
+                statuses[candidate] = candidate.stat()
+    return statuses
