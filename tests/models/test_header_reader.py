@@ -88,7 +88,7 @@ def test_a_file_that_gives_no_answer_is_left_for_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     behave(monkeypatch, tmp_path, "time.sleep(60)")
-    with HeaderReader(threading.Event(), patience_seconds=0.5) as reader:
+    with HeaderReader(threading.Event(), timeout_seconds=0.5) as reader:
         answer = reader.read("hung.gguf")
         assert (answer.verdict, answer.timed_out) == ("unreadable", True)
         assert reader._process is None
@@ -109,7 +109,7 @@ def test_a_process_that_is_never_ready_says_how_to_see_why(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(SourceFailed, match=r"/bin/false -m collector\.jobs\.header_process shows why"):
+    with pytest.raises(SourceFailed, match=r"/bin/false -m collector\.models\.header_process shows why"):
         reader.read("any.gguf")
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     with pytest.raises(SourceFailed, match="No such file or directory"):

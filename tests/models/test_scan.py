@@ -436,7 +436,7 @@ def test_loops_of_links_are_not_followed(database: Database, directory: Path, sc
     (directory / "nowhere.gguf").symlink_to("gone")
     assert told(scan.run) == [
         f"models: {directory}/deep/self cannot be read (Too many levels of symbolic links): "
-        "what is known of the files there is kept"
+        "what is stored about the files there is kept"
     ]
     assert only(database)["model_path"] == str(directory / "deep" / "m.gguf")
 
@@ -491,7 +491,7 @@ def test_a_directory_that_is_missing_or_unreadable_keeps_its_rows_and_says_so_on
     scan.run()
     directory.rename(directory.with_name("away"))
     assert told(scan.run) == [
-        f"models: {directory} cannot be read (No such file or directory): what is known of the files there is kept"
+        f"models: {directory} cannot be read (No such file or directory): what is stored about the files there is kept"
     ]
     assert told(scan.run) == []
     assert names(database) == ["m"]
@@ -520,7 +520,7 @@ def test_a_directory_below_that_cannot_be_read_keeps_its_rows(
     monkeypatch.setattr(os, "scandir", scandir)
     (directory / "nas" / "m.gguf").unlink()
     assert told(scan.run) == [
-        f"models: {directory}/nas cannot be read (Stale file handle): what is known of the files there is kept"
+        f"models: {directory}/nas cannot be read (Stale file handle): what is stored about the files there is kept"
     ]
     assert names(database) == ["m"]
 
@@ -559,7 +559,7 @@ def test_a_disk_that_is_not_mounted_keeps_its_rows_and_says_so_once(
     (directory / "disk").rename(directory.with_name("away"))
     (directory / "disk").mkdir()
     assert told(scan.run) == [
-        f"models: the disk at {directory}/disk is not mounted, or another one is: what is known of 2 files on it is kept"
+        f"models: the disk at {directory}/disk is not mounted, or another one is: what is stored about 2 files on it is kept"
     ]
     assert told(scan.run) == []
     assert names(database) == ["gone", "here", "m"]
@@ -755,8 +755,8 @@ def test_names_that_are_not_utf8_or_of_one_line_are_told_readably(
     model(directory / os.fsdecode(b"\xff") / "m.gguf")
     sentences = told(scan.run)
     assert sorted(sentences) == [
-        f"models: {directory}/\\udcff/m.gguf has a name that is not UTF-8, which the database cannot hold: rename it",
-        f"models: {directory}/caf\\udce9.gguf has a name that is not UTF-8, which the database cannot hold: rename it",
+        f"models: {directory}/\\udcff/m.gguf has a name that is not UTF-8, which the database cannot store: rename it",
+        f"models: {directory}/caf\\udce9.gguf has a name that is not UTF-8, which the database cannot store: rename it",
     ]
     assert told(ModelScan(database, [directory]).run) == []
     assert names(database) == ["two\nlines"]
