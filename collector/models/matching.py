@@ -13,7 +13,7 @@ from collector.models.inventory import Inventory, Model, describes_model, model_
 from collector.models.storage import ModelFile, ModelRow, StoredInventory
 
 _NULLABLE = ("quantization", "params")
-"""Columns that become NULL where the header has no value; the others, whose default is not NULL, keep theirs."""
+"""Columns that become NULL where the header has no value. The others then keep their value."""
 
 
 @dataclass(frozen=True, slots=True)
