@@ -1,9 +1,9 @@
 """Classification of the files of a walk: what each one is, and which of them are one model."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from collector.models.header_reader import Answer
 from collector.models.storage import ModelFile
@@ -18,8 +18,7 @@ PartSet = tuple[str, int]
 """A model in several files: its path without number and extension, and how many parts it has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """One model on the disk.
 
     Args:
@@ -107,7 +106,7 @@ def model_name(found_at: str) -> str:
     It is `big` for `/models/big.gguf` and for `/models/big-00001-of-00003.gguf`.
     """
     part = part_of(found_at)
-    return os.path.basename(part[0] if part else found_at[: -len(SUFFIX)])  # noqa: PTH119
+    return (part[0] if part else found_at[: -len(SUFFIX)]).rpartition("/")[2]
 
 
 def printable_path(path: str) -> str:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.database.repositories.models import new_model_id
 from collector.models.header_reader import Answer
@@ -31,8 +31,7 @@ class RowChanges:
     updated: Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
+class _Match(NamedTuple):
     """A model with its row.
 
     Args:
@@ -72,7 +71,7 @@ def match_rows(
     updated: dict[str, dict[str, Any]] = {}
     for model in inventory.models:
         path = model.file.path
-        columns = _header_columns(answers.get(path))
+        columns = _header_columns(answers[path]) if path in answers else {}
         if match := matches.get(path):
             model_ids[path] = match.row.id
             if changed := columns | _changed_columns(match):
@@ -140,7 +139,8 @@ class _Rules:
         """
         by_identity = defaultdict(list)
         for path, before in self.stored.files.items():
-            if describes_model(before) and not before.is_unchanged(self.files.get(path)):
+            found = self.files.get(path)
+            if describes_model(before) and not (found and before.is_unchanged(found)):
                 by_identity[before.inode, before.size_bytes, before.modified_ns].append(before)
         for model in models:
             file = model.file
@@ -180,10 +180,9 @@ class _Rules:
                 yield model, before.model_id, before
 
 
-def _header_columns(answer: Answer | None) -> dict[str, Any]:
-    """Return the columns that the header gives, if it was read in this scan."""
-    columns = answer.columns.items() if answer else ()
-    return {name: value for name, value in columns if value is not None or name in _NULLABLE}
+def _header_columns(answer: Answer) -> dict[str, Any]:
+    """Return the columns that the header of a file sets."""
+    return {name: value for name, value in answer.columns.items() if value is not None or name in _NULLABLE}
 
 
 def _changed_columns(match: _Match) -> dict[str, Any]:

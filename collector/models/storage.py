@@ -51,13 +51,9 @@ class ModelFile(NamedTuple):
     reason: str
     model_id: str | None
 
-    def is_unchanged(self, found: "FoundFile | ModelFile | None") -> bool:
+    def is_unchanged(self, found: "FoundFile | ModelFile") -> bool:
         """Return whether a file that was found has the size and modification time of this one."""
-        return (
-            found is not None
-            and found.size_bytes == self.size_bytes
-            and found.modified_ns == self.modified_ns
-        )
+        return self.modified_ns == found.modified_ns and self.size_bytes == found.size_bytes
 
 
 class ModelRow(NamedTuple):
