@@ -1,11 +1,23 @@
 """`scan`: scans the models directories while no collector runs."""
 
+import argparse
+
 from collector import events
 from collector.catalog import open_database
 from collector.commands.progress import Progress
 from collector.errors import DatabaseInUse
 from collector.models.scan import ModelScan
-from collector.settings import Settings
+from collector.settings import Settings, find_settings_file, load_settings
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scan the models directories that the settings name."""
+    scan_now(load_settings(find_settings_file(options.config)))
+    return 0
 
 
 def scan_now(settings: Settings) -> None:

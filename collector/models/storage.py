@@ -21,7 +21,7 @@ MODEL_FILES = Table(
         ),
         Column("found_at", "TEXT NOT NULL", "label", "the path under which it was found"),
         Column("size_bytes", "INTEGER NOT NULL", "gauge", "its size"),
-        Column("modified_ns", "INTEGER NOT NULL", "gauge", "its last change, nanoseconds since 1970"),
+        Column("modified_ns", "INTEGER NOT NULL", "text", "its last change, nanoseconds since 1970"),
         Column("inode", "INTEGER NOT NULL", "label", "its inode number"),
         Column("disk", "TEXT NOT NULL", "label", "mount point and identity of its disk"),
         Column(

@@ -226,7 +226,7 @@ def _read_pairs(
         raw_key = _read_string(reader, MAX_KEY_BYTES, "a key")
         key = raw_key.decode(errors="backslashreplace")
         if raw_key in seen:
-            raise ParseError(f"contains the key {printable(key)} twice")
+            raise ParseError(f"contains the key {printable_key(key)} twice")
         seen.add(raw_key)
         value_type = reader.read_number("I")
         if not key.endswith(key_suffixes):
@@ -244,9 +244,9 @@ def _read_value(reader: _Reader, key: str, value_type: int) -> Value:
     if value_type != STRING:
         return reader.unpack(_number_format(key, value_type))[0]
     try:
-        return _read_string(reader, MAX_STRING_BYTES, printable(key)).decode()
+        return _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
     except UnicodeDecodeError as error:
-        raise ParseError(f"{printable(key)} is not UTF-8") from error
+        raise ParseError(f"{printable_key(key)} is not UTF-8") from error
 
 
 def _read_string(reader: _Reader, limit: int, what: str) -> bytes:
@@ -264,7 +264,7 @@ def _read_array(reader: _Reader, key: str) -> tuple[int, tuple[Number, ...] | No
         return count, None
     layout = _number_format(key, element_type)
     if count > MAX_ARRAY_NUMBERS:
-        raise ParseError(f"{printable(key)} contains {count:,} numbers")
+        raise ParseError(f"{printable_key(key)} contains {count:,} numbers")
     return count, reader.unpack(f"{count}{layout}")
 
 
@@ -283,9 +283,9 @@ def _skip_value(reader: _Reader, key: str, value_type: int) -> None:
 
 def _number_format(key: str, value_type: int) -> str:
     if value_type == ARRAY:
-        raise ParseError(f"{printable(key)} is an array of arrays")
+        raise ParseError(f"{printable_key(key)} is an array of arrays")
     if value_type not in NUMBER_FORMATS:
-        raise ParseError(f"{printable(key)} is of type {value_type}, which is not supported")
+        raise ParseError(f"{printable_key(key)} is of type {value_type}, which is not supported")
     return NUMBER_FORMATS[value_type]
 
 
@@ -308,6 +308,6 @@ def _read_tensors(reader: _Reader, count: int) -> tuple[dict[int, int], Tensor |
     return elements_by_type, last
 
 
-def printable(text: str) -> str:
-    """Return a text from a file for a message: short, and without control characters."""
-    return re.sub(r"[^ -~]", "?", text[:80])
+def printable_key(key: str) -> str:
+    """Return a key for a message: short, in ASCII, without control characters."""
+    return re.sub(r"[^ -~]", "?", key[:80])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from collector.errors import ParseError
-from collector.parsers.gguf_header import Header, printable
+from collector.parsers.gguf_header import Header, printable_key
 
 ARCHITECTURE = "general.architecture"
 FILE_KIND = "general.type"
@@ -164,7 +164,7 @@ def _size(header: Header, key: str) -> int | None:
     sizes: list[int] = []
     for number in value if isinstance(value, tuple) else (value,):
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _MAX_INTEGER:
-            raise ParseError(f"{printable(key)} is {number!r:.40}, not a size")
+            raise ParseError(f"{printable_key(key)} is {number!r:.40}, not a size")
         sizes.append(number)
     return max(sizes, default=None)
 
