@@ -6,7 +6,7 @@ from collector.database.database import Database
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.health import COLLECTOR_HEALTH, COLLECTOR_RUNS
 from collector.logs.reader import LOG_POSITIONS
-from collector.models.records import MODEL_FILES
+from collector.models.storage import MODEL_FILES
 from collector.schema import Table
 from collector.sources.registry import SOURCE_TABLES
 from collector.views import VIEWS

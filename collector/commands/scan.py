@@ -1,7 +1,6 @@
-"""`scan`: reads the models directories now, while no collector runs."""
+"""`scan`: scans the models directories while no collector runs."""
 
 import argparse
-from collections.abc import Callable
 
 from collector import events
 from collector.catalog import open_database
@@ -22,10 +21,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def scan_now(settings: Settings) -> None:
-    """Scan once and print what was found.
+    """Scan once and print the result.
 
     Raises:
-        DatabaseInUse: a collector runs; it scans by itself.
+        DatabaseInUse: a collector runs, which scans by itself.
         DatabaseError: the database cannot be used.
     """
     try:
@@ -38,21 +37,19 @@ def scan_now(settings: Settings) -> None:
             else "It does not scan: [models] rescan_interval is 0."
         )
         raise DatabaseInUse(f"{error} {hint}") from error
+    terminal = Progress()
+
+    def show_progress(done: int, total: int, path: str) -> None:
+        terminal.show(f"{done} of {total} files read  {path[-60:]}", last=not path)
+
     with database:
         events.configure(
             settings.logging.level,
             settings.logging.format,
             lambda level, text: database.logs.add(level, text, "collector"),
         )
-        summary = ModelScan(database, settings.models_directories).run(_telling(Progress()))
+        summary = ModelScan(database, settings.models_directories).run(show_progress)
     print(
         f"{summary.found} models: {summary.added} new, {summary.changed} changed, {summary.removed} removed; "
         f"{summary.unreadable} unreadable files, {summary.waiting} left for later; {summary.seconds:.1f} s"
     )
-
-
-def _telling(progress: Progress) -> Callable[[int, int, str], None]:
-    def tell(done: int, total: int, path: str) -> None:
-        progress.show(f"{done} of {total} files read  {path[-60:]}", last=not path)
-
-    return tell

@@ -1,1 +1,1 @@
-"""The inventory of model files: directory walk, header reader, rows of `models`."""
+"""The inventory of model files: directory walk, headers, `model_files`, and the rows of `models`."""

@@ -1,10 +1,10 @@
-"""The short-lived process that reads the headers of GGUF files. Started by `header_reader`.
+"""The child process that reads the headers of GGUF files. `header_reader` starts it.
 
-It alone imports `gguf`, whose numpy would stay in the daemon's memory. What a file may cost is bounded:
-memory and processor time by limits of the kernel, the wall time by the parent.
+It is the only process that imports `gguf`, whose numpy would stay in the daemon's memory. The cost of a file
+is bounded: memory and processor time by limits of the kernel, the time until the answer by the parent.
 
-One JSON text a line on standard input, the path of a file; one JSON object a line on standard output, the
-answer. Before the first one comes a line that says it is ready. Ends with its standard input.
+Protocol: each line on standard input is the path of a file as JSON text; each line on standard output is the
+answer, a JSON object. A first line reports that the process is ready. It exits when standard input ends.
 """
 
 import json
@@ -24,10 +24,10 @@ from collector.parsers.gguf_header import parse_header
 from collector.parsers.model_facts import WANTED_KEYS, Facts, Format, model_facts
 
 MEMORY_BYTES = 64 * 2**20
-"""Beyond what it has after its imports."""
+"""Address space on top of what the process uses after its imports."""
 
 PROCESSOR_SECONDS = 20
-"""For one file. The longest headers take 0.1 s."""
+"""For one file. The longest headers need 0.1 s."""
 
 FORMAT = Format(
     file_types={
@@ -41,21 +41,21 @@ FORMAT = Format(
 
 
 def main() -> None:
-    """Answer until standard input ends."""
-    os.nice(10)  # inference goes first
+    """Answer requests until standard input ends."""
+    os.nice(10)  # inference has priority
     _limit_memory()
-    _say({"ready": True})
+    _write_line({"ready": True})
     for line in sys.stdin:
         _limit_processor_time()
-        _say(answer(json.loads(line)))
+        _write_line(describe_file(json.loads(line)))
 
 
-def answer(path: str) -> dict[str, Any]:
-    """What is to be said of a file.
+def describe_file(path: str) -> dict[str, Any]:
+    """Return the answer on one file.
 
     Returns:
-        the fields of `Facts`, or of why there are none: `broken`, what is wrong with its content, with
-        `foreign` where it is of another format; `unreadable`, why it could not be read just now.
+        the fields of `Facts`; or `broken`, what is wrong with the content, with `foreign`, whether it is of
+        another format; or `unreadable`, why the file cannot be read at the moment.
     """
     try:
         return asdict(read_facts(path))
@@ -70,14 +70,15 @@ def answer(path: str) -> dict[str, Any]:
 
 
 def read_facts(path: str) -> Facts:
-    """Read one file.
+    """Read the header of one file.
 
     Raises:
-        ParseError: its content is not a model's.
-        OSError: it cannot be read.
+        ParseError: the content is not that of a GGUF file.
+        OSError: the file cannot be read.
     """
-    # Not blocking: the file may have become a FIFO since it was seen. For files it changes nothing.
-    with open(path, "rb", buffering=0, opener=_opener) as file:
+    # O_NONBLOCK: the file may have been replaced by a FIFO since the walk, and opening one would block until
+    # another process opens its other end. It has no effect on regular files.
+    with open(path, "rb", buffering=0, opener=_open_without_blocking) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ParseError("is not a file")
@@ -85,13 +86,13 @@ def read_facts(path: str) -> Facts:
         return model_facts(header, PurePath(path).name, status.st_size, FORMAT)
 
 
-def _say(values: dict[str, Any]) -> None:
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _write_line(values: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _limit_memory() -> None:
@@ -103,6 +104,7 @@ def _limit_memory() -> None:
 
 
 def _limit_processor_time() -> None:
+    """Limit the processor time of the next file; the kernel counts from the start of the process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = math.ceil(used.ru_utime + used.ru_stime) + PROCESSOR_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""The daemon's side of `header_process`: asks for one file at a time, whatever becomes of the process."""
+"""The parent's side of `header_process`: starts it, sends one path at a time, replaces it when it fails."""
 
 import json
 import os
@@ -15,26 +15,27 @@ from typing import Any, Literal, Self
 
 from collector.errors import SourceFailed, Stopped
 
-PATIENCE_SECONDS = 60.0
-"""For one answer. A header takes 0.1 s; a disk that wakes up or a network takes longer."""
+ANSWER_TIMEOUT_SECONDS = 60.0
+"""For one file. A header needs 0.1 s; a disk that spins up, or a network, needs longer."""
 
 _STOP_LATENCY_SECONDS = 0.2
-_END_SECONDS = 2.0
-_ATTEMPTS = 2  # the kernel may have killed the process for want of memory elsewhere
+_EXIT_TIMEOUT_SECONDS = 2.0
+_ATTEMPTS = 2  # the kernel may have killed the process because memory was short elsewhere
 
 Verdict = Literal["model", "part", "other", "broken", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a file is.
+    """What one file is.
 
     Args:
-        verdict: `broken` by its content, `unreadable` just now, or what `Facts` calls its kind.
-        reason: of a verdict that says that it is no model.
-        columns: of `models`; None where the header does not say.
-        foreign: broken since it is of another format.
-        timed_out: unreadable since no answer came in time.
+        verdict: `broken` if its content is wrong, `unreadable` if it cannot be read at the moment, otherwise
+            `Facts.kind`.
+        reason: why it is not a model; empty for a model.
+        columns: of `models`; None where the header does not name a value.
+        foreign: it is broken because it is of another format.
+        timed_out: it is unreadable because no answer came in time.
     """
 
     verdict: Verdict
@@ -45,44 +46,44 @@ class Answer:
 
 
 class HeaderReader:
-    """Reads headers in a process of its own, which starts with the first file.
+    """Reads headers in a child process, which it starts with the first file.
 
     Args:
         stop: ends every wait.
-        patience_seconds: for one answer.
+        timeout_seconds: for one answer.
     """
 
-    def __init__(self, stop: threading.Event, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, stop: threading.Event, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> None:
         self._stop = stop
-        self._patience_seconds = patience_seconds
+        self._timeout_seconds = timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, path: str) -> Answer:
-        """What the file is.
+        """Return what a file is.
 
         Raises:
             Stopped: `stop` was set.
-            SourceFailed: the reading process cannot be started.
+            SourceFailed: the child process cannot be started.
         """
         exit_code = 0
         for _ in range(_ATTEMPTS):
-            process = self._running()
+            process = self._running_process()
             try:
-                return _answer(self._ask(process, path))
+                return self._request(process, path)
             except TimeoutError:
                 self.close()
-                reason = f"could not be read within {self._patience_seconds:.0f} seconds"
+                reason = f"could not be read within {self._timeout_seconds:.0f} seconds"
                 return Answer("unreadable", reason, timed_out=True)
             except (EOFError, BrokenPipeError):
-                exit_code = self._end(process)
+                exit_code = self._kill(process)
             if exit_code == -signal.SIGXCPU:
                 return Answer("broken", "has a header that takes longer to read than any real one")
         return Answer("broken", f"ended the process that read it (exit code {exit_code})")
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process."""
         if self._process:
-            self._end(self._process)
+            self._kill(self._process)
 
     def __enter__(self) -> Self:
         return self
@@ -92,11 +93,12 @@ class HeaderReader:
     ) -> None:
         self.close()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running_process(self) -> subprocess.Popen[bytes]:
+        """Return the child process, starting it and waiting until it is ready if there is none."""
         if self._process is None:
-            self._process = _start()
+            self._process = _start_process()
             try:
-                self._line(self._process)
+                self._read_line(self._process)
             except (EOFError, TimeoutError) as error:
                 self.close()
                 raise SourceFailed(
@@ -105,24 +107,28 @@ class HeaderReader:
                 ) from error
         return self._process
 
-    def _ask(self, process: subprocess.Popen[bytes], path: str) -> dict[str, Any]:
+    def _request(self, process: subprocess.Popen[bytes], path: str) -> Answer:
         assert process.stdin
         process.stdin.write(json.dumps(path).encode() + b"\n")
-        values: dict[str, Any] = json.loads(self._line(process))
-        return values
+        values: dict[str, Any] = json.loads(self._read_line(process))
+        if "broken" in values:
+            return Answer("broken", values["broken"], foreign=values["foreign"])
+        if "unreadable" in values:
+            return Answer("unreadable", values["unreadable"])
+        return Answer(values["kind"], values["reason"], values["columns"])
 
-    def _line(self, process: subprocess.Popen[bytes]) -> bytes:
-        """The next line; the process says one thing at a time.
+    def _read_line(self, process: subprocess.Popen[bytes]) -> bytes:
+        """Return the next line; the process writes one only when it is asked, so nothing follows it.
 
         Raises:
             EOFError: the process ended.
-            TimeoutError: it said nothing in time.
+            TimeoutError: it wrote no line in time.
             Stopped: `stop` was set.
         """
         assert process.stdout
         readable = select.poll()
         readable.register(process.stdout, select.POLLIN)
-        deadline = time.monotonic() + self._patience_seconds
+        deadline = time.monotonic() + self._timeout_seconds
         line = b""
         while not line.endswith(b"\n"):
             if self._stop.is_set():
@@ -136,20 +142,24 @@ class HeaderReader:
                 line += piece
         return line
 
-    def _end(self, process: subprocess.Popen[bytes]) -> int:
-        """Kill the process; its exit code, 0 where it hangs in the kernel and ends when that lets it go."""
+    def _kill(self, process: subprocess.Popen[bytes]) -> int:
+        """Kill the process and return its exit code.
+
+        A process that waits for a disk in the kernel ends only when that wait is over: then do not wait for
+        it, and return 0.
+        """
         self._process = None
         process.kill()
         for pipe in (process.stdin, process.stdout):
             assert pipe
             pipe.close()
         try:
-            return process.wait(_END_SECONDS)
+            return process.wait(_EXIT_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return 0
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start_process() -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "collector.models.header_process"],
@@ -157,16 +167,8 @@ def _start() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for the parent
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # else numpy reserves memory for each core
+            start_new_session=True,  # Ctrl-C must reach only the parent
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # otherwise numpy reserves memory for each core
         )
     except OSError as error:
         raise SourceFailed(f"cannot start a process to read headers: {error.strerror}") from error
-
-
-def _answer(values: dict[str, Any]) -> Answer:
-    if "broken" in values:
-        return Answer("broken", values["broken"], foreign=values["foreign"])
-    if "unreadable" in values:
-        return Answer("unreadable", values["unreadable"])
-    return Answer(values["kind"], values["reason"], values["columns"])

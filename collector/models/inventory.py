@@ -1,166 +1,181 @@
-"""What the files of the models directories are now: from the walk, what was remembered, and what was read."""
+"""Classification of the files of a walk: what each one is, and which of them are one model."""
 
-import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from collector.models.header_reader import Answer
-from collector.models.records import FileRecord
-from collector.models.walk import GREATEST_INTEGER, SUFFIX, FoundFile, Walk, part_of
+from collector.models.storage import ModelFile
+from collector.models.walk import MAX_INTEGER, SUFFIX, FoundFile, Walk, part_of
 
 SETTLE_SECONDS = 60
-"""A file that cannot be understood and changed less long ago may still be being written."""
+"""A file that cannot be parsed and was modified less than this long ago may still be being written."""
 
-_SHOWN_MISSING_PARTS = 5
-_SIZE_AND_TIME = slice(2, 4)  # of a FoundFile as of a FileRecord
+_MAX_SHOWN_PARTS = 5
 
-Set = tuple[str, int]
-"""A model in several files: its name with its directory, and how many parts it has."""
+PartSet = tuple[str, int]
+"""A model in several files: its path without number and extension, and how many parts it has."""
 
 
-@dataclass(slots=True)
-class Model:
-    """A model as it lies on the disk.
+class Model(NamedTuple):
+    """One model on the disk.
 
     Args:
-        record: of the file that describes it.
-        name: file name without extension, and without the number of the part.
+        file: the file whose header describes it; of several parts the first.
+        name: see `model_name`.
         file_size: bytes of all its files.
     """
 
-    record: FileRecord
+    file: ModelFile
     name: str
     file_size: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Inventory:
-    """What lies there.
+    """The files and models in the directories.
 
     Args:
-        records: of all files of which something certain can be said, by path.
+        files: by path, every file whose content is known: read now, or unchanged since it was read.
         models: the models among them.
-        waiting: names of the files that another scan must look at.
-        news: sentences to be told once.
-        unreadable: sentences on files that cannot be read just now.
+        waiting: paths of the files that the next scan has to read.
+        messages: one sentence for every file that turned out to be broken or incomplete.
+        unreadable: one sentence for every file that cannot be read at the moment.
     """
 
-    records: dict[str, FileRecord] = field(default_factory=dict)
-    models: list[Model] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
-    news: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-    @property
-    def broken(self) -> int:
-        """How many files are no GGUF files by their content."""
-        return sum(record.verdict == "broken" for record in self.records.values())
+    files: Mapping[str, ModelFile]
+    models: Sequence[Model]
+    waiting: Sequence[str]
+    messages: Sequence[str]
+    unreadable: Sequence[str]
 
 
-def is_unchanged(file: FoundFile | FileRecord, record: FileRecord | None) -> bool:
-    """Whether a file is as it was when it was read: size and time are the same."""
-    return record is not None and file[_SIZE_AND_TIME] == record[_SIZE_AND_TIME]
+def classify_files(
+    walk: Walk, answers: Mapping[str, Answer], stored: Mapping[str, ModelFile], now_ns: int
+) -> Inventory:
+    """Decide for every file of a walk what it is, and combine parts into models.
+
+    Args:
+        walk: the files that were found.
+        answers: contents of the files that were read in this scan, by path.
+        stored: `StoredInventory.files`.
+        now_ns: nanoseconds since 1970.
+    """
+    files: dict[str, ModelFile] = {}
+    waiting, messages, unreadable = [], [], []
+    for path, found in walk.files.items():
+        answer, before = answers.get(path), stored.get(path)
+        if answer is None:
+            if before is not None and before.is_unchanged(found):
+                files[path] = ModelFile(*found, before.verdict, before.reason, before.model_id)
+            else:
+                waiting.append(found.found_at)
+        elif answer.verdict == "unreadable":
+            waiting.append(found.found_at)
+            unreadable.append(f"{printable_path(found.found_at)}: {answer.reason}")
+        elif answer.verdict == "broken" and not answer.foreign and not _is_settled(found, now_ns):
+            waiting.append(found.found_at)  # probably a download or copy under way
+        else:
+            model_id = before.model_id if before else None
+            files[path] = ModelFile(*found, answer.verdict, answer.reason, model_id)
+            if answer.verdict == "broken":
+                messages.append(f"{printable_path(found.found_at)} {answer.reason}")
+
+    part_sets, misnamed = _group_parts(files.values())
+    reasons = misnamed | _incomplete_sets(part_sets, waiting, now_ns)
+    for path, reason in reasons.items():
+        if reason != files[path].reason:
+            files[path] = files[path]._replace(reason=reason)
+            if reason:
+                messages.append(f"{printable_path(files[path].found_at)} {reason}")
+    return Inventory(files, _models(files, part_sets), waiting, messages, unreadable)
 
 
-def describes_model(record: FileRecord) -> bool:
-    """Whether a row of `models` belongs to the file: not to a later part, nor to what is no model."""
-    if record.verdict == "part":
-        part = part_of(record.found_at)
+def describes_model(file: ModelFile) -> bool:
+    """Return whether a row of `models` belongs to the file: it is a whole model, or part 1 of several."""
+    if file.verdict == "part":
+        part = part_of(file.found_at)
         return part is not None and part[1] == 1
-    return record.verdict == "model"
+    return file.verdict == "model"
 
 
 def model_name(found_at: str) -> str:
-    """The name of the model in a file: without directory, extension and number of the part."""
+    """Return the name of the model in a file.
+
+    It is `big` for `/models/big.gguf` and for `/models/big-00001-of-00003.gguf`.
+    """
     part = part_of(found_at)
-    return os.path.basename(part[0] if part else found_at[: -len(SUFFIX)])  # noqa: PTH119
+    return (part[0] if part else found_at[: -len(SUFFIX)]).rpartition("/")[2]
 
 
-def shown_path(path: str) -> str:
-    """A path on one line, whatever bytes its names are made of."""
+def printable_path(path: str) -> str:
+    """Return a path for a message: on one line, and valid Unicode whatever bytes its names contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)
 
 
-def take_inventory(
-    walk: Walk, answers: Mapping[str, Answer], records: Mapping[str, FileRecord], now_ns: int
-) -> Inventory:
-    """Say of every file what it is.
-
-    Args:
-        walk: the files.
-        answers: on those that were read in this scan, by path.
-        records: what earlier scans remember, by path.
-        now_ns: nanoseconds since 1970.
-    """
-    inventory = Inventory()
-    for found in walk.files.values():
-        _take_file(inventory, found, answers.get(found.path), records.get(found.path), now_ns)
-    sets: dict[Set, dict[int, FileRecord]] = defaultdict(dict)
-    for record in list(inventory.records.values()):
-        if record.verdict == "model":
-            inventory.models.append(Model(record, model_name(record.found_at), record.size_bytes))
-        elif record.verdict == "part":
-            _take_part(inventory, record, sets)
-    _take_sets(inventory, sets, now_ns)
-    return inventory
-
-
-def _take_file(
-    inventory: Inventory, found: FoundFile, answer: Answer | None, known: FileRecord | None, now_ns: int
-) -> None:
-    if answer is None:
-        if known is not None and is_unchanged(found, known):
-            inventory.records[found.path] = FileRecord(*found, known.verdict, known.reason, known.model_id)
-        else:
-            inventory.waiting.append(found.found_at)
-    elif answer.verdict == "unreadable":
-        inventory.waiting.append(found.found_at)
-        inventory.unreadable.append(f"{shown_path(found.found_at)}: {answer.reason}")
-    elif answer.verdict == "broken" and not (answer.foreign or _is_settled(found, now_ns)):
-        inventory.waiting.append(found.found_at)
-    else:
-        model_id = known.model_id if known else None
-        inventory.records[found.path] = FileRecord(*found, answer.verdict, answer.reason, model_id)
-        if answer.verdict == "broken":
-            inventory.news.append(f"{shown_path(found.found_at)} {answer.reason}")
-
-
-def _is_settled(file: FoundFile | FileRecord, now_ns: int) -> bool:
+def _is_settled(file: FoundFile | ModelFile, now_ns: int) -> bool:
     return abs(now_ns - file.modified_ns) > SETTLE_SECONDS * 10**9
 
 
-def _take_part(inventory: Inventory, record: FileRecord, sets: dict[Set, dict[int, FileRecord]]) -> None:
-    if part := part_of(record.found_at):
-        name, number, count = part
-        sets[name, count][number] = record
-    else:
-        _set_reason(inventory, record, "is one part of a model: name it NAME-00001-of-0000N.gguf, as it was")
+def _group_parts(
+    files: Iterable[ModelFile],
+) -> tuple[dict[PartSet, dict[int, ModelFile]], dict[str, str]]:
+    """Group the parts of models in several files.
+
+    Returns:
+        the parts of each set by number; and the reason, by path, of each part whose name has no number.
+    """
+    sets: dict[PartSet, dict[int, ModelFile]] = defaultdict(dict)
+    misnamed: dict[str, str] = {}
+    for file in files:
+        if file.verdict != "part":
+            continue
+        if part := part_of(file.found_at):
+            name, number, count = part
+            sets[name, count][number] = file
+        else:
+            misnamed[file.path] = (
+                "is one part of a model: rename it to NAME-00001-of-0000N.gguf, as it was before"
+            )
+    return sets, misnamed
 
 
-def _take_sets(inventory: Inventory, sets: Mapping[Set, Mapping[int, FileRecord]], now_ns: int) -> None:
-    arriving = {(part[0], part[2]) for part in map(part_of, inventory.waiting) if part}
-    for key, present in sets.items():
-        if key not in arriving:
-            _check_parts(inventory, key[1], present, now_ns)
-        if 1 in present:
-            size = min(sum(record.size_bytes for record in present.values()), GREATEST_INTEGER)
-            first = inventory.records[present[1].path]
-            inventory.models.append(Model(first, model_name(first.found_at), size))
+def _incomplete_sets(
+    part_sets: Mapping[PartSet, Mapping[int, ModelFile]], waiting: Iterable[str], now_ns: int
+) -> dict[str, str]:
+    """Return the reason of the lowest part of each set: which parts are missing, empty where none is.
+
+    A set is left out while its files are still arriving: one of its parts waits for the next scan, or was
+    modified a moment ago.
+    """
+    arriving = {(part[0], part[2]) for part in map(part_of, waiting) if part}
+    reasons = {}
+    for (name, count), parts in part_sets.items():
+        if (name, count) in arriving:
+            continue
+        missing = [str(number) for number in range(1, count + 1) if number not in parts]
+        lowest = parts[min(parts)]
+        if not missing:
+            reasons[lowest.path] = ""
+        elif all(_is_settled(file, now_ns) for file in parts.values()):
+            shown = ", ".join(missing[:_MAX_SHOWN_PARTS]) + ", …" * (len(missing) > _MAX_SHOWN_PARTS)
+            reasons[lowest.path] = f"is part of a model of {count} files, of which are missing: {shown}"
+    return reasons
 
 
-def _check_parts(inventory: Inventory, count: int, present: Mapping[int, FileRecord], now_ns: int) -> None:
-    """Say which parts are missing, once nothing moves any more."""
-    missing = [str(number) for number in range(1, count + 1) if number not in present]
-    lowest = present[min(present)]
-    if not missing:
-        _set_reason(inventory, lowest, "")
-    elif all(_is_settled(record, now_ns) for record in present.values()):
-        named = ", ".join(missing[:_SHOWN_MISSING_PARTS]) + ", …" * (len(missing) > _SHOWN_MISSING_PARTS)
-        _set_reason(inventory, lowest, f"is part of a model of {count} files, of which are missing: {named}")
-
-
-def _set_reason(inventory: Inventory, record: FileRecord, reason: str) -> None:
-    if reason != record.reason:
-        inventory.records[record.path] = record._replace(reason=reason)
-        inventory.news += [f"{shown_path(record.found_at)} {reason}"] if reason else []
+def _models(
+    files: Mapping[str, ModelFile], part_sets: Mapping[PartSet, Mapping[int, ModelFile]]
+) -> list[Model]:
+    """Return every model in one file, then every set whose first part is present."""
+    models = [
+        Model(file, model_name(file.found_at), file.size_bytes)
+        for file in files.values()
+        if file.verdict == "model"
+    ]
+    for parts in part_sets.values():
+        if 1 in parts:
+            first = files[parts[1].path]
+            size = min(sum(part.size_bytes for part in parts.values()), MAX_INTEGER)
+            models.append(Model(first, model_name(first.found_at), size))
+    return models

@@ -1,169 +1,206 @@
-"""Which row of `models` belongs to which model on the disk, and what must change in it."""
+"""The match of models with rows: which row of `models` belongs to which model, and what must change in it."""
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from collector.database.repositories.models import new_model_id
 from collector.models.header_reader import Answer
-from collector.models.inventory import Inventory, Model, describes_model, is_unchanged, model_name
-from collector.models.records import FileRecord, ModelRow, Remembered
+from collector.models.inventory import Inventory, Model, describes_model, model_name
+from collector.models.storage import ModelFile, ModelRow, StoredInventory
 
-_MAY_BECOME_NULL = ("quantization", "params")
-"""Of the other columns a row keeps what it has where the file does not say: their default is no NULL."""
+_NULLABLE = ("quantization", "params")
+"""Columns that become NULL where the header has no value. The others then keep their value."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RowChanges:
     """What is to be written into `models`.
 
     Args:
-        inserted: new rows, complete but for the documented defaults.
-        updated: columns to be changed, by id.
-        removed: ids of rows whose file is gone.
-        in_use: ids of all rows whose model is there.
+        model_ids: of every model, by the path of the file that describes it.
+        inserted: new rows, complete except for the documented defaults.
+        updated: the changed columns, by id.
     """
 
-    inserted: list[dict[str, Any]] = field(default_factory=list)
-    updated: dict[str, dict[str, Any]] = field(default_factory=dict)
-    removed: list[str] = field(default_factory=list)
-    in_use: set[str] = field(default_factory=set)
+    model_ids: Mapping[str, str]
+    inserted: Sequence[Mapping[str, Any]]
+    updated: Mapping[str, Mapping[str, Any]]
+
+
+class _Match(NamedTuple):
+    """A model with its row.
+
+    Args:
+        model: the model.
+        row: its row.
+        before: the file that the row belonged to; None where another program made the row.
+    """
+
+    model: Model
+    row: ModelRow
+    before: ModelFile | None
+
+
+_Candidate = tuple[Model, str | None, ModelFile | None]
+"""A model, the id of a row that may be its row, and the file that the row belonged to."""
 
 
 def match_rows(
     inventory: Inventory,
     answers: Mapping[str, Answer],
-    known: Remembered,
-    gone: Mapping[str, FileRecord],
+    stored: StoredInventory,
+    gone: Mapping[str, ModelFile],
     now: int,
 ) -> RowChanges:
-    """Give every model its row, and note its id in the inventory.
-
-    A model has the row of its last scan, also at another path; else the row that another program made for
-    its file; else the row of a file that is gone and was the same. Else it gets a new one.
+    """Find the row of every model, and what must change in it; a model without a row gets a new one.
 
     Args:
-        inventory: what lies there.
-        answers: what was read in this scan.
-        known: what the database holds.
-        gone: the records of files that are no more.
+        inventory: the models that were found.
+        answers: contents of the files that were read in this scan, by path.
+        stored: what the database contains.
+        gone: the stored files that were deleted or moved, by path.
         now: Unix seconds.
     """
-    return _Matching(inventory, answers, known, gone).take(now)
+    matches = _match(inventory.models, _Rules(inventory.files, stored, gone))
+    model_ids: dict[str, str] = {}
+    inserted: list[dict[str, Any]] = []
+    updated: dict[str, dict[str, Any]] = {}
+    for model in inventory.models:
+        path = model.file.path
+        columns = _header_columns(answers[path]) if path in answers else {}
+        if match := matches.get(path):
+            model_ids[path] = match.row.id
+            if changed := columns | _changed_columns(match):
+                updated[match.row.id] = changed
+        else:
+            model_ids[path] = new_model_id(now)
+            described = {"name": model.name, "model_path": model.file.found_at, "file_size": model.file_size}
+            inserted.append(columns | described | {"id": model_ids[path], "created_at": now})
+    return RowChanges(model_ids, inserted, updated)
 
 
-class _Matching:
-    def __init__(
-        self,
-        inventory: Inventory,
-        answers: Mapping[str, Answer],
-        known: Remembered,
-        gone: Mapping[str, FileRecord],
-    ) -> None:
-        self._inventory = inventory
-        self._answers = answers
-        self._known = known
-        self._gone = gone
-        self._changes = RowChanges()
+def _match(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
+    """Return the match of every model that has a row, by the path of its file.
 
-    def take(self, now: int) -> RowChanges:
-        """Each kind of claim is heard for all models before the next weaker one."""
-        claims = [self._same_file, self._moved_file, self._same_path, self._row_of_others, self._copied_file]
-        models = self._inventory.models
-        for claim in claims:
-            models = [model for model in models if not claim(model)]
+    Each rule is applied to all models before the next, weaker one: a file that moved claims its row before
+    the new file that now has its old path. Of the candidates of one model the first is taken whose row
+    exists and belongs to no other model.
+    """
+    matches: dict[str, _Match] = {}
+    used: set[str] = set()
+    for rule in (
+        rules.unchanged_files,
+        rules.moved_files,
+        rules.changed_files,
+        rules.rows_of_other_programs,
+        rules.copied_files,
+    ):
+        unmatched = [model for model in models if model.file.path not in matches]
+        if not unmatched:
+            break
+        for model, row_id, before in rule(unmatched, used):
+            row = rules.stored.rows.get(row_id) if row_id else None
+            if row and row.id not in used and model.file.path not in matches:
+                matches[model.file.path] = _Match(model, row, before)
+                used.add(row.id)
+    return matches
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The ways to recognise the row of a model. Each yields candidates, the best ones of a model first.
+
+    Args:
+        files: the files that were found, by path.
+        stored: what the database contains.
+        gone: the stored files that were deleted or moved, by path.
+    """
+
+    files: Mapping[str, ModelFile]
+    stored: StoredInventory
+    gone: Mapping[str, ModelFile]
+
+    def unchanged_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
+        """Same path, size and modification time as at the last scan."""
         for model in models:
-            self._insert(model, now)
-        return self._changes
+            before = self.stored.files.get(model.file.path)
+            if before is not None and before.is_unchanged(model.file):
+                yield model, before.model_id, before
 
-    def _same_file(self, model: Model) -> bool:
-        """The file is as it was."""
-        before = self._known.records.get(model.record.path)
-        return before is not None and is_unchanged(model.record, before) and self._use(model, before)
+    def moved_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
+        """Same inode, size and modification time at another path: the file was renamed.
 
-    def _moved_file(self, model: Model) -> bool:
-        """The very file, at another path: even where that path now holds another file."""
-        return any(self._use(model, before) for before in self._vacated.get(_identity(model.record), ()))
+        Also where a new file now has the old path: `m.gguf` was renamed to `old.gguf`, and another `m.gguf`
+        was downloaded. The row of the first file goes with it to `old.gguf`.
+        """
+        by_identity = defaultdict(list)
+        for path, before in self.stored.files.items():
+            found = self.files.get(path)
+            if describes_model(before) and not (found and before.is_unchanged(found)):
+                by_identity[before.inode, before.size_bytes, before.modified_ns].append(before)
+        for model in models:
+            file = model.file
+            for before in by_identity.get((file.inode, file.size_bytes, file.modified_ns), ()):
+                yield model, before.model_id, before
 
-    def _same_path(self, model: Model) -> bool:
-        """Another file at the same path."""
-        before = self._known.records.get(model.record.path)
-        return before is not None and self._use(model, before)
+    def changed_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
+        """Same path, other content: the model was downloaded or converted again."""
+        for model in models:
+            before = self.stored.files.get(model.file.path)
+            if before is not None:
+                yield model, before.model_id, before
 
-    def _row_of_others(self, model: Model) -> bool:
-        row = self._unused_rows.pop(model.record.path, None)
-        return row is not None and self._use_row(model, row, None)
+    def rows_of_other_programs(self, models: Iterable[Model], used: AbstractSet[str]) -> Iterator[_Candidate]:
+        """A row that another program made for the file; of several such rows the oldest."""
+        by_path: dict[str, list[str]] = defaultdict(list)
+        for row in self.stored.rows.values():
+            if row.id not in used and (path := _resolve(row.model_path)):
+                by_path[path].append(row.id)
+        for model in models:
+            for row_id in by_path.get(model.file.path, ()):
+                yield model, row_id, None
 
-    def _copied_file(self, model: Model) -> bool:
-        """A file that is gone and was of equal size and time: moved between disks; at best of one name."""
-        candidates = [r for r in self._gone.values() if describes_model(r) and is_unchanged(model.record, r)]
-        candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
-        return any(self._use(model, before) for before in candidates)
+    def copied_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
+        """Size and modification time of a file that is gone: it was moved to another disk, as `mv` does.
 
-    @cached_property
-    def _vacated(self) -> dict[tuple[int, int, int], list[FileRecord]]:
-        """Records of files that are not where they were."""
-        vacated = defaultdict(list)
-        for path, record in self._known.records.items():
-            if describes_model(record) and not is_unchanged(record, self._inventory.records.get(path)):
-                vacated[_identity(record)].append(record)
-        return vacated
-
-    @cached_property
-    def _unused_rows(self) -> dict[str, ModelRow]:
-        """Rows of files that no scan has seen, by path; of several rows of one file the oldest."""
-        rows = [row for row in self._known.models.values() if row.id not in self._changes.in_use]
-        return {path: row for row in reversed(rows) if (path := _resolved(row.model_path))}
-
-    def _use(self, model: Model, before: FileRecord) -> bool:
-        row = self._known.models.get(before.model_id) if before.model_id else None
-        return row is not None and row.id not in self._changes.in_use and self._use_row(model, row, before)
-
-    def _use_row(self, model: Model, row: ModelRow, before: FileRecord | None) -> bool:
-        self._changes.in_use.add(row.id)
-        if model.record.model_id != row.id:
-            model.record = model.record._replace(model_id=row.id)
-            self._inventory.records[model.record.path] = model.record
-        if columns := self._changed_columns(model, row, before):
-            self._changes.updated[row.id] = columns
-        return True
-
-    def _changed_columns(self, model: Model, row: ModelRow, before: FileRecord | None) -> dict[str, Any]:
-        """What the file says. Name and path stay what others made of them while the path is right."""
-        columns = self._told_columns(model)
-        if row.file_size != model.file_size:
-            columns["file_size"] = model.file_size
-        if (
-            before
-            and before.found_at != model.record.found_at
-            and _resolved(row.model_path) != model.record.path
-        ):
-            columns["model_path"] = model.record.found_at
-            if row.name == model_name(before.found_at):
-                columns["name"] = model.name
-        return columns
-
-    def _insert(self, model: Model, now: int) -> None:
-        row_id = new_model_id(now)
-        self._changes.in_use.add(row_id)
-        self._inventory.records[model.record.path] = model.record._replace(model_id=row_id)
-        named = {"id": row_id, "name": model.name, "model_path": model.record.found_at, "created_at": now}
-        self._changes.inserted.append(self._told_columns(model) | named | {"file_size": model.file_size})
-
-    def _told_columns(self, model: Model) -> dict[str, Any]:
-        """What its header says, if it was read in this scan."""
-        answer = self._answers.get(model.record.path)
-        columns = answer.columns.items() if answer else ()
-        return {name: value for name, value in columns if value is not None or name in _MAY_BECOME_NULL}
+        A file of the same name is preferred.
+        """
+        for model in models:
+            candidates = [
+                before
+                for before in self.gone.values()
+                if describes_model(before) and before.is_unchanged(model.file)
+            ]
+            candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
+            for before in candidates:
+                yield model, before.model_id, before
 
 
-def _identity(record: FileRecord) -> tuple[int, int, int]:
-    return record.inode, record.size_bytes, record.modified_ns
+def _header_columns(answer: Answer) -> dict[str, Any]:
+    """Return the columns that the header of a file sets."""
+    return {name: value for name, value in answer.columns.items() if value is not None or name in _NULLABLE}
 
 
-def _resolved(path: str | None) -> str | None:
-    """An absolute path with its symbolic links resolved; None where it is no such path."""
+def _changed_columns(match: _Match) -> dict[str, Any]:
+    """Return size, path and name where they differ from the row.
+
+    Name and path are kept as other programs set them for as long as the path leads to the file.
+    """
+    model, row, before = match.model, match.row, match.before
+    columns: dict[str, Any] = {}
+    if row.file_size != model.file_size:
+        columns["file_size"] = model.file_size
+    if before and before.found_at != model.file.found_at and _resolve(row.model_path) != model.file.path:
+        columns["model_path"] = model.file.found_at
+        if row.name == model_name(before.found_at):  # nobody changed it
+            columns["name"] = model.name
+    return columns
+
+
+def _resolve(path: str | None) -> str | None:
+    """Return an absolute path with its symbolic links resolved; None for anything else."""
     return os.path.realpath(path) if path and path.startswith("/") and "\0" not in path else None

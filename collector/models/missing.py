@@ -1,115 +1,138 @@
-"""Whether a file that is not there any more was deleted, or only its disk is away."""
+"""The search for deleted files: those that are missing, except where only their disk is not mounted."""
 
 import os
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
-from collector.models.inventory import shown_path
+from collector.models.inventory import printable_path
 from collector.models.mounts import Mounts, mount_points
-from collector.models.records import FileRecord, Remembered
+from collector.models.storage import ModelFile, StoredInventory
 from collector.models.walk import Walk
 
 
-@dataclass(slots=True)
-class Missing:
-    """What was not found.
+@dataclass(frozen=True, slots=True)
+class MissingFiles:
+    """The stored files that a walk did not find.
 
     Args:
-        gone: records of files that were certainly deleted or moved, by path.
-        conditions: why others may come back: sentences to be told when they become true.
+        gone: the files that were certainly deleted or moved, by path.
+        messages: one sentence for each disk whose files may come back.
     """
 
-    gone: dict[str, FileRecord] = field(default_factory=dict)
-    conditions: list[str] = field(default_factory=list)
+    gone: Mapping[str, ModelFile]
+    messages: Sequence[str]
 
 
-def missing_files(walk: Walk, records: Mapping[str, FileRecord], mounts: Mounts) -> Missing:
-    """Judge the remembered files that a walk did not find.
+@dataclass(frozen=True, slots=True)
+class RemovedRows:
+    """The rows of `models` whose file is gone.
 
-    A file is gone if the disk it lay on is where it was, and every directory above it could be read.
+    Args:
+        ids: of these rows.
+        messages: one sentence for each row that is kept because its directory is empty.
     """
-    missing = Missing()
-    renamed_disks = _renamed_disks(walk, records)
-    away: dict[str, int] = defaultdict(int)
-    for path, record in records.items():
-        if path in walk.files or not walk.covers(record.found_at) or not walk.could_see(record.found_at):
+
+    ids: Sequence[str]
+    messages: Sequence[str]
+
+
+def find_missing_files(walk: Walk, stored: Mapping[str, ModelFile], mounts: Mounts) -> MissingFiles:
+    """Decide which of the stored files that a walk did not find are gone.
+
+    A file is gone if the disk that it was on is mounted, and every directory above it could be read.
+
+    Args:
+        walk: what was found.
+        stored: `StoredInventory.files`.
+        mounts: the disks that were mounted during the walk.
+    """
+    # The device name of a disk may change at a boot: sdb1 becomes sdc1. Files that were stored with the one
+    # and found with the other show that both names mean the same disk.
+    renamed_disks = {
+        file.disk: walk.files[path].disk
+        for path, file in stored.items()
+        if path in walk.files and walk.files[path].disk != file.disk
+    }
+    gone: dict[str, ModelFile] = {}
+    away: Counter[str] = Counter()
+    for path, file in stored.items():
+        if path in walk.files or not walk.covers(file.found_at) or not walk.could_see(file.found_at):
             continue
-        if renamed_disks.get(record.disk, record.disk) == _disk_now(record, mounts):
-            missing.gone[path] = record
+        if renamed_disks.get(file.disk, file.disk) == _current_disk(file, mounts):
+            gone[path] = file
         else:
-            away[record.disk] += 1
-    missing.conditions += [
-        f"the disk at {shown_path(mount_points(disk))} is not mounted, or another one is: "
-        f"what is known of {count} files on it is kept"
+            away[file.disk] += 1
+    messages = [
+        f"the disk at {printable_path(mount_points(disk))} is not mounted, or another one is: "
+        f"what is stored about {count} files on it is kept"
         for disk, count in away.items()
     ]
-    return missing
+    return MissingFiles(gone, messages)
 
 
-def gone_models(
-    walk: Walk,
-    missing: Missing,
-    known: Remembered,
-    in_use: set[str],
-) -> list[str]:
-    """`models.id` of the rows whose file is gone. May add to the conditions of `missing`.
+def find_removed_rows(
+    walk: Walk, missing: MissingFiles, stored: StoredInventory, in_use: AbstractSet[str]
+) -> RemovedRows:
+    """Return the rows of `models` that are to be deleted because their file is gone.
+
+    Rows of files outside the models directories are never deleted. A row of a file that no scan has seen
+    (another program made it) is deleted only if the directory of the file contains anything: an empty
+    directory may be the mount point of a disk that is not mounted.
 
     Args:
-        walk: what was seen.
-        missing: what was not.
-        known: what the database holds; rows outside the directories are nobody's business here.
-        in_use: rows of models that are there.
+        walk: what was found.
+        missing: the stored files that were not found.
+        stored: what the database contains.
+        in_use: ids of the rows whose model was found.
     """
-    gone_ids = {record.model_id for record in missing.gone.values()}
-    kept_ids = {record.model_id for path, record in known.records.items() if path not in missing.gone}
-    candidates = [row for row in known.models.values() if row.id not in in_use and row.id not in kept_ids]
-    return [
-        row.id
-        for row in candidates
-        if _is_missing(walk, row.model_path)
-        and (row.id in gone_ids or _is_missing_from_its_place(walk, row.model_path, missing))
-    ]
+    gone_ids = {file.model_id for file in missing.gone.values()}
+    kept_ids = {file.model_id for path, file in stored.files.items() if path not in missing.gone}
+    ids: list[str] = []
+    messages: list[str] = []
+    for row in stored.rows.values():
+        if row.id in in_use or row.id in kept_ids or row.model_path is None:
+            continue
+        if not _is_deleted(walk, row.model_path):
+            continue
+        if row.id in gone_ids:
+            ids.append(row.id)
+            continue
+        directory = _nearest_directory(row.model_path)
+        if os.path.realpath(directory) in walk.non_empty:
+            ids.append(row.id)
+        else:
+            messages.append(
+                f"{printable_path(directory)} is empty, as when its disk is not mounted: "
+                "the models listed there are kept"
+            )
+    return RemovedRows(ids, messages)
 
 
-def _renamed_disks(walk: Walk, records: Mapping[str, FileRecord]) -> dict[str, str]:
-    """A disk may be known by another name since the last start: files that are as they were show it."""
-    return {
-        record.disk: walk.files[path].disk
-        for path, record in records.items()
-        if path in walk.files and walk.files[path].disk != record.disk
-    }
+def _current_disk(file: ModelFile, mounts: Mounts) -> str:
+    """Return what `FoundFile.disk` would be if the file was where it was."""
+    link_directory = os.path.realpath(os.path.dirname(file.found_at))  # noqa: PTH120
+    file_directory = os.path.dirname(file.path)  # noqa: PTH120
+    return "\n".join(sorted({mounts.disk_of(link_directory), mounts.disk_of(file_directory)}))
 
 
-def _disk_now(record: FileRecord, mounts: Mounts) -> str:
-    named = os.path.realpath(os.path.dirname(record.found_at))  # noqa: PTH120
-    directories = (named, os.path.dirname(record.path))  # noqa: PTH120
-    return "\n".join(sorted(set(map(mounts.disk_of, directories))))
-
-
-def _is_missing(walk: Walk, path: str | None) -> bool:
-    if path is None or not walk.covers(path) or not walk.could_see(path):
+def _is_deleted(walk: Walk, path: str) -> bool:
+    """Return whether a path is in the models directories and certainly does not exist."""
+    if not walk.covers(path) or not walk.could_see(path):
         return False
     try:
         os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except (OSError, ValueError):  # it cannot be known, or it is no path at all
+    except (OSError, ValueError):  # it cannot be checked, or it is not a possible path
         return False
     return False
 
 
-def _is_missing_from_its_place(walk: Walk, path: str | None, missing: Missing) -> bool:
-    """A file that no scan has seen is missing if the directory it should be in holds anything.
-
-    An empty directory may be the place where a disk is to be mounted.
-    """
-    directory = os.path.dirname(path or "")  # noqa: PTH120
+def _nearest_directory(path: str) -> str:
+    """Return the closest directory above a path that exists."""
+    directory = os.path.dirname(path)  # noqa: PTH120
     while not os.path.isdir(directory):  # noqa: PTH112
         directory = os.path.dirname(directory)  # noqa: PTH120
-    if os.path.realpath(directory) in walk.filled:
-        return True
-    missing.conditions.append(
-        f"{shown_path(directory)} is empty, as when its disk is not mounted: the models listed there are kept"
-    )
-    return False
+    return directory

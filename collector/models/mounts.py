@@ -1,4 +1,4 @@
-"""Which disk a directory lies on: so that a disk that is not mounted is not taken for deleted files."""
+"""Which disk a directory is on, so that the files of an unmounted disk are not taken for deleted ones."""
 
 import os
 import re
@@ -6,57 +6,62 @@ from contextlib import suppress
 from pathlib import Path
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
-_AUTOMOUNTER = "autofs"  # stands where a disk comes when it is asked for, and is none itself
+_AUTOMOUNTER = "autofs"  # a placeholder that mounts the real file system on first access; not a disk
 
 
 class Mounts:
-    """The disks that are mounted now.
+    """The file systems that are mounted at one moment.
 
     Args:
         mount_table: text of `/proc/self/mountinfo`.
     """
 
     def __init__(self, mount_table: str) -> None:
-        self._sources = {"/": ""} | _sources(mount_table)
-        self._identities: dict[str, str] = {}
+        self._sources = {"/": ""} | _parse_mount_table(mount_table)
+        self._disks: dict[str, str] = {}  # by mount point
 
     @classmethod
     def now(cls) -> "Mounts":
-        """As the kernel lists them; one disk for everything where it does not say."""
+        """Read the kernel's list; without one, everything counts as one disk."""
         table = ""
         with suppress(OSError):
             table = os.fsdecode(MOUNT_TABLE.read_bytes())
         return cls(table)
 
     def disk_of(self, path: str) -> str:
-        """Where the disk of an absolute path without symbolic links is mounted, and which disk it is.
+        """Return mount point and identity of the disk that contains a path, separated by a space.
 
-        Stays the same over reboots where the file system knows itself, as ext4, btrfs and NFS do.
+        The identity is the file system's id, which ext4, btrfs and NFS keep over reboots. For a file system
+        without one it is the mounted device, whose name may change from one boot to the next.
+
+        Args:
+            path: absolute, without symbolic links.
         """
         while path not in self._sources:
             path = os.path.dirname(path)  # noqa: PTH120 - thousands of paths: no objects
-        if path not in self._identities:
-            self._identities[path] = f"{path} {_file_system_id(path) or self._sources[path]}"
-        return self._identities[path]
+        if path not in self._disks:
+            self._disks[path] = f"{path} {_file_system_id(path) or self._sources[path]}"
+        return self._disks[path]
 
 
 def mount_points(disks: str) -> str:
-    """The directories in what `disk_of` said, a line each."""
+    """Return the mount points in some results of `disk_of`, one result a line, for a message."""
     return ", ".join(disk.rpartition(" ")[0] for disk in disks.splitlines())
 
 
-def _sources(mount_table: str) -> dict[str, str]:
-    """What is mounted where; of several mounts at one place the last covers the others."""
+def _parse_mount_table(mount_table: str) -> dict[str, str]:
+    """Return the mounted device by mount point; of several at one mount point the last covers the others."""
     sources = {}
     for line in mount_table.splitlines():
         fields, _, rest = line.partition(" - ")
         kind, source, *_ = rest.split(" ")
         if kind != _AUTOMOUNTER:
-            sources[_unescaped(fields.split(" ")[4])] = _unescaped(source)
+            sources[_unescape(fields.split(" ")[4])] = _unescape(source)
     return sources
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
+    """Replace the kernel's escapes: a backslash and the octal code of a character, such as 040 of a space."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)
 
 

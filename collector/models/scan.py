@@ -1,10 +1,15 @@
-"""The scan: every model of the models directories gets its row, every model that is gone loses it."""
+"""The scan: brings `models` up to date with the files in the models directories.
+
+Each stage returns a result that later stages read, and changes nothing else. Only the last one writes:
+walk → read headers → classify files → find missing files → match rows → find removed rows → store.
+"""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -12,51 +17,45 @@ import structlog
 from collector.database import Database
 from collector.errors import Stopped
 from collector.models.header_reader import Answer, HeaderReader
-from collector.models.inventory import (
-    Inventory,
-    describes_model,
-    is_unchanged,
-    shown_path,
-    take_inventory,
-)
+from collector.models.inventory import classify_files, describes_model, printable_path
 from collector.models.matching import RowChanges, match_rows
-from collector.models.missing import Missing, gone_models, missing_files
+from collector.models.missing import MissingFiles, RemovedRows, find_missing_files, find_removed_rows
 from collector.models.mounts import Mounts
-from collector.models.records import (
+from collector.models.storage import (
     MODEL_FILES,
-    FileRecord,
-    Remembered,
-    is_storable,
-    remembered,
-    store_records,
+    ModelFile,
+    StoredInventory,
+    is_utf8,
+    read_inventory,
+    store_files,
 )
 from collector.models.walk import FoundFile, Walk, walk_models
 
 __all__ = ["MODEL_FILES", "SCAN_TIME_KEY", "SUMMARY_KEY", "ModelScan", "ScanSummary"]
 
 SCAN_TIME_KEY = "lastScanTime"
-"""In `metadata`: Unix seconds of the last complete scan."""
+"""Key in `metadata`: Unix seconds of the last complete scan."""
 
 SUMMARY_KEY = "lastScanSummary"
-"""In `metadata`: the fields of its `ScanSummary`."""
+"""Key in `metadata`: the fields of its `ScanSummary`."""
 
 Progress = Callable[[int, int, str], None]
-"""Takes how many files were read, how many there are to read, and which one is next."""
+"""Is called with how many files were read, how many are to be read, and the path of the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanSummary:
-    """What a scan found.
+    """Result of a scan.
 
     Args:
-        found: models that lie in the directories.
+        found: models in the directories.
         added: models that got a row.
         changed: models whose row changed.
-        removed: models whose file is gone and whose row was removed.
+        removed: models whose file is gone and whose row was deleted.
         unreadable: files that are broken, or could not be read this time.
-        waiting: files left for the next scan: they are still being written, or could not be read.
+        waiting: files left for the next scan: still being written, or not readable at the moment.
         seconds: how long the scan took.
-        complete: False where it was ended early; then nothing was removed.
+        complete: False if it was stopped early; then no row was deleted.
     """
 
     found: int = 0
@@ -69,30 +68,66 @@ class ScanSummary:
     complete: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Headers:
+    """Contents of the files that were read.
+
+    Args:
+        answers: by path; none for the files that were not reached.
+        timed_out: paths that gave no answer in time, in this scan or an earlier one.
+    """
+
+    answers: Mapping[str, Answer]
+    timed_out: AbstractSet[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """Result of the comparison of the files with the database.
+
+    Args:
+        rows: new and changed rows of `models`.
+        removed_ids: ids of the rows of `models` to be deleted.
+        files: new and changed rows of `model_files`.
+        gone: paths of the rows of `model_files` to be deleted.
+        messages: sentences to be logged.
+        conditions: sentences to be logged unless the last scan has found the same.
+        summary: the counts; without the duration.
+    """
+
+    rows: RowChanges
+    removed_ids: Sequence[str]
+    files: Sequence[ModelFile]
+    gone: Iterable[str]
+    messages: Sequence[str]
+    conditions: Sequence[str]
+    summary: ScanSummary
+
+
 class ModelScan:
-    """Keeps `models` in step with some directories.
+    """Keeps `models` up to date with the files in some directories.
 
     Args:
         database: opened with `MODEL_FILES` among its tables.
-        directories: absolute, scanned with all that is below.
+        directories: absolute; their subdirectories are scanned as well.
     """
 
     def __init__(self, database: Database, directories: Sequence[Path]) -> None:
         self._database = database
         self._directories = tuple(directories)
         self._log = structlog.get_logger()
-        self._told: set[str] = set()
-        self._slow: set[str] = set()  # paths that gave no answer in time: asked last
+        self._logged_conditions: AbstractSet[str] = frozenset()
+        self._timed_out: AbstractSet[str] = frozenset()
 
     def run(self, progress: Progress | None = None, stop: threading.Event | None = None) -> ScanSummary:
-        """Scan once. No file, whatever it holds, makes it fail.
+        """Scan once. No content of a file makes it fail.
 
         Args:
-            progress: is told of every file before it is read, and of the end.
-            stop: ends the scan early when set; what was read until then is kept, nothing is removed.
+            progress: is called before each file is read, and at the end.
+            stop: stops the scan early when set; what was read until then is stored, no row is deleted.
 
         Raises:
-            SourceFailed: headers cannot be read at all.
+            SourceFailed: the process that reads headers cannot be started.
             DatabaseBusy: another program holds a lock; nothing was written.
             DatabaseError: the database cannot be read or written.
         """
@@ -102,105 +137,147 @@ class ModelScan:
         walk = walk_models(self._directories, mounts, stop)
         if not walk.complete:
             return ScanSummary(seconds=time.monotonic() - started)
-        known = remembered(self._database)
-        unread = [f for f in walk.files.values() if _is_to_be_read(f, known)]
-        answers = self._read(unread, progress or _no_progress, stop)
-        finished = not stop.is_set() and all(f.path in answers or f.path in self._slow for f in unread)
+        stored = read_inventory(self._database)
+        unread = [found for found in walk.files.values() if _must_be_read(found, stored)]
+        headers = self._read_headers(unread, progress, stop)
+        self._timed_out = headers.timed_out
+        complete = not stop.is_set() and all(
+            found.path in headers.answers or found.path in headers.timed_out for found in unread
+        )
         if unread:
-            known = remembered(self._database)  # reading took its time, and the server may have added rows
-
-        now_ns = time.time_ns()
-        inventory = take_inventory(walk, answers, known.records, now_ns)
-        missing = missing_files(walk, known.records, mounts) if finished else Missing()
-        rows = match_rows(inventory, answers, known, missing.gone, now_ns // 10**9)
-        if finished:
-            rows.removed = gone_models(walk, missing, known, rows.in_use)
-        summary = _summary(inventory, rows, time.monotonic() - started, complete=finished)
-        changed = [record for path, record in inventory.records.items() if record != known.records.get(path)]
-        self._store(rows, changed, missing.gone, summary)
-        self._tell(inventory.news, [*_faults(walk), *inventory.unreadable, *missing.conditions], summary)
+            stored = read_inventory(self._database)  # llama-server's source may have added rows meanwhile
+        changes = _compare(walk, headers.answers, stored, mounts, complete=complete)
+        summary = replace(changes.summary, seconds=round(time.monotonic() - started, 3))
+        self._store(changes, summary)
+        self._logged_conditions = self._log_changes(changes)
         return summary
 
-    def _read(self, unread: list[FoundFile], progress: Progress, stop: threading.Event) -> dict[str, Answer]:
-        """Answers by path; none on the files that were not reached."""
+    def _read_headers(
+        self, unread: Sequence[FoundFile], progress: Progress | None, stop: threading.Event
+    ) -> _Headers:
+        """Read files until one gives no answer in time.
+
+        A hanging disk would delay the scan by the timeout for every file on it. The files that timed out in
+        an earlier scan are therefore read last, and the first timeout ends the stage: the other files are
+        read in the next scan.
+        """
         answers: dict[str, Answer] = {}
+        timed_out = set(self._timed_out)
         with HeaderReader(stop) as reader:
-            for done, found in enumerate(sorted(unread, key=lambda f: (f.path in self._slow, f.found_at))):
-                progress(done, len(unread), found.found_at)
+            for done, found in enumerate(sorted(unread, key=lambda f: (f.path in timed_out, f.found_at))):
+                if progress:
+                    progress(done, len(unread), found.found_at)
                 try:
-                    answer = _read_one(reader, found)
+                    answer = _read_file(reader, found)
                 except Stopped:
                     break
                 answers[found.path] = answer
-                if answer.timed_out:  # a disk that hangs would hold up every file in turn
-                    self._slow.add(found.path)
+                if answer.timed_out:
+                    timed_out.add(found.path)
                     break
-                self._slow.discard(found.path)
-        progress(len(answers), len(unread), "")
-        return answers
+                timed_out.discard(found.path)
+        if progress:
+            progress(len(answers), len(unread), "")
+        return _Headers(answers, timed_out)
 
-    def _store(
-        self, rows: RowChanges, records: Iterable[FileRecord], gone: Iterable[str], summary: ScanSummary
-    ) -> None:
+    def _store(self, changes: _Changes, summary: ScanSummary) -> None:
         with self._database.transaction():
-            for row in rows.inserted:
+            for row in changes.rows.inserted:
                 self._database.models.save(row)
-            for row_id, columns in rows.updated.items():
+            for row_id, columns in changes.rows.updated.items():
                 self._database.models.update(row_id, columns)
-            for row_id in rows.removed:
+            for row_id in changes.removed_ids:
                 self._database.models.delete(row_id)
-            store_records(self._database, records, gone)
+            store_files(self._database, changes.files, changes.gone)
             if summary.complete:
                 self._database.meta.set(SCAN_TIME_KEY, int(time.time()))
                 self._database.meta.set(SUMMARY_KEY, asdict(summary))
 
-    def _tell(self, news: Iterable[str], conditions: Sequence[str], summary: ScanSummary) -> None:
-        """News once; a condition when it becomes true, and again when it does after an end."""
-        for sentence in (*news, *(c for c in dict.fromkeys(conditions) if c not in self._told)):
+    def _log_changes(self, changes: _Changes) -> AbstractSet[str]:
+        """Log messages, new conditions and the counts of changed rows; return all conditions."""
+        new = [c for c in dict.fromkeys(changes.conditions) if c not in self._logged_conditions]
+        for sentence in (*changes.messages, *new):
             self._log.warning(f"models: {sentence}")
-        self._told = set(conditions)
+        summary = changes.summary
         counts = {"added": summary.added, "changed": summary.changed, "removed": summary.removed}
         if any(counts.values()):
-            changes = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-            self._log.info(f"models: {changes}")
+            text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+            self._log.info(f"models: {text}")
+        return frozenset(changes.conditions)
 
 
-def _is_to_be_read(found: FoundFile, known: Remembered) -> bool:
-    record = known.records.get(found.path)
-    if record is None or not is_unchanged(found, record):
+def _must_be_read(found: FoundFile, stored: StoredInventory) -> bool:
+    file = stored.files.get(found.path)
+    if file is None or not file.is_unchanged(found):
         return True
-    return describes_model(record) and record.model_id not in known.models  # somebody removed its row
+    # Another program deleted the row of the model: its columns are read again.
+    return describes_model(file) and file.model_id not in stored.rows
 
 
-def _summary(inventory: Inventory, rows: RowChanges, seconds: float, *, complete: bool) -> ScanSummary:
-    return ScanSummary(
-        found=len(inventory.models),
-        added=len(rows.inserted),
-        changed=len(rows.updated),
-        removed=len(rows.removed),
-        unreadable=inventory.broken + len(inventory.unreadable),
-        waiting=len(inventory.waiting),
-        seconds=round(seconds, 3),
-        complete=complete,
-    )
-
-
-def _read_one(reader: HeaderReader, found: FoundFile) -> Answer:
-    if not is_storable(found.found_at):
-        return Answer(
-            "broken", "has a name that is not UTF-8, which the database cannot hold: rename it", foreign=True
-        )
+def _read_file(reader: HeaderReader, found: FoundFile) -> Answer:
+    if not is_utf8(found.found_at):
+        reason = "has a name that is not UTF-8, which the database cannot store: rename it"
+        return Answer("broken", reason, foreign=True)
     if not os.access(found.found_at, os.R_OK):
         return Answer("unreadable", "may not be read by this user: change its owner or mode")
     return reader.read(found.found_at)
 
 
-def _faults(walk: Walk) -> list[str]:
-    return [
-        f"{shown_path(path)} cannot be read ({reason}): what is known of the files there is kept"
-        for path, reason in walk.faults.items()
+def _compare(
+    walk: Walk,
+    answers: Mapping[str, Answer],
+    stored: StoredInventory,
+    mounts: Mounts,
+    *,
+    complete: bool,
+) -> _Changes:
+    """Compare the files with the database.
+
+    Args:
+        walk: the files that were found.
+        answers: contents of the files that were read, by path.
+        stored: what the database contains.
+        mounts: the disks that were mounted during the walk.
+        complete: whether the scan was not stopped early; else nothing counts as gone.
+    """
+    now_ns = time.time_ns()
+    inventory = classify_files(walk, answers, stored.files, now_ns)
+    missing = find_missing_files(walk, stored.files, mounts) if complete else MissingFiles({}, ())
+    rows = match_rows(inventory, answers, stored, missing.gone, now_ns // 10**9)
+    in_use = set(rows.model_ids.values())
+    removed = find_removed_rows(walk, missing, stored, in_use) if complete else RemovedRows((), ())
+    walk_errors = [
+        f"{printable_path(path)} cannot be read ({reason}): what is stored about the files there is kept"
+        for path, reason in walk.errors.items()
     ]
+    broken = sum(file.verdict == "broken" for file in inventory.files.values())
+    return _Changes(
+        rows=rows,
+        removed_ids=removed.ids,
+        files=_changed_files(inventory.files, rows.model_ids, stored.files),
+        gone=missing.gone,
+        messages=inventory.messages,
+        conditions=[*walk_errors, *inventory.unreadable, *missing.messages, *removed.messages],
+        summary=ScanSummary(
+            found=len(inventory.models),
+            added=len(rows.inserted),
+            changed=len(rows.updated),
+            removed=len(removed.ids),
+            unreadable=broken + len(inventory.unreadable),
+            waiting=len(inventory.waiting),
+            complete=complete,
+        ),
+    )
 
 
-def _no_progress(_done: int, _total: int, _path: str) -> None:
-    pass
+def _changed_files(
+    files: Mapping[str, ModelFile], model_ids: Mapping[str, str], stored: Mapping[str, ModelFile]
+) -> list[ModelFile]:
+    """Return the rows of `model_files` that differ from the stored ones, with the ids of their models."""
+    changed = []
+    for path, file in files.items():
+        model_id = model_ids.get(path, file.model_id)
+        row = file if model_id == file.model_id else file._replace(model_id=model_id)
+        if row != stored.get(path):
+            changed.append(row)
+    return changed

@@ -1,31 +1,34 @@
-"""The walk through the models directories: every `.gguf` file, and which directories could be read."""
+"""The walk through the models directories: every `.gguf` file, and what cannot be read."""
 
 import os
 import re
 import stat
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from collector.models.mounts import Mounts
 
 SUFFIX = ".gguf"
-GREATEST_INTEGER = 2**63 - 1  # that SQLite holds; a file system may know greater ones
+MAX_INTEGER = 2**63 - 1
+"""Largest integer that SQLite stores; file systems may report larger ones."""
+
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
 
 class FoundFile(NamedTuple):
-    """One file.
+    """One file that a walk found.
 
     Args:
-        path: where it lies, symbolic links resolved.
-        found_at: the name under which it was found.
+        path: symbolic links resolved.
+        found_at: the path under which it was found.
         size_bytes: its size.
-        modified_ns: its last change, nanoseconds since 1970.
-        inode: its number on its disk, 63 bits of it.
-        disk: what `Mounts.disk_of` says of the place, and of the name where that is on another: a line each.
+        modified_ns: its last modification, nanoseconds since 1970.
+        inode: lower 63 bits of its inode number.
+        disk: `Mounts.disk_of` its directory; for a link to another disk, one line for each of the two.
     """
 
     path: str
@@ -36,74 +39,92 @@ class FoundFile(NamedTuple):
     disk: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Walk:
-    """What a walk saw.
+    """Result of a walk.
 
     Args:
-        roots: the directories asked for, each as named and with symbolic links resolved.
+        roots: the models directories, each as configured and with symbolic links resolved.
         files: by path.
-        filled: the directories that were read and hold anything, symbolic links resolved.
-        faults: what could not be read, as named, and why.
-        blind: the same, as named and with symbolic links resolved.
+        non_empty: the directories that were read and are not empty, symbolic links resolved.
+        errors: the reason, by path as named, of everything that could not be read.
+        unreadable: the paths in `errors`, as named and with symbolic links resolved.
         complete: False after `stop`.
     """
 
-    roots: tuple[str, ...] = ()
-    files: dict[str, FoundFile] = field(default_factory=dict)
-    filled: set[str] = field(default_factory=set)
-    faults: dict[str, str] = field(default_factory=dict)
-    blind: set[str] = field(default_factory=set)
-    complete: bool = True
+    roots: Sequence[str]
+    files: Mapping[str, FoundFile]
+    non_empty: AbstractSet[str]
+    errors: Mapping[str, str]
+    unreadable: AbstractSet[str]
+    complete: bool
 
     def covers(self, path: str) -> bool:
-        """Whether a path lies in the directories asked for."""
+        """Return whether a path is in one of the models directories."""
         return any(_is_below(path, root) for root in self.roots)
 
     def could_see(self, path: str) -> bool:
-        """Whether nothing above the path, nor itself, failed to be read."""
-        return not any(_is_below(path, fault) for fault in self.blind)
+        """Return whether a path, and every directory above it, could be read."""
+        return not any(_is_below(path, unreadable) for unreadable in self.unreadable)
 
 
 def walk_models(directories: Sequence[Path], mounts: Mounts, stop: threading.Event) -> Walk:
-    """Find every file below some directories. Raises nothing: what cannot be read is told in `faults`.
+    """Find every file below some directories. Raises nothing: what cannot be read is in `Walk.errors`.
 
-    Symbolic links are followed, each directory is read once, and whatever starts with a dot is left out:
-    waste bins, snapshots and downloads lie there.
+    Symbolic links are followed, and each directory is read once. Names that start with a dot are skipped:
+    trash, snapshots and unfinished downloads have such names.
     """
     named = [str(directory.absolute()) for directory in directories]
-    walk = Walk(tuple(dict.fromkeys([*named, *map(os.path.realpath, named)])))
-    _Walker(walk, mounts, stop).run(named)
-    return walk
+    walker = _Walker(mounts)
+    complete = walker.run(named, stop)
+    return Walk(
+        roots=tuple(dict.fromkeys([*named, *map(os.path.realpath, named)])),
+        files=walker.files,
+        non_empty=walker.non_empty,
+        errors=walker.errors,
+        unreadable={*walker.errors, *map(os.path.realpath, walker.errors)},
+        complete=complete,
+    )
 
 
 def part_of(path: str) -> tuple[str, int, int] | None:
-    """The model's name with its directory, the number and the count, if the name is that of one part."""
+    """Split the path of one part of a model in several files.
+
+    Returns:
+        for `/models/big-00002-of-00003.gguf`: `/models/big`, 2, 3. None for the name of a whole model.
+    """
     match = _PART.fullmatch(path) if "-of-" in path else None
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 class _Walker:
-    def __init__(self, walk: Walk, mounts: Mounts, stop: threading.Event) -> None:
-        self._walk = walk
-        self._mounts = mounts
-        self._stop = stop
-        self._read: set[tuple[int, int]] = set()  # device and inode of directories
-        self._linked: list[str] = []
+    """State of one walk: what was found, and which directories were read or are still to be read."""
 
-    def run(self, directories: list[str]) -> None:
-        """Directories before links to directories, so that a file has its plainest name."""
-        waiting = directories[::-1]
-        while (waiting or self._linked) and not self._stop.is_set():
-            directory = waiting.pop() if waiting else self._linked.pop()
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._read: set[tuple[int, int]] = set()  # device and inode of directories
+        self._linked_directories: list[str] = []
+        self.files: dict[str, FoundFile] = {}
+        self.non_empty: set[str] = set()
+        self.errors: dict[str, str] = {}
+
+    def run(self, directories: list[str], stop: threading.Event) -> bool:
+        """Read directories until all are read; return False if `stop` was set before.
+
+        Links to directories are followed last: a directory that is in the tree and also linked from it is
+        then read under its own name, not under that of the link.
+        """
+        pending = directories[::-1]
+        while (pending or self._linked_directories) and not stop.is_set():
+            directory = pending.pop() if pending else self._linked_directories.pop()
             try:
-                waiting += self._read_directory(directory)
+                pending += self._read_directory(directory)
             except OSError as error:
-                self._fault(directory, error)
-        self._walk.complete = not (waiting or self._linked)
+                self._add_error(directory, error)
+        return not (pending or self._linked_directories)
 
     def _read_directory(self, directory: str) -> list[str]:
-        """Take in the files; the directories below."""
+        """Add the files of a directory; return its subdirectories, the last name first."""
         status = os.stat(directory)  # noqa: PTH116 - thousands of paths: no objects
         if (status.st_dev, status.st_ino) in self._read:
             return []
@@ -111,58 +132,55 @@ class _Walker:
         real = os.path.realpath(directory)
         disk = self._mounts.disk_of(real)
         prefix = real.rstrip("/") + "/"
-        below = []
+        subdirectories = []
         with os.scandir(directory) as entries:
             for entry in entries:
-                self._walk.filled.add(real)
+                self.non_empty.add(real)
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    below.append(entry.path)
+                    subdirectories.append(entry.path)
                 elif entry.is_symlink():
-                    self._take_link(entry, disk)
+                    self._add_link(entry, disk)
                 elif entry.name.lower().endswith(SUFFIX):
-                    self._take(entry, prefix + entry.name, disk)
-        return sorted(below, reverse=True)
+                    self._add_file(entry, prefix + entry.name, disk)
+        return sorted(subdirectories, reverse=True)
 
-    def _take_link(self, entry: os.DirEntry[str], disk: str) -> None:
-        if self._is_directory(entry):
-            self._linked.append(entry.path)
+    def _add_link(self, entry: os.DirEntry[str], disk: str) -> None:
+        try:
+            is_directory = entry.is_dir()
+        except OSError as error:  # a link to itself, or into a directory that this user may not read
+            self._add_error(entry.path, error)
+            is_directory = False
+        if is_directory:
+            self._linked_directories.append(entry.path)
         elif entry.name.lower().endswith(SUFFIX):
             real = os.path.realpath(entry.path)
             target_disk = self._mounts.disk_of(os.path.dirname(real))  # noqa: PTH120
-            self._take(entry, real, "\n".join(sorted({disk, target_disk})))
+            self._add_file(entry, real, "\n".join(sorted({disk, target_disk})))
 
-    def _is_directory(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_dir()
-        except OSError as error:  # a link to itself, or to where this user may not look
-            self._fault(entry.path, error)
-            return False
-
-    def _take(self, entry: os.DirEntry[str], path: str, disk: str) -> None:
+    def _add_file(self, entry: os.DirEntry[str], path: str, disk: str) -> None:
         try:
             status = entry.stat()
         except FileNotFoundError:
-            return  # removed just now, or a link to nothing
+            return  # deleted since the directory was read, or a link to nothing
         except OSError as error:
-            self._fault(entry.path, error)
+            self._add_error(entry.path, error)
             return
         if not stat.S_ISREG(status.st_mode):
             return
-        modified_ns, inode = min(status.st_mtime_ns, GREATEST_INTEGER), status.st_ino & GREATEST_INTEGER
+        modified_ns, inode = min(status.st_mtime_ns, MAX_INTEGER), status.st_ino & MAX_INTEGER
         found = FoundFile(path, entry.path, status.st_size, modified_ns, inode, disk)
-        known = self._walk.files.get(path)
-        if known is None or _plainness(found) < _plainness(known):
-            self._walk.files[path] = found
+        known = self.files.get(path)
+        if known is None or _name_rank(found) < _name_rank(known):
+            self.files[path] = found
 
-    def _fault(self, path: str, error: OSError) -> None:
-        self._walk.faults[path] = error.strerror or str(error)
-        self._walk.blind |= {path, os.path.realpath(path)}
+    def _add_error(self, path: str, error: OSError) -> None:
+        self.errors[path] = error.strerror or str(error)
 
 
-def _plainness(found: FoundFile) -> tuple[bool, str]:
-    """Of several names of one file the smallest is taken: its own, else the first of the links."""
+def _name_rank(found: FoundFile) -> tuple[bool, str]:
+    """Order the names of one file: its own name is first, then its links by name."""
     return found.found_at != found.path, found.found_at
 
 

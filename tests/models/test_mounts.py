@@ -1,4 +1,4 @@
-"""Which disk a path lies on."""
+"""Which disk a path is on."""
 
 import os
 
@@ -34,17 +34,17 @@ def without_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("without_ids")
-def test_a_path_lies_on_the_disk_mounted_nearest_above_it(path: str, disk: str) -> None:
+def test_a_path_is_on_the_disk_mounted_nearest_above_it(path: str, disk: str) -> None:
     assert Mounts(TABLE).disk_of(path) == disk
 
 
-def test_a_file_system_that_knows_itself_is_known_by_its_own_id() -> None:
+def test_a_file_system_with_an_id_is_identified_by_it() -> None:
     assert Mounts.now().disk_of("/proc") == f"/proc {os.statvfs('/proc').f_fsid}"
 
 
-def test_without_a_table_everything_is_one_disk() -> None:
+def test_without_a_mount_table_everything_is_one_disk() -> None:
     assert mount_points(Mounts("").disk_of("/any/where")) == "/"
 
 
-def test_several_disks_are_shown_as_their_places() -> None:
+def test_several_disks_are_shown_as_their_mount_points() -> None:
     assert mount_points("/mnt/my disk /dev/sdb1\n/ 42") == "/mnt/my disk, /"

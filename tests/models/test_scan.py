@@ -1,4 +1,4 @@
-"""The scan on real directories, with the real reading process."""
+"""The scan of real directories, with the real child process."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from collector.models.scan import MODEL_FILES, SCAN_TIME_KEY, SUMMARY_KEY, Model
 from tests.support.gguf_files import raw_header, write_model, write_shards
 
 NUMBERS = {"llama.context_length": 8192, "llama.embedding_length": 4096, "general.file_type": 15}
-OWNED_BY_OTHERS = {
+OF_OTHER_PROGRAMS = {
     "favorite": 1,
     "parameters": '{"temperature": 0.7}',
     "threads": 16,
@@ -36,11 +36,11 @@ OWNED_BY_OTHERS = {
 }
 
 
-class LastingReader(HeaderReader):
-    """The real process, for all tests together: its start takes most of a scan's time."""
+class SharedReader(HeaderReader):
+    """A reader whose process serves all tests: its start needs most of the time of a scan."""
 
     def __exit__(self, *_: object) -> None:
-        if self._stop.is_set():  # then an answer may be under way
+        if self._stop.is_set():  # an answer may be under way
             self.close()
 
     def with_stop(self, stop: threading.Event) -> HeaderReader:
@@ -49,15 +49,15 @@ class LastingReader(HeaderReader):
 
 
 @pytest.fixture(scope="module")
-def lasting_reader() -> Iterator[LastingReader]:
-    reader = LastingReader(threading.Event())
+def shared_reader() -> Iterator[SharedReader]:
+    reader = SharedReader(threading.Event())
     yield reader
     reader.close()
 
 
 @pytest.fixture(autouse=True)
-def _one_process(lasting_reader: LastingReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_models, "HeaderReader", lasting_reader.with_stop)
+def _one_process(shared_reader: SharedReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_models, "HeaderReader", shared_reader.with_stop)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def scan(database: Database, directory: Path) -> ModelScan:
 
 
 def model(path: Path, **options: Any) -> Path:
-    """A model that lies there since long."""
+    """Write a model that was modified long ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_model(path, **{"numbers": NUMBERS} | options)
     return aged(path)
@@ -91,7 +91,7 @@ def broken(path: Path) -> Path:
 
 
 def aged(path: Path) -> Path:
-    """As if it had been written some minutes ago; two files never at once."""
+    """Set the modification time some minutes back; no two files get the same."""
     then = path.stat().st_mtime_ns - 10 * SETTLE_SECONDS * 10**9
     os.utime(path, ns=(then, then))
     return path
@@ -106,8 +106,8 @@ def only(database: Database) -> dict[str, Any]:
     return row
 
 
-def told(action: Callable[[], object]) -> list[str]:
-    """The warnings that an action gives."""
+def warnings_of(action: Callable[[], object]) -> list[str]:
+    """Return the warnings that an action logs."""
     with capture_logs() as events:
         action()
     return [event["event"] for event in events if event["log_level"] == "warning"]
@@ -120,10 +120,10 @@ def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeaderReader, "read", read)
 
 
-# What a model becomes
+# The row of a model
 
 
-def test_a_model_gets_a_row_with_all_that_its_header_says(
+def test_a_model_gets_a_row_with_all_values_of_its_header(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     path = model(directory / "deep" / "below" / "Llama-3.Q4_K_M.gguf")
@@ -157,7 +157,7 @@ def test_a_model_gets_a_row_with_all_that_its_header_says(
     assert database.meta.get(SUMMARY_KEY)["added"] == 1
 
 
-def test_a_key_that_is_absent_leaves_the_documented_default(
+def test_an_absent_key_leaves_the_documented_default(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "m.gguf", numbers={})
@@ -169,7 +169,7 @@ def test_a_key_that_is_absent_leaves_the_documented_default(
     )
 
 
-def test_what_is_no_model_gets_no_row(database: Database, directory: Path, scan: ModelScan) -> None:
+def test_a_file_that_is_not_a_model_gets_no_row(database: Database, directory: Path, scan: ModelScan) -> None:
     model(directory / "mmproj-f16.gguf")
     model(directory / "vision.gguf", architecture="clip")
     model(directory / "style.gguf", texts={"general.type": "adapter"})
@@ -178,7 +178,7 @@ def test_what_is_no_model_gets_no_row(database: Database, directory: Path, scan:
     (directory / "notes.txt").write_text("GGUF")
     (directory / "half.gguf.part").write_text("GGUF")
     model(directory / ".Trash-1000" / "deleted.gguf")
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert names(database) == []
 
 
@@ -189,7 +189,7 @@ def test_progress_names_every_file_before_it_is_read(directory: Path, scan: Mode
     assert steps == [(0, 2, str(paths[0])), (1, 2, str(paths[1])), (2, 2, "")]
 
 
-def test_several_directories_are_one_scan(database: Database, tmp_path: Path) -> None:
+def test_one_scan_covers_several_directories(database: Database, tmp_path: Path) -> None:
     first, second = (model(tmp_path / name / f"{name}.gguf").parent for name in ("one", "two"))
     assert ModelScan(database, [first, second, first]).run().found == 2
     assert names(database) == ["one", "two"]
@@ -198,7 +198,7 @@ def test_several_directories_are_one_scan(database: Database, tmp_path: Path) ->
 # Later scans
 
 
-def test_what_is_unchanged_is_not_read_again_even_by_the_next_collector(
+def test_an_unchanged_file_is_not_read_again_even_by_the_next_collector(
     database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.gguf", "mmproj-a.gguf"):
@@ -208,49 +208,49 @@ def test_what_is_unchanged_is_not_read_again_even_by_the_next_collector(
     scan.run()
     rows = database.models.get_all()
     refuse_to_read(monkeypatch)
-    assert told(ModelScan(database, [directory]).run) == []
+    assert warnings_of(ModelScan(database, [directory]).run) == []
     assert database.models.get_all() == rows
     os.utime(bad)
     with pytest.raises(AssertionError, match=r"bad\.gguf was read"):
         scan.run()
 
 
-def test_a_changed_file_is_read_again_and_what_others_own_stays(
+def test_a_changed_file_is_read_again_and_the_columns_of_other_programs_stay(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     path = model(directory / "m.gguf")
     scan.run()
-    database.models.update(only(database)["id"], OWNED_BY_OTHERS | {"name": "my model"})
+    database.models.update(only(database)["id"], OF_OTHER_PROGRAMS | {"name": "my model"})
     before = only(database)
     model(path, numbers=NUMBERS | {"llama.context_length": 32768}, architecture="llama")
     assert scan.run().changed == 1
     after = only(database)
-    kept = ("id", "created_at", "name", *OWNED_BY_OTHERS)
+    kept = ("id", "created_at", "name", *OF_OTHER_PROGRAMS)
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert after["ctx_size"] == 32768
 
 
-def test_the_row_that_another_program_made_for_a_file_is_taken_over(
+def test_the_row_that_another_program_made_for_a_file_is_used(
     database: Database, directory: Path, scan: ModelScan, tmp_path: Path
 ) -> None:
     path = model(directory / "m.gguf")
     (tmp_path / "alias").symlink_to(directory)
     named = str(tmp_path / "alias" / "m.gguf")
-    made = database.models.save({"name": "theirs", "model_path": named, **OWNED_BY_OTHERS})
+    made = database.models.save({"name": "theirs", "model_path": named, **OF_OTHER_PROGRAMS})
     summary = scan.run()
     row = only(database)
-    assert {name: row[name] for name in ("id", "name", "model_path", *OWNED_BY_OTHERS)} == {
+    assert {name: row[name] for name in ("id", "name", "model_path", *OF_OTHER_PROGRAMS)} == {
         "id": made["id"],
         "name": "theirs",
         "model_path": named,
-        **OWNED_BY_OTHERS,
+        **OF_OTHER_PROGRAMS,
     }
     assert (row["ctx_size"], row["file_size"]) == (8192, path.stat().st_size)
     assert (summary.added, summary.changed) == (0, 1)
     assert scan.run().changed == 0
 
 
-def test_a_row_that_somebody_removed_comes_back_with_its_file(
+def test_a_row_that_was_deleted_is_written_again_while_its_file_exists(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "m.gguf")
@@ -270,7 +270,7 @@ def test_a_file_that_moved_keeps_its_row(
     model(directory / "other.gguf")
     scan.run()
     (row,) = (row for row in database.models.get_all() if row["name"] == "m")
-    database.models.update(row["id"], OWNED_BY_OTHERS)
+    database.models.update(row["id"], OF_OTHER_PROGRAMS)
     (directory / "below").mkdir()
     path.rename(directory / target)
     summary = scan.run()
@@ -294,7 +294,7 @@ def test_a_file_that_moved_to_another_disk_keeps_its_row(
     assert (only(database)["id"], only(database)["name"]) == (row["id"], "copy")
 
 
-def test_files_that_swap_their_names_take_their_rows_along(
+def test_files_that_swap_their_names_keep_their_rows(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     small = model(directory / "small.gguf", numbers=NUMBERS | {"llama.context_length": 1})
@@ -312,7 +312,7 @@ def test_files_that_swap_their_names_take_their_rows_along(
             assert after[new][column] == before[old][column]
 
 
-def test_a_new_file_in_the_place_of_one_that_moved_does_not_take_its_row(
+def test_a_new_file_at_the_path_of_one_that_moved_does_not_get_its_row(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     path = model(directory / "m.gguf")
@@ -332,63 +332,63 @@ def test_a_new_file_in_the_place_of_one_that_moved_does_not_take_its_row(
 # Parts
 
 
-def test_the_parts_of_a_model_are_one_row_of_their_sum(
+def test_the_parts_of_a_model_are_one_row_with_the_sum_of_their_sizes(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     paths = write_shards(directory, "big", 3, [1, 2, 3])
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     row = only(database)
     assert (row["name"], row["model_path"], row["ctx_size"]) == ("big", str(paths[0]), 8192)
     assert row["file_size"] == sum(path.stat().st_size for path in paths)
 
 
-def test_an_incomplete_set_says_once_which_parts_are_missing_and_grows_when_they_come(
+def test_the_missing_parts_of_a_model_are_logged_once_and_its_size_grows_when_they_arrive(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     for path in write_shards(directory, "big", 4, [1, 3]):
         aged(path)
-    (sentence,) = told(scan.run)
+    (sentence,) = warnings_of(scan.run)
     assert sentence.endswith(
         "big-00001-of-00004.gguf is part of a model of 4 files, of which are missing: 2, 4"
     )
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     size = only(database)["file_size"]
     for path in write_shards(directory, "big", 4, [2, 4]):
         aged(path)
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert only(database)["file_size"] > size
     (directory / "big-00004-of-00004.gguf").unlink()
-    assert "missing: 4" in told(scan.run)[0]
+    assert "missing: 4" in warnings_of(scan.run)[0]
     assert only(database)["name"] == "big"
 
 
-def test_a_set_that_is_still_arriving_says_nothing(
+def test_nothing_is_logged_while_parts_are_still_arriving(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     (first,) = write_shards(directory, "big", 3, [1])
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     aged(first)
     (second,) = write_shards(directory, "big", 3, [2])
     second.write_bytes(second.read_bytes()[:-40])
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert only(database)["file_size"] == first.stat().st_size
 
 
-def test_a_set_without_its_first_part_is_no_model(
+def test_parts_without_the_first_one_are_not_a_model(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     for path in write_shards(directory, "big", 2, [2]):
         aged(path)
-    assert "missing: 1" in told(scan.run)[0]
+    assert "missing: 1" in warnings_of(scan.run)[0]
     assert names(database) == []
 
 
-def test_a_part_with_another_name_says_how_to_name_it(
+def test_the_warning_for_a_part_without_a_number_in_its_name_explains_how_to_rename_it(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     (first,) = write_shards(directory, "big", 2, [1])
     first.rename(directory / "big.gguf")
-    assert "NAME-00001-of-0000N.gguf" in told(scan.run)[0]
+    assert "NAME-00001-of-0000N.gguf" in warnings_of(scan.run)[0]
     assert names(database) == []
 
 
@@ -434,17 +434,17 @@ def test_loops_of_links_are_not_followed(database: Database, directory: Path, sc
     (directory / "deep" / "up").symlink_to(directory)
     (directory / "deep" / "self").symlink_to("self")
     (directory / "nowhere.gguf").symlink_to("gone")
-    assert told(scan.run) == [
+    assert warnings_of(scan.run) == [
         f"models: {directory}/deep/self cannot be read (Too many levels of symbolic links): "
-        "what is known of the files there is kept"
+        "what is stored about the files there is kept"
     ]
     assert only(database)["model_path"] == str(directory / "deep" / "m.gguf")
 
 
-# Files that go
+# Deleted files
 
 
-def test_a_missing_file_removes_its_row(database: Database, directory: Path, scan: ModelScan) -> None:
+def test_the_row_of_a_deleted_file_is_deleted(database: Database, directory: Path, scan: ModelScan) -> None:
     model(directory / "stays.gguf")
     model(directory / "below" / "goes.gguf")
     scan.run()
@@ -454,7 +454,7 @@ def test_a_missing_file_removes_its_row(database: Database, directory: Path, sca
     assert database.query("SELECT count(*) AS n FROM model_files") == [{"n": 1}]
 
 
-def test_the_last_file_of_a_directory_removes_its_row(
+def test_the_row_of_the_last_file_of_a_directory_is_deleted(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "m.gguf")
@@ -464,7 +464,7 @@ def test_the_last_file_of_a_directory_removes_its_row(
     assert names(database) == []
 
 
-def test_rows_of_other_programs_go_with_their_files_but_not_for_an_empty_directory(
+def test_a_row_of_another_program_is_deleted_with_its_file_except_in_an_empty_directory(
     database: Database, directory: Path, scan: ModelScan, tmp_path: Path
 ) -> None:
     (directory / "disk").mkdir()
@@ -478,32 +478,32 @@ def test_rows_of_other_programs_go_with_their_files_but_not_for_an_empty_directo
         database.models.save({"name": name, "model_path": str(path)})
     database.models.save({"name": "without path"})
     (directory / "there.bin").touch()
-    (sentence,) = told(scan.run)
+    (sentence,) = warnings_of(scan.run)
     assert sentence.startswith(f"models: {directory}/disk is empty")
     assert names(database) == ["other format", "outside", "relative", "unmounted", "without path"]
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
 
 
-def test_a_directory_that_is_missing_or_unreadable_keeps_its_rows_and_says_so_once(
+def test_the_rows_of_a_missing_or_unreadable_directory_are_kept_which_is_logged_once(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "m.gguf")
     scan.run()
     directory.rename(directory.with_name("away"))
-    assert told(scan.run) == [
-        f"models: {directory} cannot be read (No such file or directory): what is known of the files there is kept"
+    assert warnings_of(scan.run) == [
+        f"models: {directory} cannot be read (No such file or directory): what is stored about the files there is kept"
     ]
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert names(database) == ["m"]
     directory.with_name("away").rename(directory)
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     directory.rename(directory.with_name("away"))
     directory.touch()
-    assert "Not a directory" in told(scan.run)[0]
+    assert "Not a directory" in warnings_of(scan.run)[0]
     assert names(database) == ["m"]
 
 
-def test_a_directory_below_that_cannot_be_read_keeps_its_rows(
+def test_the_rows_of_a_subdirectory_that_cannot_be_read_are_kept(
     database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model(directory / "nas" / "m.gguf")
@@ -519,14 +519,14 @@ def test_a_directory_below_that_cannot_be_read_keeps_its_rows(
 
     monkeypatch.setattr(os, "scandir", scandir)
     (directory / "nas" / "m.gguf").unlink()
-    assert told(scan.run) == [
-        f"models: {directory}/nas cannot be read (Stale file handle): what is known of the files there is kept"
+    assert warnings_of(scan.run) == [
+        f"models: {directory}/nas cannot be read (Stale file handle): what is stored about the files there is kept"
     ]
     assert names(database) == ["m"]
 
 
 class MountTable:
-    """Stands in for the kernel's list of mounts."""
+    """A replacement for the kernel's list of mounts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -545,7 +545,7 @@ def mount_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountTable:
     return MountTable(tmp_path / "mountinfo")
 
 
-def test_a_disk_that_is_not_mounted_keeps_its_rows_and_says_so_once(
+def test_the_rows_of_an_unmounted_disk_are_kept_which_is_logged_once(
     database: Database, directory: Path, scan: ModelScan, mount_table: MountTable
 ) -> None:
     model(directory / "disk" / "m.gguf")
@@ -558,10 +558,10 @@ def test_a_disk_that_is_not_mounted_keeps_its_rows_and_says_so_once(
     mount_table.set()
     (directory / "disk").rename(directory.with_name("away"))
     (directory / "disk").mkdir()
-    assert told(scan.run) == [
-        f"models: the disk at {directory}/disk is not mounted, or another one is: what is known of 2 files on it is kept"
+    assert warnings_of(scan.run) == [
+        f"models: the disk at {directory}/disk is not mounted, or another one is: what is stored about 2 files on it is kept"
     ]
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert names(database) == ["gone", "here", "m"]
 
     (directory / "disk").rmdir()
@@ -572,7 +572,7 @@ def test_a_disk_that_is_not_mounted_keeps_its_rows_and_says_so_once(
     assert {row["name"]: row["id"] for row in database.models.get_all()} == {n: ids[n] for n in ("here", "m")}
 
 
-def test_another_disk_at_the_same_place_keeps_the_rows_of_the_first(
+def test_the_rows_of_a_disk_are_kept_while_another_is_mounted_at_the_same_path(
     database: Database, directory: Path, scan: ModelScan, mount_table: MountTable
 ) -> None:
     path = model(directory / "m.gguf")
@@ -585,7 +585,7 @@ def test_another_disk_at_the_same_place_keeps_the_rows_of_the_first(
     assert names(database) == ["m", "second"]
 
 
-def test_a_disk_that_got_another_name_is_known_by_its_files(
+def test_a_disk_with_a_new_device_name_is_recognised_by_its_files(
     database: Database, directory: Path, scan: ModelScan, mount_table: MountTable
 ) -> None:
     path = model(directory / "goes.gguf")
@@ -598,7 +598,7 @@ def test_a_disk_that_got_another_name_is_known_by_its_files(
     assert names(database) == ["stays"]
 
 
-def test_a_link_to_a_disk_that_is_not_mounted_keeps_its_row(
+def test_the_row_of_a_link_to_an_unmounted_disk_is_kept(
     database: Database, directory: Path, scan: ModelScan, mount_table: MountTable, tmp_path: Path
 ) -> None:
     target = model(tmp_path / "disk" / "m.gguf")
@@ -607,13 +607,13 @@ def test_a_link_to_a_disk_that_is_not_mounted_keeps_its_row(
     scan.run()
     shutil.rmtree(target.parent)
     mount_table.set()
-    assert len(told(scan.run)) == 1
+    assert len(warnings_of(scan.run)) == 1
     assert names(database) == ["m"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
-def test_a_real_mount_that_goes_away_keeps_its_rows(
+def test_the_rows_of_a_real_mount_are_kept_when_it_is_unmounted(
     database: Database, directory: Path, scan: ModelScan, tmp_path: Path, kind: str
 ) -> None:
     point, source = directory / "disk", tmp_path / "source"
@@ -631,15 +631,15 @@ def test_a_real_mount_that_goes_away_keeps_its_rows(
     finally:
         subprocess.run(["umount", str(point)], check=True)
     assert list(point.iterdir()) == []
-    assert [f"the disk at {point} is not mounted" in sentence for sentence in told(scan.run)] == [True]
-    assert told(scan.run) == []
+    assert [f"the disk at {point} is not mounted" in sentence for sentence in warnings_of(scan.run)] == [True]
+    assert warnings_of(scan.run) == []
     assert names(database) == ["here", "m"]
 
 
-# Scans that end early
+# Scans that are stopped early
 
 
-def test_a_walk_that_is_cut_short_changes_nothing(
+def test_a_scan_stopped_during_the_walk_changes_nothing(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "m.gguf")
@@ -653,7 +653,7 @@ def test_a_walk_that_is_cut_short_changes_nothing(
     assert database.meta.get(SUMMARY_KEY) == last
 
 
-def test_a_scan_stopped_while_it_reads_keeps_what_it_read_and_removes_nothing(
+def test_a_scan_stopped_while_it_reads_stores_what_it_read_and_deletes_nothing(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / "goes.gguf")
@@ -677,7 +677,7 @@ def test_a_scan_stopped_while_it_reads_keeps_what_it_read_and_removes_nothing(
 # Files that are being written, and hostile ones
 
 
-def test_a_file_still_being_copied_is_left_silently_for_the_next_scan(
+def test_a_file_still_being_copied_is_left_for_the_next_scan_without_a_warning(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     content = model(directory / "whole.gguf", tensors={"t": np.zeros(4096, np.float32)}).read_bytes()
@@ -685,7 +685,7 @@ def test_a_file_still_being_copied_is_left_silently_for_the_next_scan(
     path = directory / "m.gguf"
     for part in (b"", bytes(len(content)), content[:3], content[:100], content[:-1]):
         path.write_bytes(part)
-        assert told(scan.run) == []
+        assert warnings_of(scan.run) == []
         assert names(database) == []
     path.write_bytes(content)
     scan.run()
@@ -699,38 +699,38 @@ def test_a_model_that_is_being_overwritten_keeps_its_row(
     scan.run()
     row = only(database)
     path.write_bytes(path.read_bytes()[:50])
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == []
     assert only(database) == row
     aged(path)
-    assert "ends after 50 bytes" in told(scan.run)[0]
+    assert "ends after 50 bytes" in warnings_of(scan.run)[0]
     assert only(database) == row
     model(path)
     scan.run()
     assert only(database)["id"] == row["id"]
 
 
-def test_a_broken_file_gets_one_line_until_it_changes(directory: Path, scan: ModelScan) -> None:
+def test_a_broken_file_is_logged_once_until_it_changes(directory: Path, scan: ModelScan) -> None:
     path = broken(directory / "bad.gguf")
-    (sentence,) = told(scan.run)
-    assert sentence.startswith(f"models: {path} says it holds ")
-    assert told(scan.run) == []
+    (sentence,) = warnings_of(scan.run)
+    assert sentence.startswith(f"models: {path} claims to contain ")
+    assert warnings_of(scan.run) == []
     aged(path)
-    assert told(scan.run) == [sentence]
+    assert warnings_of(scan.run) == [sentence]
 
 
-def test_a_file_of_another_format_is_told_at_once(directory: Path, scan: ModelScan) -> None:
+def test_a_file_of_another_format_is_logged_at_once(directory: Path, scan: ModelScan) -> None:
     (directory / "page.gguf").write_text("<html>404</html>")
-    assert told(scan.run) == [f"models: {directory}/page.gguf is no GGUF file"]
-    assert told(scan.run) == []
+    assert warnings_of(scan.run) == [f"models: {directory}/page.gguf is not a GGUF file"]
+    assert warnings_of(scan.run) == []
 
 
-def test_what_is_no_file_is_never_opened(database: Database, directory: Path, scan: ModelScan) -> None:
+def test_only_regular_files_are_opened(database: Database, directory: Path, scan: ModelScan) -> None:
     os.mkfifo(directory / "fifo.gguf")
     model(directory / "directory.gguf" / "m.gguf")
     (directory / "device.gguf").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "socket.gguf"))
-        assert told(scan.run) == []
+        assert warnings_of(scan.run) == []
     assert names(database) == ["m"]
 
 
@@ -743,33 +743,33 @@ def test_a_file_that_becomes_a_fifo_blocks_nothing(directory: Path, scan: ModelS
             path.unlink()
             os.mkfifo(path)
 
-    (sentence,) = told(lambda: scan.run(replace))
+    (sentence,) = warnings_of(lambda: scan.run(replace))
     assert sentence == f"models: {path} is not a file"
 
 
-def test_names_that_are_not_utf8_or_of_one_line_are_told_readably(
+def test_names_that_are_not_utf8_or_not_on_one_line_are_logged_readably(
     database: Database, directory: Path, scan: ModelScan
 ) -> None:
     model(directory / os.fsdecode(b"caf\xe9.gguf"))
     model(directory / "two\nlines.gguf")
     model(directory / os.fsdecode(b"\xff") / "m.gguf")
-    sentences = told(scan.run)
+    sentences = warnings_of(scan.run)
     assert sorted(sentences) == [
-        f"models: {directory}/\\udcff/m.gguf has a name that is not UTF-8, which the database cannot hold: rename it",
-        f"models: {directory}/caf\\udce9.gguf has a name that is not UTF-8, which the database cannot hold: rename it",
+        f"models: {directory}/\\udcff/m.gguf has a name that is not UTF-8, which the database cannot store: rename it",
+        f"models: {directory}/caf\\udce9.gguf has a name that is not UTF-8, which the database cannot store: rename it",
     ]
-    assert told(ModelScan(database, [directory]).run) == []
+    assert warnings_of(ModelScan(database, [directory]).run) == []
     assert names(database) == ["two\nlines"]
 
 
-def test_numbers_that_sqlite_cannot_hold_do_not_stop_a_scan(
+def test_numbers_that_sqlite_cannot_store_do_not_stop_a_scan(
     database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model(directory / "m.gguf")
     real = os.DirEntry.stat
 
     class Far:
-        """A file of the year 2400 with an inode of 64 bits, as some file systems have."""
+        """The status of a file of the year 2400 with an inode of 64 bits, as some file systems report it."""
 
         def __init__(self, entry: os.DirEntry[str]) -> None:
             status = real(entry)
@@ -804,19 +804,21 @@ def test_numbers_that_sqlite_cannot_hold_do_not_stop_a_scan(
 SCANDIR = os.scandir
 
 
-def test_a_file_that_may_not_be_read_is_told_once_and_read_when_it_may(
+def test_a_file_without_read_permission_is_logged_once_and_read_once_it_has_it(
     database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = model(directory / "m.gguf")
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *_: False)  # root may read everything
-        assert told(scan.run) == [f"models: {path}: may not be read by this user: change its owner or mode"]
-        assert told(scan.run) == []
+        assert warnings_of(scan.run) == [
+            f"models: {path}: may not be read by this user: change its owner or mode"
+        ]
+        assert warnings_of(scan.run) == []
     assert scan.run().added == 1
     assert names(database) == ["m"]
 
 
-def test_ten_thousand_hostile_files_are_one_scan(directory: Path, scan: ModelScan) -> None:
+def test_ten_thousand_hostile_files_do_not_stop_a_scan(directory: Path, scan: ModelScan) -> None:
     content = raw_header(pair_count=2**63)
     for number in range(10_000):
         path = directory / f"{number}.gguf"
@@ -837,7 +839,7 @@ def test_the_summary_is_json_for_other_programs(database: Database, directory: P
     assert (summary["found"], summary["unreadable"], summary["complete"]) == (1, 1, True)
 
 
-def test_a_reading_process_that_cannot_start_is_told_with_what_to_do(
+def test_the_error_for_a_child_process_that_cannot_start_names_what_to_do(
     database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model(directory / "m.gguf")

@@ -1,4 +1,4 @@
-"""The header reader against `gguf`'s own, and against files that lie."""
+"""The header parser against that of `gguf`, and against damaged and hostile files."""
 
 import io
 import struct
@@ -33,17 +33,17 @@ from tests.support.gguf_files import (
 EVERYTHING = ("",)
 
 
-def parse(content: bytes, wanted: tuple[str, ...] = EVERYTHING) -> Header:
-    return parse_header(io.BytesIO(content), len(content), wanted)
+def parse(content: bytes, key_suffixes: tuple[str, ...] = EVERYTHING) -> Header:
+    return parse_header(io.BytesIO(content), len(content), key_suffixes)
 
 
-def parse_file(path: Path, wanted: tuple[str, ...] = EVERYTHING) -> Header:
+def parse_file(path: Path, key_suffixes: tuple[str, ...] = EVERYTHING) -> Header:
     with path.open("rb", buffering=0) as file:
-        return parse_header(file, path.stat().st_size, wanted)
+        return parse_header(file, path.stat().st_size, key_suffixes)
 
 
-def said_by_gguf(reader: gguf.GGUFReader, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, int]]:
-    """The values and the lengths of arrays, of the keys with these ends, as `GGUFReader` reads them."""
+def read_by_gguf(reader: gguf.GGUFReader, keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return values and lengths of arrays, of the keys with these suffixes, as `GGUFReader` reads them."""
     values: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for key, field in reader.fields.items():
@@ -58,10 +58,10 @@ def said_by_gguf(reader: gguf.GGUFReader, keys: tuple[str, ...]) -> tuple[dict[s
     return values, lengths
 
 
-def assert_as_gguf_says(path: Path, keys: tuple[str, ...] = EVERYTHING) -> None:
+def assert_equal_to_gguf(path: Path, keys: tuple[str, ...] = EVERYTHING) -> None:
     header = parse_file(path, keys)
     reader = gguf.GGUFReader(path)
-    values, lengths = said_by_gguf(reader, (*keys, "general.alignment"))
+    values, lengths = read_by_gguf(reader, (*keys, "general.alignment"))
     assert header.values == values
     assert header.array_lengths == lengths
     assert header.tensor_count == len(reader.tensors)
@@ -101,27 +101,27 @@ def write_every_value_type(path: Path, endianess: gguf.GGUFEndian, alignment: in
 
 @pytest.mark.parametrize("endianess", list(gguf.GGUFEndian))
 @pytest.mark.parametrize("alignment", [32, 64, 4096])
-def test_every_type_of_value_is_read_as_gguf_reads_it(
+def test_every_value_type_is_parsed_as_gguf_parses_it(
     tmp_path: Path, endianess: gguf.GGUFEndian, alignment: int
 ) -> None:
     write_every_value_type(tmp_path / "every.gguf", endianess, alignment)
-    assert_as_gguf_says(tmp_path / "every.gguf")
+    assert_equal_to_gguf(tmp_path / "every.gguf")
 
 
-def test_version_2_is_read_as_version_3(tmp_path: Path) -> None:
+def test_version_2_is_parsed_like_version_3(tmp_path: Path) -> None:
     path = tmp_path / "old.gguf"
     write_every_value_type(path, gguf.GGUFEndian.LITTLE)
     content = bytearray(path.read_bytes())
     content[4:8] = struct.pack("<I", 2)
     path.write_bytes(content)
-    assert_as_gguf_says(path)
+    assert_equal_to_gguf(path)
 
 
-def test_a_whole_model_is_read_as_gguf_reads_it(tiny_model: Path) -> None:
-    assert_as_gguf_says(tiny_model, WANTED_KEYS)
+def test_a_whole_model_is_parsed_as_gguf_parses_it(tiny_model: Path) -> None:
+    assert_equal_to_gguf(tiny_model, WANTED_KEYS)
 
 
-def test_the_types_of_numbers_are_those_of_gguf() -> None:
+def test_the_numeric_value_types_are_those_of_gguf() -> None:
     sizes = {
         int(kind): np.dtype(number).itemsize for kind, number in gguf.GGUFReader.gguf_scalar_to_np.items()
     }
@@ -129,7 +129,7 @@ def test_the_types_of_numbers_are_those_of_gguf() -> None:
     assert (gguf_header.STRING, gguf_header.ARRAY) == (gguf.GGUFValueType.STRING, gguf.GGUFValueType.ARRAY)
 
 
-def test_a_header_cut_off_at_any_byte_is_told_to_be_cut_off(tmp_path: Path) -> None:
+def test_a_header_that_ends_at_any_byte_is_reported_as_cut_off(tmp_path: Path) -> None:
     write_every_value_type(tmp_path / "whole.gguf", gguf.GGUFEndian.LITTLE)
     content = (tmp_path / "whole.gguf").read_bytes()
     end_of_header = content.index(b"tensor.3") + len("tensor.3") + 4 + 4 * 8 + 4 + 8
@@ -164,14 +164,14 @@ HOSTILE = {
     "a text of 2^63 bytes": (raw_header([pair("t", STRING, struct.pack("<Q", HUGE))]), "t is 9,223,372"),
     "a text of 2^64 - 1 bytes": (raw_header([pair("t", STRING, struct.pack("<Q", 2**64 - 1))]), "t is 18,446"),
     "2^63 texts": (raw_header([pair("t", ARRAY, array(STRING, HUGE))]), "in the middle of its header"),
-    "2^63 numbers": (raw_header([pair("t", ARRAY, array(INT32, HUGE))]), "t holds 9,223,372"),
+    "2^63 numbers": (raw_header([pair("t", ARRAY, array(INT32, HUGE))]), "t contains 9,223,372"),
     "texts of 2^63 bytes": (
         raw_header([pair("t", ARRAY, array(STRING, 2, struct.pack("<QQ", HUGE, HUGE)))]),
         "in the middle of its header",
     ),
     "an array of arrays": (raw_header([pair("t", ARRAY, array(ARRAY, 1, array(INT32, 0)))]), "t is an array of arrays"),
-    "a type nobody knows": (raw_header([pair("t", 13, bytes(8))]), "t is of type 13"),
-    "elements of a type nobody knows": (raw_header([pair("t", ARRAY, array(77, 1))]), "t is of type 77"),
+    "an unknown type": (raw_header([pair("t", 13, bytes(8))]), "t is of type 13"),
+    "elements of an unknown type": (raw_header([pair("t", ARRAY, array(77, 1))]), "t is of type 77"),
     "a key twice": (raw_header([number_pair("a.b", 1), number_pair("a.b", 2)]), "the key a.b twice"),
     "a text that is not UTF-8": (raw_header([pair("t", STRING, text(b"\xff"))]), "t is not UTF-8"),
     "an alignment of 0": (raw_header([number_pair("general.alignment", 0)]), "not a power of two"),
@@ -187,21 +187,21 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_header_is_refused_with_its_reason(name: str) -> None:
+def test_a_hostile_header_is_rejected_with_a_reason(name: str) -> None:
     content, reason = HOSTILE[name]
     with pytest.raises(ParseError, match=reason):
         parse(content)
 
 
 @pytest.mark.parametrize("value_type", [STRING, ARRAY])
-def test_what_is_not_wanted_is_held_against_the_same_bounds(value_type: int) -> None:
+def test_a_key_that_is_not_selected_is_checked_against_the_same_limits(value_type: int) -> None:
     payload = struct.pack("<Q", HUGE) if value_type == STRING else array(INT32, 2**62)
     with pytest.raises(ParseError, match="in the middle of its header"):
         parse(raw_header([pair("t", value_type, payload)]), ("wanted",))
 
 
-def test_a_file_of_another_format_is_told_from_one_half_written() -> None:
-    with pytest.raises(NotGguf, match="no GGUF file"):
+def test_a_file_of_another_format_differs_from_one_half_written() -> None:
+    with pytest.raises(NotGguf, match="not a GGUF file"):
         parse(b"<html>not found</html>")
     with pytest.raises(NotGguf, match="git lfs pull"):
         parse(b"version https://git-lfs.github.com/spec/v1")
@@ -210,26 +210,26 @@ def test_a_file_of_another_format_is_told_from_one_half_written() -> None:
     assert not isinstance(half_written.value, NotGguf)
 
 
-def test_a_key_that_is_not_utf8_costs_only_itself() -> None:
+def test_a_key_that_is_not_utf8_does_not_affect_the_others() -> None:
     header = parse(
         raw_header([number_pair(b"\xff\xfe", 1), number_pair("a.context_length", 2)]), (".context_length",)
     )
     assert header.values == {"a.context_length": 2}
 
 
-def test_a_key_stands_in_its_fault_without_control_characters() -> None:
-    with pytest.raises(ParseError, match=r"^holds the key a\?\?\[31m twice$"):
+def test_an_error_shows_a_key_without_control_characters() -> None:
+    with pytest.raises(ParseError, match=r"^contains the key a\?\?\[31m twice$"):
         parse(raw_header([number_pair("a\n\x1b[31m", 1)] * 2))
 
 
-def test_a_header_without_end_is_refused_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_header_is_rejected_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 100_000)
     endless = raw_header([pair("t", ARRAY, array(STRING, 2**40))]) + bytes(200_000)
     with pytest.raises(ParseError, match="more than 100,000 bytes"):
         parse(endless)
 
 
-def test_a_later_tensor_may_lie_before_an_earlier_one() -> None:
+def test_the_last_tensor_is_that_with_the_greatest_offset() -> None:
     infos = tensor_info("b", (4, 2), 0, 64) + tensor_info("a", (8,), 0, 0)
     header = parse(raw_header(tensors=infos, tensor_count=2))
     assert header.last_tensor == gguf_header.Tensor(type=0, elements=8, offset=64)
@@ -245,7 +245,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @given(position=st.integers(min_value=0, max_value=400), garbage=st.binary(min_size=1, max_size=12))
 @example(position=8, garbage=b"\xff" * 8)
 @example(position=16, garbage=b"\xff" * 8)
-def test_a_corrupted_header_gives_a_header_or_a_reason(whole: bytes, position: int, garbage: bytes) -> None:
+def test_a_damaged_header_gives_a_header_or_a_reason(whole: bytes, position: int, garbage: bytes) -> None:
     content = whole[:position] + garbage + whole[position + len(garbage) :]
     try:
         assert parse(content).version in (2, 3)
@@ -254,13 +254,13 @@ def test_a_corrupted_header_gives_a_header_or_a_reason(whole: bytes, position: i
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_behind_the_magic_give_a_header_or_a_reason(content: bytes) -> None:
+def test_any_bytes_after_the_magic_give_a_header_or_a_reason(content: bytes) -> None:
     try:
         assert parse(b"GGUF\x03\0\0\0" + content).version == 3
     except ParseError as error:
         assert str(error)
 
 
-def test_the_model_for_real_servers_is_small(tmp_path: Path) -> None:
+def test_the_model_for_tests_with_real_servers_is_small(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "tiny.gguf")
     assert (tmp_path / "tiny.gguf").stat().st_size < 500_000

