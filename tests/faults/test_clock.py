@@ -21,8 +21,10 @@ from threading import Event
 import psutil
 import pytest
 
+from collector.backups.creation import back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import BackupTest, NightlyBackup, back_up
+from collector.backups.nightly import NightlyBackup
+from collector.backups.trial import TrialRestore
 from collector.backups.verification import Contents
 from collector.database import Database
 from collector.settings import BackupSettings
@@ -120,7 +122,7 @@ def test_the_nightly_backup_runs_once_a_night_however_the_clock_is_set(tmp_path:
     clock = SteppedClock(tmp_path)
     night = datetime.fromtimestamp(clock.now() + HOUR / 2, UTC)
     settings = f'{SETTINGS}[backup]\nschedule = "{night:%-M %-H} * * *"\n'
-    looks_often = {"collector.daemon.jobs.LOOK_SECONDS": 1}
+    looks_often = {"collector.daemon.jobs.POLL_SECONDS": 1}
     with ImpatientCollector(tmp_path, settings, looks_often, clock.environment) as collector:
         assert look_for_backups(collector) == 0
         for offset, expected in (
@@ -167,7 +169,7 @@ def test_a_clock_that_is_set_back_makes_no_test_of_a_backup_due_again(
         return Contents(frozenset(), {"metrics": 1})
 
     now = [0.0]
-    test = BackupTest(database, place, 30, restore, Event(), lambda: now[0])
+    test = TrialRestore(database, place, 30, restore, Event(), lambda: now[0])
     for days, expected in ((50, 1), (50 - 1 / 24, 1), (47, 2), (77, 3)):
         now[0] = days * DAY
         test.run()
