@@ -1,4 +1,4 @@
-"""Make a backup: of the database that this process writes, or beside the collector that writes it."""
+"""Make a backup, in the process that writes the database or while another process writes it."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ PAUSE_FACTOR = 3
 """The copy pauses this many times as long as its last step took, so that it uses a quarter of the disk."""
 
 STEPS_PER_SYNC = 8
-"""Steps of the copy between two fsyncs: a single one at the end would delay every commit meanwhile."""
+"""Steps of the copy between two fsyncs: a single fsync at the end would delay all commits meanwhile."""
 
 _MIN_PAUSE_SECONDS = 0.002
 

@@ -68,7 +68,7 @@ def restore_latest(settings: Settings) -> None:
             raise
         except CollectorError as error:
             print(f"skipped: {error}", file=sys.stderr)
-    raise BackupFailed(f"{directory.path} holds no good backup")
+    raise BackupFailed(f"{directory.path} contains no good backup")
 
 
 def list_backups(settings: Settings) -> None:

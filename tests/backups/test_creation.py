@@ -128,7 +128,7 @@ def test_only_the_owner_can_read_an_incomplete_copy(
     monkeypatch.setattr(creation, "verify", recording_verify)
     make_backup(database, directory)
     monkeypatch.chdir(database.path.parents[1])
-    back_up_now(Settings())  # beside this process, which holds the lock
+    back_up_now(Settings())  # while this process has the collector's lock
     assert modes == [0o600, 0o600]
     assert len(directory.backups()) == 2
 

@@ -150,7 +150,7 @@ def test_the_newest_good_backup_is_restored_and_the_damaged_one_is_named(collect
 
 
 def test_without_any_backup_restoring_the_latest_is_refused(collector: Collector) -> None:
-    assert "holds no good backup" in refused(collector, "restore", "--latest")
+    assert "contains no good backup" in refused(collector, "restore", "--latest")
     assert "no backup in" in call(collector, "restore", "--list")
 
 

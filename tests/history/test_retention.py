@@ -15,12 +15,12 @@ import pytest
 from collector.catalog import OWN_TABLES
 from collector.database import Database, deletion
 from collector.database.connection import connect_for_writing
-from collector.database.deletion import CHUNK_ROWS
+from collector.database.deletion import CHUNK_ROWS, PASS_ROWS
 from collector.database.documented import LOGS, METRICS
 from collector.database.migrations import migrate
 from collector.errors import DatabaseBusy, DatabaseError
 from collector.history import shrinking, steps
-from collector.history.retention import LAST_ROWS, Prune
+from collector.history.retention import LAST_ROWS, MIN_SHARE, Prune, _part, _share_to_delete
 from collector.history.shrinking import RESERVE_BYTES
 from collector.schema import BYTES_PER_MB
 from collector.settings import RetentionSettings
@@ -139,6 +139,27 @@ def test_the_size_of_the_file_is_limited_and_samples_and_log_lines_lose_the_same
     assert abs(samples - lines) < 0.02 * samples
     assert oldest(database, "gpu_metrics") == oldest(database, "metrics")
     assert pruning(database, max_database_mb=10).run().deleted == {}
+
+
+@pytest.mark.parametrize(
+    ("used_mb", "rows", "share"),
+    [
+        (190, (80_000, 40_000), 0.5),
+        (95.001, (80_000, 40_000), MIN_SHARE),  # else there would be many rounds
+        (190, (80_000, 10 * PASS_ROWS), 0.1),  # else the boundary of 500,000 rows would be searched
+        (190, (0, 0), 0.5),
+    ],
+)
+def test_each_round_deletes_the_share_that_is_too_much(
+    used_mb: float, rows: tuple[int, ...], share: float
+) -> None:
+    assert _share_to_delete(used_mb, 95, rows) == pytest.approx(share)
+
+
+def test_a_share_of_a_table_leaves_its_newest_rows() -> None:
+    assert _part(10 * LAST_ROWS, 0.5) == 5 * LAST_ROWS
+    assert _part(2 * LAST_ROWS, 0.9) == LAST_ROWS
+    assert _part(LAST_ROWS, 0.5) == 0
 
 
 def test_a_size_that_cannot_be_reached_is_reported_and_the_newest_rows_are_kept(database: Database) -> None:
