@@ -1,1 +1,1 @@
-"""Backups: copies of the database, their verification, and restoring one."""
+"""Backups: copies of the database, their verification, restoring them, and SQL text."""

@@ -1,4 +1,4 @@
-"""The directory of backups: their names, and how a new one comes into being."""
+"""The directory of backups: their names, and how a backup is created and deleted there."""
 
 import fcntl
 import os
@@ -14,47 +14,53 @@ from collector.errors import BackupFailed, DatabaseBusy
 from collector.schema import BYTES_PER_MB
 
 SPARE_BYTES = 16 * 2**20
-"""Left free on the disk beside a backup, for what is collected meanwhile."""
+"""Disk space that must remain free beside a new backup, for the rows that are collected meanwhile."""
 
 _PARTIAL = ".partial"
 
 
 class BackupDirectory:
-    """Where the backups of one database lie.
+    """The backups of one database.
+
+    A complete backup is named after the database and the local time at which it was started, for example
+    `llama-dashboard-20261103-020000.db`. An incomplete file has the name of its backup with a dot before and
+    `.partial` after it. A process that is killed leaves such a file; the next backup deletes it.
 
     Args:
-        directory: made where it is missing.
+        path: of the directory; it is created where it is missing.
         database: path of the database.
     """
 
-    def __init__(self, directory: Path, database: Path) -> None:
-        self.directory = directory
+    def __init__(self, path: Path, database: Path) -> None:
+        self.path = path
         self._database = database
         pattern = rf"{re.escape(database.stem)}-\d{{8}}-\d{{6}}{re.escape(database.suffix)}"
         self._pattern = re.compile(pattern)
 
     def backups(self) -> list[Path]:
-        """The finished backups, the oldest first."""
+        """Return the complete backups, the oldest first."""
         with suppress(FileNotFoundError):
-            return sorted(path for path in self.directory.iterdir() if self._pattern.fullmatch(path.name))
+            return sorted(path for path in self.path.iterdir() if self._pattern.fullmatch(path.name))
         return []
 
-    def taken_at(self, backup: Path) -> datetime:
-        """Local time at which a backup was begun, from its name."""
+    def begun_at(self, backup: Path) -> datetime:
+        """Return the local time at which a backup was started, from its name."""
         return datetime.strptime(backup.stem[-15:], TIME_FORMAT)  # noqa: DTZ007 - names are in local time
 
     @contextmanager
     def new_backup(self, now: datetime) -> Iterator[tuple[Path, Path]]:
-        """Gives a path to be filled, and that of the backup that it becomes where the block ends well.
+        """Provide the path of an incomplete file, and the path to which it is renamed at the end.
+
+        It is renamed only where the block ends without an error; otherwise it is deleted.
 
         Args:
-            now: local time, for its name.
+            now: local time, for the name.
 
         Raises:
             BackupFailed: the directory cannot be written, or is full.
             DatabaseBusy: another backup is under way.
         """
-        with self._reserved():
+        with self._locked():
             self._require_space()
             path = self._free_path(now)
             partial = path.with_name(f".{path.name}{_PARTIAL}")
@@ -67,17 +73,17 @@ class BackupDirectory:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            sync_to_disk(self.directory)
+            sync_to_disk(self.path)
 
     @contextmanager
-    def trial(self, backup: Path) -> Iterator[Path]:
-        """Gives the path of a file beside a backup that is removed at the end.
+    def trial_file(self, backup: Path) -> Iterator[Path]:
+        """Provide the path of a file beside a backup for a trial restore; it is deleted at the end.
 
         Raises:
             BackupFailed: the directory cannot be written, or is full.
             DatabaseBusy: a backup is under way.
         """
-        with self._reserved():
+        with self._locked():
             self._require_space()
             try:
                 yield backup.with_name(f".{backup.name}.trial{_PARTIAL}")
@@ -85,20 +91,29 @@ class BackupDirectory:
                 self._remove_partial()
 
     def remove_old(self, keep: int, new: Path) -> None:
-        """Remove all but the newest; the new one stays, also where a wrong clock gave others later names."""
+        """Delete all but the newest backups.
+
+        Args:
+            keep: number of backups that remain.
+            new: the backup that was just made. It always remains, also where a wrong clock has given others
+                later names: with `keep` = 1 and an old backup of the year 2036, that one is deleted.
+        """
         others = [path for path in self.backups() if path != new]
         for path in others[: max(0, len(others) + 1 - keep)]:
             path.unlink(missing_ok=True)
 
     @contextmanager
-    def _reserved(self) -> Iterator[None]:
-        """No other backup is under way meanwhile; what a killed one left is removed."""
+    def _locked(self) -> Iterator[None]:
+        """Exclude every other backup and trial restore, and delete what a killed one left."""
         try:
-            self._make_directory()
-            descriptor = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+            if not self.path.exists():
+                self.path.mkdir(parents=True)
+                # Where root makes the first backup, the collector's user must be able to write the next one.
+                copy_owner(self.path, self._database.parent)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise BackupFailed(
-                f"{self.directory} cannot be used: {error.strerror}. Mend it, or [backup] directory"
+                f"{self.path} cannot be used: {error.strerror}. Fix it, or change [backup] directory"
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,34 +122,33 @@ class BackupDirectory:
         except BlockingIOError as error:
             raise DatabaseBusy("another backup is under way: wait until it has ended") from error
         except OSError as error:
-            raise BackupFailed(f"{error.filename or self.directory}: {error.strerror}") from error
+            raise BackupFailed(f"{error.filename or self.path}: {error.strerror}") from error
         finally:
             os.close(descriptor)
 
-    def _make_directory(self) -> None:
-        """Root makes it for the owner of the database, whose collector is to write it."""
-        if not self.directory.exists():
-            self.directory.mkdir(parents=True)
-            copy_owner(self.directory, self._database.parent)
-
     def _remove_partial(self) -> None:
-        for left in self.directory.iterdir():
-            if left.name.startswith(f".{self._database.stem}-") and _PARTIAL in left.name:
-                left.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.name.startswith(f".{self._database.stem}-") and _PARTIAL in path.name:
+                path.unlink(missing_ok=True)
 
     def _require_space(self) -> None:
         needed = self._database.stat().st_size + SPARE_BYTES
-        free = shutil.disk_usage(self.directory).free
+        free = shutil.disk_usage(self.path).free
         if free < needed:
             raise BackupFailed(
-                f"{self.directory} has {free / BYTES_PER_MB:,.0f} MB free and a backup needs "
+                f"{self.path} has {free / BYTES_PER_MB:,.0f} MB free and a backup needs "
                 f"{needed / BYTES_PER_MB:,.0f} MB: free some space, lower [backup] keep, or name another "
                 "[backup] directory"
             )
 
     def _free_path(self, now: datetime) -> Path:
-        while True:  # the hour that autumn's clock shows twice gives some names twice
+        """Return an unused path for a backup.
+
+        A name can be in use where two backups start in one second, or in the hour that is repeated when
+        daylight saving time ends: then seconds are added to the time.
+        """
+        while True:
             name = f"{self._database.stem}-{now.strftime(TIME_FORMAT)}{self._database.suffix}"
-            if not (path := self.directory / name).exists():
+            if not (path := self.path / name).exists():
                 return path
             now += timedelta(seconds=1)

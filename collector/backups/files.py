@@ -6,11 +6,15 @@ from datetime import datetime
 from pathlib import Path
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
-"""Local time in the names of files."""
+"""Format of the local time in the names of files."""
 
 
 def move_aside(path: Path) -> Path:
-    """Give a damaged database, and the journal that belongs to it, another name; that name."""
+    """Rename a damaged database together with its journal.
+
+    Returns:
+        The new path.
+    """
     kept = path.with_name(f"{path.name}.damaged-{datetime.now().strftime(TIME_FORMAT)}")  # noqa: DTZ005
     move_side_files(path, kept)
     path.rename(kept)
@@ -19,7 +23,7 @@ def move_aside(path: Path) -> Path:
 
 
 def move_side_files(database: Path, kept: Path) -> None:
-    """Rename what SQLite has left beside a database, so that it follows the database's new name."""
+    """Rename the files that SQLite left beside a database, so that they follow the database's new name."""
     for suffix in ("-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             database.with_name(database.name + suffix).rename(kept.with_name(kept.name + suffix))
@@ -35,7 +39,7 @@ def sync_to_disk(path: Path) -> None:
 
 
 def drop_page_cache(path: Path) -> None:
-    """Give the memory that caches a file back: models and the database are read sooner than it."""
+    """Remove a file from the kernel's page cache: models and the database are read sooner than a backup."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -44,13 +48,13 @@ def drop_page_cache(path: Path) -> None:
 
 
 def copy_mode(path: Path, like: Path) -> None:
-    """Give a file the mode of another one, and its owner where that is allowed."""
+    """Set a file's mode to that of another file, and its owner and group where that is permitted."""
     copy_owner(path, like)
     path.chmod(like.stat().st_mode & 0o777)
 
 
 def copy_owner(path: Path, like: Path) -> None:
-    """Give a file or directory the owner and group of another one, where that is permitted."""
+    """Set the owner and group of a file or directory to those of another one, where that is permitted."""
     status = like.stat()
-    with suppress(PermissionError):  # it is ours, or the same already
+    with suppress(PermissionError):  # only root can change the owner; for another user it is mostly the same
         os.chown(path, status.st_uid, status.st_gid)

@@ -1,4 +1,4 @@
-"""Make a database of a backup that can take the place of the one in use."""
+"""Make a database of a backup that can replace the one in use."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -27,21 +27,24 @@ def prepare_restore(
     views: Iterable[View],
     between_steps: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Contents:
-    """Make a file of a backup that can take the place of the database; what it holds.
+    """Copy a backup into a new file, and migrate that to this version of the tables and views.
 
     Args:
         backup: a database of any version of the documentation.
         target: the new file; what a killed attempt left there is overwritten.
-        tables: wanted beside the documented ones.
-        views: wanted over all these tables.
-        between_steps: told how many pages are done, of how many.
+        tables: own tables beside the documented ones.
+        views: views over all these tables.
+        between_steps: called with the number of pages that are copied, and of all pages.
+
+    Returns:
+        The contents of the new file.
 
     Raises:
-        BackupFailed: it is the database of another program.
-        DatabaseError: it cannot be read, or is damaged.
+        BackupFailed: the backup is the database of another program.
+        DatabaseError: the backup cannot be read or is damaged, or the new file cannot be written.
     """
-    for left in (target, target.with_name(f"{target.name}-journal")):
-        left.unlink(missing_ok=True)
+    for path in (target, target.with_name(f"{target.name}-journal")):
+        path.unlink(missing_ok=True)
     with closing(connect_read_only(backup)) as source, translate_sqlite_errors(backup):
         check_integrity(source, backup)
         present = read_contents(lambda statement: fetch(source, statement))

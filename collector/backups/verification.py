@@ -1,4 +1,4 @@
-"""What a database contains, and the proof that a copy contains the same."""
+"""The contents of a database, and the verification that a copy has the same."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -11,15 +11,16 @@ from collector.errors import BackupFailed, DatabaseError
 from collector.schema import quote_identifier
 
 Query = Callable[[str], list[Record]]
+"""Returns the rows of a SELECT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a database holds.
+    """Summary of what is in a database.
 
     Args:
         schema: the SQL of all tables, indexes, views and triggers.
-        rows: of each table.
+        rows: number of rows by table.
     """
 
     schema: frozenset[str]
@@ -27,26 +28,28 @@ class Contents:
 
 
 def read_contents(query: Query, count: Callable[[str], int] | None = None) -> Contents:
-    """What the database behind this query holds.
+    """Read the schema of a database and count its rows.
 
     Args:
-        query: asks it.
-        count: how many rows a table has, given its name; all are counted at once if it is left out.
+        query: runs a SELECT in that database.
+        count: returns the number of rows of a table, given its name; by default each table is counted with
+            one SELECT, which reads all of it.
     """
-    count = count or (lambda name: int(query(f"SELECT count(*) AS n FROM {quote_identifier(name)}")[0]["n"]))  # noqa: S608
     schema = query("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    not_counted = ("sqlite_", "CREATE VIRTUAL")  # the rows of a virtual table stand in others, or nowhere
+    # SQLite's own tables are part of the others. A virtual table's rows are in other tables, or nowhere.
+    not_counted = ("sqlite_", "CREATE VIRTUAL")
     tables = [
         row["name"]
         for row in schema
         if row["type"] == "table"
         and not (row["name"].startswith(not_counted) or row["sql"].startswith(not_counted))
     ]
-    return Contents(frozenset(row["sql"] for row in schema), {name: count(name) for name in tables})
+    rows = {name: count(name) if count else _count_rows(query, name) for name in tables}
+    return Contents(frozenset(row["sql"] for row in schema), rows)
 
 
 def read_file_contents(path: Path) -> Contents:
-    """What a database file holds that nobody writes.
+    """Read the schema of a database file that no process writes, and count its rows.
 
     Raises:
         DatabaseError: it cannot be read.
@@ -56,17 +59,25 @@ def read_file_contents(path: Path) -> Contents:
 
 
 def verify(copy: Path, before: Contents, query: Query, is_stopping: Callable[[], bool]) -> Contents:
-    """Prove that a copy is sound and whole; what it holds.
+    """Verify that a copy is undamaged and complete.
+
+    The collector goes on writing while it is copied, so the copy need not equal the database. It must contain
+    all that was there before, except rows that were deleted meanwhile. Example: `logs` had 1,000 rows before,
+    and the copy has 990. If the database now has 990 or fewer, the others were deleted and the copy is
+    complete; if it still has 1,000, the copy is not.
 
     Args:
-        copy: the file.
-        before: what the database held before it was copied.
-        query: asks that database again, where the copy has less: rows may have been deleted meanwhile.
-        is_stopping: ends the proof early.
+        copy: path of the copy.
+        before: contents of the database before it was copied.
+        query: runs a SELECT in that database, where the copy has fewer rows than before.
+        is_stopping: whether to end the verification early.
+
+    Returns:
+        The contents of the copy.
 
     Raises:
-        BackupFailed: it is not whole.
-        DatabaseDamaged: it is not sound, and so neither is the database.
+        BackupFailed: it is incomplete.
+        DatabaseDamaged: it is damaged, which means that the database is damaged too.
     """
     with closing(connect_read_only(copy)) as connection, translate_sqlite_errors(copy):
         connection.set_progress_handler(is_stopping, 100_000)
@@ -76,13 +87,17 @@ def verify(copy: Path, before: Contents, query: Query, is_stopping: Callable[[],
     if missing:
         raise BackupFailed(f"the copy lacks {', '.join(sorted(missing)):.200}")
     for table, rows in before.rows.items():
-        if copied.rows[table] < rows and copied.rows[table] < _count(query, table):
+        if copied.rows[table] < rows and copied.rows[table] < _rows_now(query, table):
             raise BackupFailed(f"the copy has {copied.rows[table]} rows of {table}, and there were {rows}")
     return copied
 
 
-def _count(query: Query, table: str) -> int:
+def _rows_now(query: Query, table: str) -> int:
     try:
-        return int(query(f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608
+        return _count_rows(query, table)
     except DatabaseError:
-        return 0  # it was dropped meanwhile
+        return 0  # another program has dropped the table meanwhile
+
+
+def _count_rows(query: Query, table: str) -> int:
+    return int(query(f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608

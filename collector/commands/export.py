@@ -16,7 +16,7 @@ from collector.database.connection import connect_read_only, translate_sqlite_er
 from collector.errors import ExportFailed
 from collector.settings import find_settings_file, load_settings
 
-_STATEMENTS_BETWEEN_LOOKS = 10_000
+_STATEMENTS_PER_PROGRESS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,43 +35,46 @@ def run(options: argparse.Namespace) -> int:
 
 
 def export(database: Path, output: Path | None, *, force: bool) -> None:
-    """Write it out, a row at a time, as it is at this moment.
+    """Write the database as SQL text, one row at a time, as it is at this moment.
 
     While it is read, a running collector's rows wait in its memory.
 
     Args:
-        database: the file.
-        output: where the text goes, complete or not at all; None for standard output.
-        force: whether a file that is there is replaced.
+        database: its path.
+        output: path of the text, which appears there complete or not at all; None for standard output.
+        force: whether to replace a file that exists already.
 
     Raises:
-        ExportFailed: there is such a file already, or it cannot be written.
+        ExportFailed: the file exists already, or it cannot be written.
         DatabaseError: there is no database, or it cannot be read.
     """
     if output is None:
-        _export(database, sys.stdout.buffer)
+        _write(database, sys.stdout.buffer)
         return
     if output.exists() and not (force and output.is_file()):
         advice = "add --force to replace it" if output.is_file() else "name a file"
-        raise ExportFailed(f"{output} is there already: {advice}")
+        raise ExportFailed(f"{output} exists already: {advice}")
     try:
         with _new_file(output, database) as file:
-            _export(database, file)
+            _write(database, file)
     except OSError as error:
         raise ExportFailed(
             f"{output} could not be written: {error.strerror}. Nothing was changed."
         ) from error
 
 
-def _export(database: Path, file: IO[bytes]) -> None:
+def _write(database: Path, file: IO[bytes]) -> None:
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
-        file.writelines(_shown(dump(connection), count_rows(connection)))
+        file.writelines(_with_progress(dump(connection), count_rows(connection)))
         file.flush()
 
 
 @contextmanager
 def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place where the block ends without an error, with the database's mode."""
+    """Provide a temporary file that is renamed to the path where the block ends without an error.
+
+    Its mode is that of the database: whoever may not read one must not read the other.
+    """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             yield file
@@ -84,10 +87,10 @@ def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
     sync_to_disk(path.parent)
 
 
-def _shown(statements: Iterable[bytes], rows: int) -> Iterator[bytes]:
-    """The same, and how far it is."""
+def _with_progress(statements: Iterable[bytes], rows: int) -> Iterator[bytes]:
+    """Yield the statements, and show from time to time how many of them are written."""
     progress = Progress()
     for number, statement in enumerate(statements):
-        if number % _STATEMENTS_BETWEEN_LOOKS == 0:
+        if number % _STATEMENTS_PER_PROGRESS == 0:
             progress.show(f"{number:,} of {rows:,} rows")
         yield statement

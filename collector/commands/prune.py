@@ -1,4 +1,4 @@
-"""`prune`: brings the database within its limits now, while no collector runs."""
+"""`prune`: applies the retention limits to the database now, while no collector runs."""
 
 import argparse
 import threading
@@ -7,9 +7,9 @@ import time
 from collector import events
 from collector.catalog import OWN_TABLES, open_database
 from collector.commands.progress import Progress
-from collector.database.deletion import read_space, rewrite
+from collector.database.space import read_space, rewrite
 from collector.errors import DatabaseError, DatabaseInUse
-from collector.history.retention import Prune, PruneSummary
+from collector.history.retention import Prune
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
 
@@ -28,15 +28,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def prune_now(settings: Settings, *, vacuum: bool) -> None:
-    """Prune once and print what went.
+    """Prune once and print how many rows were deleted.
 
     Args:
-        settings: the limits, and which database.
-        vacuum: whether the whole file is written anew afterwards.
+        settings: name the database, and the limits.
+        vacuum: whether to rewrite the whole file afterwards, without free pages.
 
     Raises:
         DatabaseInUse: a collector runs; it prunes by itself.
-        DatabaseError: there is no database, it cannot be used, or cannot be brought below its size.
+        DatabaseError: there is no database, it cannot be used, or it cannot be made small enough.
     """
     path = settings.database_path
     if not path.exists():
@@ -56,11 +56,7 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
         summary = prune.run(lambda deleted: progress.show(f"{deleted:,} rows deleted"))
         if vacuum:
             rewrite(database)
-        size_bytes = read_space(database).size_bytes
-    print(_described(summary, size_bytes, time.monotonic() - started))
-
-
-def _described(summary: PruneSummary, size_bytes: int, seconds: float) -> str:
+        after_mb = read_space(database).size_bytes / BYTES_PER_MB
     rows = ", ".join(f"{count:,} {table}" for table, count in summary.deleted.items())
-    before_mb, after_mb = summary.size_before_bytes / BYTES_PER_MB, size_bytes / BYTES_PER_MB
-    return f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s"
+    before_mb, seconds = summary.size_before_bytes / BYTES_PER_MB, time.monotonic() - started
+    print(f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s")

@@ -1,14 +1,13 @@
-"""`restore`: puts a backup in the place of the database, which is kept beside it."""
+"""`restore`: replaces the database with a backup, and keeps the old database beside it."""
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
 from collector.backups.directory import BackupDirectory
-from collector.backups.files import copy_mode, move_side_files, sync_to_disk
+from collector.backups.files import TIME_FORMAT, copy_mode, move_side_files, sync_to_disk
 from collector.backups.restoration import prepare_restore
 from collector.backups.verification import read_file_contents
 from collector.catalog import OWN_TABLES
@@ -47,9 +46,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def restore(settings: Settings, backup: Path) -> None:
-    """Check a backup, bring it up to date, and put it in the place of the database.
+    """Check a backup, migrate a copy of it to this version, and replace the database with that.
 
-    At every instant there is a whole database in its place: the old one or the new one.
+    At every moment there is a complete database at the path: the old one or the new one.
 
     Args:
         settings: name the database.
@@ -58,8 +57,8 @@ def restore(settings: Settings, backup: Path) -> None:
     Raises:
         DatabaseInUse: a collector runs.
         DatabaseBusy: another program holds a lock on the database.
-        BackupFailed: the backup is none.
-        DatabaseError: the backup cannot be read, or is damaged, or there is no room for it.
+        BackupFailed: there is no such file, or it is no backup, or the database cannot be replaced.
+        DatabaseError: the backup cannot be read, or is damaged, or there is not enough space for it.
     """
     path = settings.database_path.resolve()
     if not backup.is_file():
@@ -70,57 +69,56 @@ def restore(settings: Settings, backup: Path) -> None:
     except DatabaseInUse as error:
         raise DatabaseInUse(f"{error} Nothing was changed.") from error
     try:
-        _restore(path, backup)
+        _replace(path, backup)
     finally:
         lock.release()
 
 
 def restore_latest(settings: Settings) -> None:
-    """Restore the newest backup that is good.
+    """Restore the newest good backup, skipping those that cannot be restored.
 
     Raises:
         BackupFailed: there is none.
         CollectorError: see `restore`.
     """
-    place = _place(settings)
-    for backup in reversed(place.backups()):
+    directory = BackupDirectory(settings.backup_directory, settings.database_path)
+    for backup in reversed(directory.backups()):
         try:
             return restore(settings, backup)
         except DatabaseInUse:
             raise
         except CollectorError as error:
-            print(f"left out: {error}", file=sys.stderr)
-    raise BackupFailed(f"{place.directory} holds no good backup")
+            print(f"skipped: {error}", file=sys.stderr)
+    raise BackupFailed(f"{directory.path} contains no good backup")
 
 
 def list_backups(settings: Settings) -> None:
-    """Print each backup: when it was begun, its size, its rows, and whether it is good."""
-    place = _place(settings)
-    backups = place.backups()
+    """Print a line about each backup: when it was started, its size, its rows, and whether it is good."""
+    directory = BackupDirectory(settings.backup_directory, settings.database_path)
+    backups = directory.backups()
     if not backups:
-        print(f"no backup in {place.directory}")
+        print(f"no backup in {directory.path}")
     for backup in backups:
         size_mb = backup.stat().st_size / BYTES_PER_MB
-        print(f"{place.taken_at(backup)}  {size_mb:>10,.1f} MB  {_verdict(backup)}  {backup}", flush=True)
+        try:
+            with closing(connect_read_only(backup)) as connection, translate_sqlite_errors(backup):
+                check_integrity(connection, backup)
+            verdict = f"good, {sum(read_file_contents(backup).rows.values()):>12,} rows"
+        except DatabaseError as error:
+            verdict = f"DAMAGED ({error})"
+        print(f"{directory.begun_at(backup)}  {size_mb:>10,.1f} MB  {verdict}  {backup}", flush=True)
 
 
-def _place(settings: Settings) -> BackupDirectory:
-    return BackupDirectory(settings.backup_directory, settings.database_path)
-
-
-def _verdict(backup: Path) -> str:
-    try:
-        with closing(connect_read_only(backup)) as connection, translate_sqlite_errors(backup):
-            check_integrity(connection, backup)
-        return f"good, {sum(read_file_contents(backup).rows.values()):>12,} rows"
-    except DatabaseError as error:
-        return f"DAMAGED ({error})"
-
-
-def _restore(path: Path, backup: Path) -> None:
+def _replace(path: Path, backup: Path) -> None:
+    """Replace the database with a backup, and print where the old one is kept."""
     new = path.with_name(f".{path.name}.restoring")
+    progress = Progress()
+
+    def show_progress(done: int, total: int) -> None:
+        progress.show(f"{100 * done // max(1, total)} % copied", last=done == total)
+
     try:
-        rows = prepare_restore(backup, new, OWN_TABLES, VIEWS, _telling(Progress())).rows
+        rows = prepare_restore(backup, new, OWN_TABLES, VIEWS, show_progress).rows
         copy_mode(new, path if path.exists() else backup)
         kept = _keep_old(path) if path.exists() else None
         new.replace(path)
@@ -128,29 +126,30 @@ def _restore(path: Path, backup: Path) -> None:
     except OSError as error:
         raise BackupFailed(f"{error.filename or path}: {error.strerror}. Nothing was changed.") from error
     finally:
-        with suppress(FileNotFoundError):
-            new.unlink()
+        new.unlink(missing_ok=True)
     print(f"{path} is now {backup}: {sum(rows.values()):,} rows")
     if kept:
-        print(f"what was there is kept as {kept}: remove it when all is well")
+        print(f"the old database is kept as {kept}: remove it when all is well")
 
 
 def _keep_old(path: Path) -> Path:
-    """Give the old database a second name."""
-    kept = path.with_name(f"{path.name}.before-restore-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005 - for people
+    """Give the old database a second name, under which it remains when it is replaced.
+
+    A collector that was killed may have left a journal beside it. SQLite would apply that journal to whatever
+    database has the old name, so it must not remain: opening the old database for writing rolls the
+    interrupted transaction back and deletes the journal. A damaged database cannot be opened; its journal is
+    renamed with it.
+
+    Returns:
+        The second name.
+    """
+    kept = path.with_name(f"{path.name}.before-restore-{datetime.now().strftime(TIME_FORMAT)}")  # noqa: DTZ005
     try:
-        connect_for_writing(path).close()  # ends what a crash has left open
+        connect_for_writing(path).close()
     except DatabaseBusy:
         raise
-    except DatabaseError:  # damaged: then its journal is kept with it
+    except DatabaseError:
         move_side_files(path, kept)
     kept.hardlink_to(path)
     sync_to_disk(path.parent)
     return kept
-
-
-def _telling(progress: Progress) -> Callable[[int, int], None]:
-    def tell(done: int, total: int) -> None:
-        progress.show(f"{100 * done // max(1, total)} % copied", last=done == total)
-
-    return tell

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from collector.backups.background import POLL_SECONDS
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import LOOK_SECONDS, BackupTest, NightlyBackup
+from collector.backups.nightly import NightlyBackup
 from collector.backups.restoration import prepare_restore
+from collector.backups.trial import TrialRestore
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.history.retention import Prune
@@ -53,12 +55,12 @@ def maintenance_jobs(settings: Settings, database: Database, stop: threading.Eve
     nightly = NightlyBackup(database, place, settings.backup, stop)
     restore = partial(prepare_restore, tables=OWN_TABLES, views=VIEWS)
     days = settings.backup.self_test_days
-    test = BackupTest(database, place, days, restore, stop)
+    test = TrialRestore(database, place, days, restore, stop)
     prune = Prune(database, OWN_TABLES, settings.retention, stop)
     intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
-        ("backup", nightly.run, LOOK_SECONDS if settings.backup.schedule else 0),
-        ("backup_test", test.run, LOOK_SECONDS if days else 0),
+        ("backup", nightly.run, POLL_SECONDS if settings.backup.schedule else 0),
+        ("backup_test", test.run, POLL_SECONDS if days else 0),
         ("prune", prune.run, settings.retention.interval),
     )
     return [

@@ -1,90 +1,70 @@
-"""Deletes the oldest rows of a table in short transactions, and gives free pages back to the file system."""
+"""Count the rows of a table, and delete its oldest rows, in transactions so short that no flush waits.
 
-import shutil
+A row is older than another one if its `timestamp` is smaller or, in the same second, its `id` is. Rows
+without a timestamp are the oldest. Other programs can write anything into the documented tables, also NULL or
+text as a timestamp.
+"""
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 from collector.database.repositories.base import Connected
-from collector.errors import DatabaseError
-from collector.schema import BYTES_PER_MB, SqlValue
+from collector.schema import SqlValue
 
 CHUNK_ROWS = 1000
 """Rows deleted in one transaction: 5 to 15 ms, so that no flush waits noticeably."""
 
 PASS_ROWS = 100_000
-"""Rows whose boundary is looked for at a time: among more, a flush would wait."""
+"""Largest number of rows for which a boundary is searched: with more of them, a flush would wait."""
 
 COUNT_ROWS = 100_000
-"""Rows counted at a time, about: 4 ms."""
-
-RELEASE_PAGES = 200
-"""Pages given back in one transaction: about 10 ms."""
+"""Rows counted in one step, about: 4 ms."""
 
 ANALYSIS_LIMIT = 400
-"""Rows of an index that ANALYZE looks at: a few milliseconds, however many there are."""
+"""Rows of an index that ANALYZE reads: a few milliseconds, however many there are."""
 
-SPARE_BYTES = 16 * 2**20
-"""Left free on the disk beside a rewrite, for what is collected meanwhile."""
+_MIN_ID = -(2**63)
+_MIN_TIME: SqlValue = float("-inf")
+_MAX_TIME: SqlValue = b"\xff" * 8
+"""SQLite sorts NULL before numbers, numbers before texts, and texts before blobs."""
 
-_BEFORE_ALL_IDS = -(2**63)
-_BEFORE_ALL_TIMES: SqlValue = float("-inf")
-_AFTER_ALL_TIMES: SqlValue = b"\xff" * 8
-
-_OLDER = (
+_CONDITIONS = (
     "timestamp IS NULL AND :timestamp IS NOT NULL",
     "timestamp < :timestamp ORDER BY timestamp",
     "timestamp IS :timestamp AND id <= :id",
 )
-"""The rows up to a boundary, the oldest first. Each uses the index on the time, and none has to sort: the
-sort of 500,000 lines of one second would take half a second a chunk."""
+"""The rows up to a boundary in three parts, the oldest first.
+
+Each part uses the index on `timestamp` and is not sorted. A single condition over `(timestamp, id)` would be:
+where a log wrote 500,000 lines in one second, each chunk would sort all of them by id, in half a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Up to which row of a table, this one included, the oldest go.
+    """The newest row to delete; all older rows of its table are deleted with it.
 
     Args:
-        timestamp: its time; None is before all times.
-        id: its id among the rows of that time; all of them stay if it is left out.
+        timestamp: time of the row; None for a row without a time.
+        id: its id. By default it is smaller than every id: then all rows before that time are deleted, and
+            none of the time itself.
     """
 
     timestamp: SqlValue
-    id: int = _BEFORE_ALL_IDS
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """How the database file is filled.
-
-    Args:
-        size_bytes: of the file.
-        free_bytes: in pages that hold nothing.
-        page_bytes: of one page.
-        can_shrink: whether free pages can be given back without rewriting the file.
-    """
-
-    size_bytes: int
-    free_bytes: int
-    page_bytes: int
-    can_shrink: bool
-
-    @property
-    def used_bytes(self) -> int:
-        """In pages that hold something."""
-        return self.size_bytes - self.free_bytes
+    id: int = _MIN_ID
 
 
 CountStep = Callable[[], int]
-
-
-def _at_once(step: CountStep) -> int:
-    return step()
+"""Counts some of a table's rows."""
 
 
 def max_row_count(database: Connected, table: str) -> int:
-    """A number that a table has no more rows than: it has fewer where some were deleted in its midst."""
+    """Return an upper bound of a table's row count without counting the rows.
+
+    It is the span of the ids, so rows that were deleted between others are included.
+    """
     return _number(
         database,
         f"SELECT (SELECT max(id) FROM {table}) - (SELECT min(id) FROM {table}) + 1 AS n",  # noqa: S608 - our own names
@@ -92,7 +72,7 @@ def max_row_count(database: Connected, table: str) -> int:
 
 
 def has_time_index(database: Connected, table: str) -> bool:
-    """Whether a table can be counted in steps: it has an id, and an index that begins with `timestamp`."""
+    """Return whether `count_rows` can count a table, by its `id` and an index that starts with the time."""
     query = """
         SELECT (SELECT count(*) FROM pragma_table_info(?1) WHERE name = 'id') * (
           SELECT count(*) FROM pragma_index_list(?1) AS one JOIN pragma_index_info(one.name) AS part
@@ -100,27 +80,34 @@ def has_time_index(database: Connected, table: str) -> bool:
     return _number(database, query, (table,)) > 0
 
 
-def count_rows(database: Connected, table: str, step: Callable[[CountStep], int] = _at_once) -> int:
-    """How many rows a table has: 35 ms a million.
+def count_rows(
+    database: Connected, table: str, run_step: Callable[[CountStep], int] = lambda step: step()
+) -> int:
+    """Return the number of rows of a table, counted in steps by time: 35 ms per million.
 
     Args:
-        database: of the table.
+        database: contains the table.
         table: its name; it has the columns `timestamp`, with an index, and `id`.
-        step: takes each step, which counts a stretch of time; between two of them others have the connection.
+        run_step: runs each step; it can pause after it, so that others can use the connection.
     """
-    untimed = f"SELECT count(*) AS n FROM {table} WHERE timestamp IS NULL"  # noqa: S608
+    without_time = f"SELECT count(*) AS n FROM {table} WHERE timestamp IS NULL"  # noqa: S608
     between = f"SELECT count(*) AS n FROM {table} WHERE timestamp > ? AND timestamp <= ?"  # noqa: S608
-    total = step(partial(_number, database, untimed))
-    for since, until in pairwise((_BEFORE_ALL_TIMES, *_times(database, table), _AFTER_ALL_TIMES)):
-        total += step(partial(_number, database, between, (since, until)))
+    total = run_step(partial(_number, database, without_time))
+    for since, until in pairwise((_MIN_TIME, *_step_times(database, table), _MAX_TIME)):
+        total += run_step(partial(_number, database, between, (since, until)))
     return total
 
 
-def _times(database: Connected, table: str) -> list[int]:
-    """Times between which there are so few rows that they are counted at once, if they came evenly."""
-    first, last = oldest(database, table), _newest(database, table)
+def _step_times(database: Connected, table: str) -> list[int]:
+    """Return times that divide a table into steps of about `COUNT_ROWS` rows, if its rows came evenly.
+
+    Example: 250,000 rows of the seconds 0 to 300 are counted in three steps: up to 100, up to 200, the rest.
+    """
+    first = oldest_time(database, table)
+    newest = f"SELECT max(timestamp) AS newest FROM {table} WHERE timestamp < ''"  # noqa: S608 - no text
+    last = database.query(newest)[0]["newest"]
     steps = max_row_count(database, table) // COUNT_ROWS
-    if first is None or last is None:
+    if first is None or not isinstance(last, int):
         return []
     return [first + (last - first) * number // (steps + 1) for number in range(1, steps + 1)]
 
@@ -129,26 +116,22 @@ def _number(database: Connected, query: str, parameters: Sequence[SqlValue] = ()
     return int(database.query(query, parameters)[0]["n"] or 0)
 
 
-def oldest(database: Connected, table: str) -> int | None:
-    """The oldest time in a table; None where there is none."""
+def oldest_time(database: Connected, table: str) -> int | None:
+    """Return the smallest timestamp of a table; None if there is none."""
     timestamp = database.query(f"SELECT min(timestamp) AS oldest FROM {table}")[0]["oldest"]  # noqa: S608
     return timestamp if isinstance(timestamp, int) else None
 
 
-def _newest(database: Connected, table: str) -> int | None:
-    """The newest time in a table that is a number; None where there is none."""
-    query = f"SELECT max(timestamp) AS newest FROM {table} WHERE timestamp < ''"  # noqa: S608
-    timestamp = database.query(query)[0]["newest"]
-    return timestamp if isinstance(timestamp, int) else None
-
-
 def find_boundary(database: Connected, table: str, rows: int) -> Boundary | None:
-    """The boundary behind the oldest rows by time, then id; None where the table has not so many.
+    """Return the boundary up to which a table has this number of rows; None if the table has fewer.
+
+    Example: 1,500 rows are to be deleted. Row 1,500 in the order of time is one of second 70, and 1,200 rows
+    are older than that second. The boundary is then the row of second 70 with the 300th smallest id.
 
     Args:
-        database: of the table.
+        database: contains the table.
         table: its name; it has the columns `timestamp` and `id`.
-        rows: how many lie before the boundary, 1 at least.
+        rows: at least 1.
     """
     last = database.query(
         f"SELECT timestamp FROM {table} ORDER BY timestamp LIMIT 1 OFFSET ?",  # noqa: S608
@@ -162,15 +145,18 @@ def find_boundary(database: Connected, table: str, rows: int) -> Boundary | None
         f"+ (SELECT count(*) FROM {table} WHERE timestamp IS NULL AND ?1 IS NOT NULL) AS n",
         (timestamp,),
     )
-    (going,) = database.query(
+    (boundary,) = database.query(
         f"SELECT id FROM {table} WHERE timestamp IS ? ORDER BY id LIMIT 1 OFFSET ?",  # noqa: S608
         (timestamp, rows - older["n"] - 1),
     )
-    return Boundary(timestamp, going["id"])
+    return Boundary(timestamp, boundary["id"])
 
 
 def delete_chunk(database: Connected, table: str, boundary: Boundary) -> int:
-    """Delete some of the rows up to a boundary in one transaction; how many: 0 = there are no more.
+    """Delete up to `CHUNK_ROWS` of the rows up to a boundary, the oldest first, in one transaction.
+
+    Returns:
+        How many rows were deleted; 0 if there are no more.
 
     Raises:
         DatabaseBusy: another program holds a lock; nothing was deleted.
@@ -178,15 +164,21 @@ def delete_chunk(database: Connected, table: str, boundary: Boundary) -> int:
     """
     deleted = 0
     with database.transaction() as connection:
-        for older in _OLDER:
-            statement = f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {older} LIMIT :rows)"  # noqa: S608
+        for condition in _CONDITIONS:
+            statement = (
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {condition} LIMIT :rows)"  # noqa: S608
+            )
             values = {"timestamp": boundary.timestamp, "id": boundary.id, "rows": CHUNK_ROWS - deleted}
             deleted += connection.execute(statement, values).rowcount
     return deleted
 
 
 def delete_oldest(database: Connected, table: str, max_rows: int) -> int:
-    """Delete the oldest rows beyond a number, in chunks; how many were deleted."""
+    """Delete the oldest rows of a table beyond a number of rows, in chunks.
+
+    Returns:
+        How many rows were deleted.
+    """
     total, excess = 0, count_rows(database, table) - max_rows
     while total < excess and (boundary := find_boundary(database, table, min(excess - total, PASS_ROWS))):
         while deleted := delete_chunk(database, table, boundary):
@@ -194,58 +186,8 @@ def delete_oldest(database: Connected, table: str, max_rows: int) -> int:
     return total
 
 
-def read_space(database: Connected) -> Space:
-    """How the database file is filled."""
-
-    def pragma(name: str) -> int:
-        return int(database.query(f"PRAGMA {name}")[0][name])
-
-    page_bytes = pragma("page_size")
-    return Space(
-        pragma("page_count") * page_bytes,
-        pragma("freelist_count") * page_bytes,
-        page_bytes,
-        can_shrink=pragma("auto_vacuum") != 0,
-    )
-
-
-def release_pages(database: Connected) -> None:
-    """Give some free pages back to the file system in one short transaction.
-
-    Raises:
-        DatabaseBusy: another program holds a lock.
-        DatabaseError: disk full, read-only, damaged.
-    """
-    # One page a step, and `execute` stops after the first step, for they give no rows.
-    database.run_script(f"PRAGMA incremental_vacuum({RELEASE_PAGES})")
-
-
 def analyze(database: Connected, table: str) -> None:
-    """Note how the values of a table's indexes are spread, for the choice among them."""
+    """Update the statistics by which SQLite chooses among a table's indexes."""
     with database.transaction() as connection:
         connection.execute(f"PRAGMA analysis_limit = {ANALYSIS_LIMIT}")
         connection.execute(f"ANALYZE {table}")
-
-
-def rewrite(database: Connected) -> None:
-    """Write the whole file anew, without free pages, so that from then on it can shrink in small steps.
-
-    Nobody can write meanwhile: about 6 s a GB of content.
-
-    Raises:
-        DatabaseBusy: another program holds a lock.
-        DatabaseError: there is too little space on the disk for it.
-    """
-    space = read_space(database)
-    needed = space.size_bytes + space.used_bytes + SPARE_BYTES  # its journal and its new content
-    free = shutil.disk_usage(database.path.parent).free
-    if free < needed:
-        raise DatabaseError(
-            f"{database.path.parent} has {free / BYTES_PER_MB:,.0f} MB free, and writing the database anew "
-            f"needs {needed / BYTES_PER_MB:,.0f} MB for a while: free some space"
-        )
-    try:
-        # In a file: in memory it would take as much of it as the database has content.
-        database.run_script("PRAGMA temp_store = FILE; PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
-    finally:
-        database.run_script("PRAGMA temp_store = MEMORY")

@@ -1,1 +1,1 @@
-"""What happens to rows as they age."""
+"""The history in the database: which rows are kept, and for how long."""

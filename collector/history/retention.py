@@ -1,62 +1,51 @@
-"""Keeps the database within its limits: the oldest rows go, and the file becomes smaller."""
+"""Delete the oldest rows beyond the limits of `[retention]`, in short transactions."""
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 
-import structlog
-
-from collector.database import Database
-from collector.database import deletion as rows
-from collector.database.deletion import Boundary, Space
+from collector.database import Database, deletion
+from collector.database.deletion import PASS_ROWS, Boundary
 from collector.database.documented import DOCUMENTED_TABLES
-from collector.errors import DatabaseBusy, DatabaseError, Stopped
+from collector.database.space import read_space
+from collector.errors import DatabaseError, Stopped
+from collector.history.shrinking import FileShrinking
+from collector.history.steps import ShortSteps
 from collector.schema import BYTES_PER_MB, Table
 from collector.settings import RetentionSettings
 
 LAST_ROWS = 1000
-"""Of each table; they never go because of the file's size."""
+"""The newest rows of each table that are never deleted because of the file's size."""
 
-RESERVE_BYTES = 4 * BYTES_PER_MB
-"""Free pages that stay in the file: new rows take them, and the file need not grow again."""
+SIZE_MARGIN = 0.05
+"""Part of the size limit that is left free for the rows of the time until the next prune."""
 
-REWRITE_MAX_BYTES = 128 * BYTES_PER_MB
-"""A collector that runs rewrites a file of this much content: rows wait for less than a second."""
+MIN_SHARE = 0.005
+"""Smallest part of each table that one round deletes because of the size, so that there are few rounds."""
 
-_REWRITE_MIN_BYTES = 16 * BYTES_PER_MB
-_SHORTEST_REST_SECONDS = 0.01
-_BUSY_PATIENCE = 10  # seconds
 _SECONDS_PER_DAY = 86_400
-_SIZE_MARGIN = 0.05  # of the limit is left to the rows of the time until the next run
-_SMALLEST_SHARE = 0.005
 
-_SAMPLES = ("metrics", "host_metrics")
-"""These have one row a sample. Where there are several, they stay as long as these."""
+_SAMPLE_TABLES = ("metrics", "host_metrics")
+"""Tables with one row per sample. Tables with several rows per sample are kept for as long as these."""
 
-_COUNTED = (*_SAMPLES, "model_events", "logs")
-"""Tables whose rows are counted."""
+_COUNTED_TABLES = (*_SAMPLE_TABLES, "model_events", "logs")
+"""Tables that a number of rows limits."""
 
-Result = TypeVar("Result")
 Progress = Callable[[int], object]
-"""Told how many rows have been deleted so far."""
-
-
-def _silent(_deleted: int) -> None:
-    pass
+"""Called with the number of rows deleted so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class PruneSummary:
-    """What a run has done.
+    """What one prune did.
 
     Args:
-        deleted: rows deleted, by table; tables that lost none are left out.
-        size_before_bytes: of the file.
-        size_after_bytes: of the file.
+        deleted: number of deleted rows by table; tables without any are left out.
+        size_before_bytes: size of the file before it.
+        size_after_bytes: size of the file after it.
     """
 
     deleted: dict[str, int]
@@ -65,16 +54,16 @@ class PruneSummary:
 
 
 class Prune:
-    """Deletes the oldest rows beyond the limits, while all else goes on.
+    """Deletes the oldest rows beyond the limits, while everything else goes on.
 
-    Every step is a short transaction, and the connection is free between two of them.
+    Every step is a short transaction, and others can use the connection between two of them.
 
     Args:
-        database: to be kept within its limits.
-        tables: all that are ours beside the documented ones; those with a `timestamp` are pruned.
+        database: to be pruned.
+        tables: own tables beside the documented ones; those with a `timestamp` are pruned.
         settings: the limits.
-        stop: ends a run early; what is not done is done by the next one.
-        clock: gives Unix seconds.
+        stop: ends it early; the next run continues.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -86,168 +75,158 @@ class Prune:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._tables = [table.name for table in (*DOCUMENTED_TABLES, *tables) if _has_time(table)]
+        self._tables = [
+            table.name
+            for table in (*DOCUMENTED_TABLES, *tables)
+            if any(column.name == "timestamp" for column in table.columns)
+        ]
+        self._counted_tables = [table for table in self._tables if table in _COUNTED_TABLES]
         self._settings = settings
-        self._stop = stop
+        self._limit_bytes = settings.max_database_mb * BYTES_PER_MB
         self._clock = clock
-        self._is_told = False
-        self._progress: Progress = _silent
+        self._steps = ShortSteps(stop)
+        self._shrinking = FileShrinking(database, self._limit_bytes, self._steps)
+        self._progress: Progress = lambda _deleted: None
         self._deleted: dict[str, int] = {}
-        self._rows: dict[str, int] = {}  # of each table, once they were counted in this run
+        self._row_counts: dict[str, int] = {}
 
-    def run(self, progress: Progress = _silent) -> PruneSummary:
+    def run(self, progress: Progress = lambda _deleted: None) -> PruneSummary:
         """Prune once.
 
         Args:
-            progress: told after each transaction.
+            progress: called after each transaction.
 
         Raises:
-            DatabaseBusy: another program holds a lock; what was done stays done.
-            DatabaseError: disk full, read-only, damaged, or the size wanted cannot be reached.
+            DatabaseBusy: another program holds a lock; what was deleted remains deleted.
+            DatabaseError: disk full, read-only, damaged, or the file cannot be made small enough.
         """
-        self._progress, self._deleted, self._rows = progress, {}, {}
-        size_bytes = self._space().size_bytes
-        with suppress(Stopped):  # the next run goes on
+        self._progress, self._deleted, self._row_counts = progress, {}, {}
+        size_bytes = read_space(self._database).size_bytes
+        with suppress(Stopped):
             self._prune()
-        return PruneSummary(self._deleted, size_bytes, self._space().size_bytes)
+        return PruneSummary(self._deleted, size_bytes, read_space(self._database).size_bytes)
 
     def _prune(self) -> None:
-        self._by_age()
-        self._by_rows()
-        is_small_enough = self._by_size()
+        self._prune_by_age()
+        self._prune_by_rows()
+        is_small_enough = self._prune_by_size()
         for table in self._deleted:
-            self._step(lambda table=table: rows.analyze(self._database, table))  # type: ignore[misc]
-        self._give_back()
+            self._steps.run(lambda table=table: deletion.analyze(self._database, table))  # type: ignore[misc]
+        self._shrinking.run()
         if not is_small_enough:
             raise DatabaseError(
-                f"the database cannot be brought below [retention] max_database_mb = "
-                f"{self._settings.max_database_mb}: what fills it are other tables, or the newest "
-                f"{LAST_ROWS:,} rows of each. Raise the limit, or look at `llama-collector status`"
+                f"the database cannot be made smaller than [retention] max_database_mb = "
+                f"{self._settings.max_database_mb}: it is full of other tables, or of the newest "
+                f"{LAST_ROWS:,} rows of each table. Raise the limit, or check `llama-collector status`"
             )
 
-    def _by_age(self) -> None:
+    def _prune_by_age(self) -> None:
+        """Delete the rows of all tables that are older than `max_age_days`."""
         if days := self._settings.max_age_days:
             for table in self._tables:
                 self._delete(table, Boundary(int(self._clock()) - days * _SECONDS_PER_DAY))
 
-    def _by_rows(self) -> None:
-        while self._shorten(self._surplus) >= rows.PASS_ROWS:
-            pass  # a shorter pass was the last: what is added meanwhile is for the next run
+    def _prune_by_rows(self) -> None:
+        """Delete the oldest rows beyond `metrics_max_rows` and `logs_max_rows`.
 
-    def _surplus(self, table: str) -> int:
+        One pass deletes at most `PASS_ROWS` rows of each table, so there is another one while a pass deletes
+        that many. The last pass deletes fewer; rows that were added meanwhile are left to the next run.
+        """
+        while True:
+            deleted = self._delete_oldest({table: self._excess_rows(table) for table in self._counted_tables})
+            if deleted < PASS_ROWS:
+                return
+
+    def _excess_rows(self, table: str) -> int:
         limit = self._settings.logs_max_rows if table == "logs" else self._settings.metrics_max_rows
-        if not limit or rows.max_row_count(self._database, table) <= limit:
-            return 0  # there is nothing to count
-        return min(self._count(table) - limit, rows.PASS_ROWS)
+        if not limit or deletion.max_row_count(self._database, table) <= limit:
+            return 0  # without counting the rows, which takes much longer
+        return min(self._row_count(table) - limit, PASS_ROWS)
 
-    def _by_size(self) -> bool:
-        """Whether the content fits; the same share of all tables goes until it does."""
-        limit = self._limit_bytes
-        while limit and (too_much := (used := self._space().used_bytes) - (1 - _SIZE_MARGIN) * limit) > 0:
-            counts = {table: self._count(table) for table in self._counted}
-            share = min(max(too_much / used, _SMALLEST_SHARE), rows.PASS_ROWS / max(1, *counts.values()))
-            if not self._shorten(lambda table, share=share: _share_of(self._count(table), share)):  # type: ignore[misc]
+    def _prune_by_size(self) -> bool:
+        """Delete the oldest rows of all tables until their content fits into `max_database_mb`.
+
+        How many bytes a row uses is not known, so it is done in rounds: measure the content, choose a share,
+        delete that share of each table, measure again. Each table loses the same share, so that a flood of
+        log lines does not shorten the history of the samples to nothing.
+
+        Example: the limit is 100 MB, so the content should have 95 MB, and it has 190 MB with 80,000 samples
+        and 40,000 log lines. Round 1 deletes the oldest half of both. The content now has 97 MB, because the
+        older log lines were shorter. Round 2 deletes 2 % of what is left, and the content fits.
+
+        Returns:
+            Whether it fits. If not, nothing more may be deleted: each table has only `LAST_ROWS` rows left,
+            and something else fills the file, for example a table of another program.
+        """
+        if not self._limit_bytes:
+            return True
+        target_bytes = (1 - SIZE_MARGIN) * self._limit_bytes
+        while (used_bytes := read_space(self._database).used_bytes) > target_bytes:
+            counts = {table: self._row_count(table) for table in self._counted_tables}
+            share = _share_to_delete(used_bytes, target_bytes, counts.values())
+            if not self._delete_oldest({table: _part(rows, share) for table, rows in counts.items()}):
                 return False
         return True
 
-    def _shorten(self, surplus: Callable[[str], int]) -> int:
-        """Delete the oldest rows of all tables; how many.
+    def _delete_oldest(self, rows_to_delete: Mapping[str, int]) -> int:
+        """Delete the oldest rows of the counted tables, and of the other tables those of the same time.
+
+        Example: 1,000 rows of `metrics` are deleted, and its oldest sample is now of 12:00. `gpu_metrics` has
+        a row per GPU and sample, which no number of rows limits; its rows before 12:00 are deleted.
 
         Args:
-            surplus: how many are to go of a table, given its name.
+            rows_to_delete: number of rows for each counted table; 0 or less for none.
+
+        Returns:
+            How many rows were deleted, of all tables together.
         """
         before = sum(self._deleted.values())
         shortened = []
-        for table in self._counted:
-            going = surplus(table)
-            # None where another program has deleted most of them meanwhile.
-            if going > 0 and (boundary := rows.find_boundary(self._database, table, going)):
+        for table, rows in rows_to_delete.items():
+            # There is no boundary if another program has deleted so many rows meanwhile that fewer are left.
+            if rows > 0 and (boundary := deletion.find_boundary(self._database, table, rows)):
                 self._delete(table, boundary)
                 shortened.append(table)
-        oldest = [rows.oldest(self._database, table) for table in shortened if table in _SAMPLES]
-        since = max((time for time in oldest if time is not None), default=None)
-        for table in self._tables:
-            if since is not None and table not in _COUNTED:
-                self._delete(table, Boundary(since))
+        times = [
+            deletion.oldest_time(self._database, table) for table in shortened if table in _SAMPLE_TABLES
+        ]
+        oldest_sample = max((time for time in times if time is not None), default=None)
+        if oldest_sample is not None:
+            for table in self._tables:
+                if table not in _COUNTED_TABLES:
+                    self._delete(table, Boundary(oldest_sample))
         return sum(self._deleted.values()) - before
 
-    @property
-    def _counted(self) -> list[str]:
-        return [table for table in self._tables if table in _COUNTED]
-
-    def _count(self, table: str) -> int:
-        """How many rows it has, but for what was added since the first call in this run."""
-        if table not in self._rows:
-            self._rows[table] = rows.count_rows(self._database, table, self._step)
-        return self._rows[table]
+    def _row_count(self, table: str) -> int:
+        """Return the number of rows of a table, counted once a run; rows added later are not included."""
+        if table not in self._row_counts:
+            self._row_counts[table] = deletion.count_rows(self._database, table, self._steps.run)
+        return self._row_counts[table]
 
     def _delete(self, table: str, boundary: Boundary) -> None:
-        while deleted := self._step(lambda: rows.delete_chunk(self._database, table, boundary)):
+        """Delete the rows of a table up to a boundary, in chunks."""
+        while deleted := self._steps.run(lambda: deletion.delete_chunk(self._database, table, boundary)):
             self._deleted[table] = self._deleted.get(table, 0) + deleted
-            if table in self._rows:
-                self._rows[table] -= deleted
+            if table in self._row_counts:
+                self._row_counts[table] -= deleted
             self._progress(sum(self._deleted.values()))
 
-    def _give_back(self) -> None:
-        if not self._space().can_shrink:
-            self._make_shrinkable()
-        while (space := self._space()).can_shrink and self._surplus_bytes(space) > 0:
-            self._step(lambda: rows.release_pages(self._database))
-            if self._space().free_bytes >= space.free_bytes:
-                return  # nothing can be given back just now
 
-    def _surplus_bytes(self, space: Space) -> int:
-        """How much of the file is to be given back: what is not in reserve, or is beyond the limit."""
-        beyond_limit = space.size_bytes - self._limit_bytes if self._limit_bytes else 0
-        return min(space.free_bytes, max(space.free_bytes - RESERVE_BYTES, beyond_limit))
+def _share_to_delete(used_bytes: float, target_bytes: float, row_counts: Iterable[int]) -> float:
+    """Return the share of each table that one round deletes, from 0 to 1.
 
-    def _make_shrinkable(self) -> None:
-        """Rewrite a file that another program created, where it is worth it and soon done."""
-        space = self._space()
-        is_too_large = 0 < self._limit_bytes < space.size_bytes
-        is_half_free = space.free_bytes > space.size_bytes / 2 and space.size_bytes > _REWRITE_MIN_BYTES
-        if not (is_too_large or is_half_free):
-            return
-        if space.used_bytes <= REWRITE_MAX_BYTES:
-            self._step(lambda: rows.rewrite(self._database))
-        elif not self._is_told:
-            self._is_told = True
-            structlog.get_logger().warning(
-                f"{space.free_bytes / BYTES_PER_MB:,.0f} MB of the database are free, and it cannot give "
-                "them back, for another program created it: stop the collector once and run "
-                "`llama-collector prune --vacuum`"
-            )
+    Mostly it is the share of the content that is too much: of 190 MB that should be 95 MB, half. There are
+    two exceptions:
 
-    @property
-    def _limit_bytes(self) -> int:
-        return self._settings.max_database_mb * BYTES_PER_MB
-
-    def _space(self) -> Space:
-        return rows.read_space(self._database)
-
-    def _step(self, action: Callable[[], Result]) -> Result:
-        """One short transaction, and a rest as long in which others have the connection.
-
-        Raises:
-            Stopped: the collector ends.
-            DatabaseBusy: another program holds a lock for longer than a reader should.
-        """
-        deadline = time.monotonic() + _BUSY_PATIENCE
-        while not self._stop.is_set():
-            started = time.monotonic()
-            try:
-                return action()
-            except DatabaseBusy:
-                if time.monotonic() > deadline:
-                    raise
-            finally:
-                self._stop.wait(max(_SHORTEST_REST_SECONDS, time.monotonic() - started))
-        raise Stopped("the collector ends")
+    - Little is too much, for example 0.01 %. Then it is `MIN_SHARE`: otherwise many rounds would each delete
+      a few rows, until by chance a page becomes free.
+    - A table is very long, for example `logs` with 1,000,000 rows. Then it is 10 %, because finding the
+      boundary of more than `PASS_ROWS` rows would delay a flush; the next round deletes the next 10 %.
+    """
+    excess_share = (used_bytes - target_bytes) / used_bytes
+    return min(max(excess_share, MIN_SHARE), PASS_ROWS / max(1, *row_counts))
 
 
-def _has_time(table: Table) -> bool:
-    return any(column.name == "timestamp" for column in table.columns)
-
-
-def _share_of(count: int, share: float) -> int:
-    return min(math.ceil(count * share), count - LAST_ROWS)
+def _part(rows: int, share: float) -> int:
+    """Return the number of rows of a table that a share is, leaving `LAST_ROWS`."""
+    return min(math.ceil(rows * share), rows - LAST_ROWS)

@@ -1,9 +1,9 @@
-"""A backup of a large database beside sampling and commits every second: who waits, and what it costs.
+"""Measure a backup of a large database beside sampling and flushes every second: delays, CPU and memory.
 
 Usage: python -m tests.benchmarks.backup [--gigabytes 1] [--directory DIRECTORY]
 
-Compared with the sqlite3 shell on the same file while nobody writes it, in the same run: the copy with its
-`.backup`, the proof with its `PRAGMA integrity_check` of that copy.
+In the same run it is compared with the sqlite3 shell on the same file, which nobody writes then: the copy with
+`.backup`, the verification with `PRAGMA integrity_check` of that copy.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from collector.backups.creation import BackupSummary, back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import BackupSummary, back_up
 from collector.catalog import OWN_TABLES
 from collector.daemon.sampler import Sampler
 from collector.database import Database
@@ -48,23 +48,23 @@ SELECT random() % 100, random() % 100, 50.0, 12.5, 8000.0, 1700000000 + x FROM n
 
 
 class EverySecond(threading.Thread):
-    """Does something every second, and notes how late it began and how long it took."""
+    """A thread that does something every second and records how late it started and how long it took."""
 
     def __init__(self, action: Callable[[], object], offset_seconds: float) -> None:
         super().__init__()
         self._action = action
         self._offset_seconds = offset_seconds
         self._ended = threading.Event()
-        self.late_seconds: list[float] = []
-        self.took_seconds: list[float] = []
+        self.delay_seconds: list[float] = []
+        self.duration_seconds: list[float] = []
 
     def run(self) -> None:
         due = int(time.time()) + 1 + self._offset_seconds
         while not self._ended.wait(due - time.time()):
             started = time.time()
             self._action()
-            self.late_seconds.append(started - due)
-            self.took_seconds.append(time.time() - started)
+            self.delay_seconds.append(started - due)
+            self.duration_seconds.append(time.time() - started)
             due = max(due + 1, int(time.time()) + self._offset_seconds)
 
     def end(self) -> None:
@@ -73,7 +73,7 @@ class EverySecond(threading.Thread):
 
 
 class TimedDatabase(Database):
-    """Notes the processor time of a copy, and the times of the process and of the clock at its end."""
+    """A database that records the CPU time of a copy, and the CPU time and the clock at its end."""
 
     copy_cpu = cpu_at_end = clock_at_end = 0.0
 
@@ -85,7 +85,7 @@ class TimedDatabase(Database):
 
 
 def cpu_of_shell(database: Path, command: str) -> float:
-    """Processor seconds of the sqlite3 shell."""
+    """Return the CPU seconds of the sqlite3 shell."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(["sqlite3", str(database), command], check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -97,18 +97,19 @@ def resident_mb() -> float:
 
 
 @contextmanager
-def highest_memory_mb() -> Iterator[list[float]]:
-    seen, ended = [resident_mb()], threading.Event()
+def resident_memory_mb() -> Iterator[list[float]]:
+    """Provide a list to which the resident memory is added every 0.1 s."""
+    samples, ended = [resident_mb()], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not ended.wait(0.1):
-            seen.append(resident_mb())
+            samples.append(resident_mb())
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    yield seen
+    sampling = threading.Thread(target=sample)
+    sampling.start()
+    yield samples
     ended.set()
-    looking.join()
+    sampling.join()
 
 
 def fill(path: Path, size_bytes: float) -> None:
@@ -124,7 +125,9 @@ def worst(seconds: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--directory", type=Path, help="where the files are made; some three times the size")
+    parser.add_argument(
+        "--directory", type=Path, help="where the files are created; they need three times the size"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         path = Path(directory, "llama-dashboard.db")
@@ -144,13 +147,13 @@ def measure(database: TimedDatabase) -> None:
     cpu = time.process_time()
     time.sleep(SECONDS_BEFORE)
     idle_cpu = (time.process_time() - cpu) / SECONDS_BEFORE
-    print(f"before: commit {worst(commits.took_seconds)}, sample {worst(samples.late_seconds)} late")
-    samples.late_seconds, commits.took_seconds = [], []
-    place = BackupDirectory(database.path.parent / "backup", database.path)
-    with highest_memory_mb() as memory:
-        summary = back_up(database, place, 7, threading.Event())
+    print(f"before: commit {worst(commits.duration_seconds)}, sample {worst(samples.delay_seconds)} late")
+    samples.delay_seconds, commits.duration_seconds = [], []
+    directory = BackupDirectory(database.path.parent / "backup", database.path)
+    with resident_memory_mb() as memory:
+        summary = back_up(database, directory, 7, threading.Event())
         beside = idle_cpu * (time.monotonic() - database.clock_at_end)
-        proof_cpu = time.process_time() - database.cpu_at_end - beside
+        verification_cpu = time.process_time() - database.cpu_at_end - beside
     samples.end()
     commits.end()
     sampler.close()
@@ -160,9 +163,11 @@ def measure(database: TimedDatabase) -> None:
         cpu_of_shell(database.path, f".backup {shell_copy}"),
         cpu_of_shell(shell_copy, "PRAGMA integrity_check"),
     ]
-    for what, mine, theirs in zip(("copy", "proof"), (database.copy_cpu, proof_cpu), shell, strict=True):
+    for what, ours, theirs in zip(
+        ("copy", "verification"), (database.copy_cpu, verification_cpu), shell, strict=True
+    ):
         print(
-            f"CPU of the {what:<15}{mine:6.2f} s    sqlite3 {theirs:.2f} s: ratio {mine / theirs:.2f}   (goal: 1.5)"
+            f"CPU of the {what:<15}{ours:6.2f} s    sqlite3 {theirs:.2f} s: ratio {ours / theirs:.2f}   (goal: 1.5)"
         )
 
 
@@ -171,10 +176,10 @@ def report(
 ) -> None:
     size_mb = path.stat().st_size / BYTES_PER_MB
     print(
-        f"{size_mb:,.0f} MB, {summary.rows:,} rows, {summary.seconds:.1f} s, {len(commits.took_seconds)} commits"
+        f"{size_mb:,.0f} MB, {summary.rows:,} rows, {summary.seconds:.1f} s, {len(commits.duration_seconds)} commits"
     )
-    print(f"longest commit       {worst(commits.took_seconds)}   (goal: 150)")
-    print(f"latest sample        {worst(samples.late_seconds)}   (goal: 500)")
+    print(f"longest commit       {worst(commits.duration_seconds)}   (goal: 150)")
+    print(f"latest sample        {worst(samples.delay_seconds)}   (goal: 500)")
     print(f"memory grown by      {max(memory) - memory[0]:6.1f} MB   (goal: 30)")
 
 

@@ -1,9 +1,9 @@
-"""How long flushes wait while a million rows of `metrics` and of `logs` are pruned to 100,000.
+"""Measure how long flushes wait while a million rows of `metrics` and of `logs` are pruned to 100,000.
 
 Usage: python -m tests.benchmarks.prune [--rows 1000000]
 
-A writer flushes ten samples every 0.2 s, first alone, then beside the prune; then the steps that give pages back
-are timed alone.
+A writer flushes ten samples every 0.2 s, first alone, then beside the prune; then the steps that return free
+pages to the file system are timed alone.
 """
 
 import argparse
@@ -17,10 +17,11 @@ from typing import Self
 
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
-from collector.database.deletion import RELEASE_PAGES, read_space, release_pages
 from collector.database.documented import LOGS, METRICS
+from collector.database.space import RELEASE_PAGES, read_space, release_pages
 from collector.database.writer import Writer
-from collector.history import retention as prune
+from collector.history import shrinking
+from collector.history.retention import Prune
 from collector.schema import BYTES_PER_MB
 from collector.settings import RetentionSettings
 
@@ -28,7 +29,7 @@ NOW, KEPT_ROWS = 1_700_000_000, 100_000
 
 
 class Flushes(threading.Thread):
-    """A writer that commits every 0.2 s and notes how long each commit took."""
+    """A thread that flushes every 0.2 s and records how long each flush took."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ def fill(database: Database, rows: int) -> None:
         )
 
 
-def told(name: str, milliseconds: Iterable[float]) -> None:
+def print_times(name: str, milliseconds: Iterable[float]) -> None:
     values = sorted(milliseconds)
     if not values:
         print(f"{name:<24}     0 times")
@@ -91,21 +92,23 @@ def main() -> None:
         fill(database, rows)
         with Flushes(database) as alone:
             time.sleep(10)
-        told("flush alone", alone.milliseconds)
-        prune.RESERVE_BYTES = 2**62  # the pages are given back below
+        print_times("flush alone", alone.milliseconds)
+        shrinking.RESERVE_BYTES = 2**62  # the pages are released below
         started = time.perf_counter()
         with Flushes(database) as beside:
-            summary = prune.Prune(database, (), settings, threading.Event()).run()
+            summary = Prune(database, (), settings, threading.Event()).run()
         seconds = time.perf_counter() - started
-        told("flush beside the prune", beside.milliseconds)
+        print_times("flush beside the prune", beside.milliseconds)
         deleted = sum(summary.deleted.values())
-        print(f"{deleted:,} rows deleted in {seconds:.1f} s: {deleted / seconds:,.0f} rows/s, rests included")
+        print(
+            f"{deleted:,} rows deleted in {seconds:.1f} s: {deleted / seconds:,.0f} rows/s, pauses included"
+        )
         steps = []
         while read_space(database).free_bytes:
             started = time.perf_counter()
             release_pages(database)
             steps.append(1000 * (time.perf_counter() - started))
-        told(f"{RELEASE_PAGES} pages given back", steps)
+        print_times(f"{RELEASE_PAGES} pages released", steps)
         after = read_space(database).size_bytes
         print(f"{summary.size_before_bytes / BYTES_PER_MB:.1f} MB before, {after / BYTES_PER_MB:.1f} MB now")
 

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collector.backups import nightly as backup
+from collector.backups import creation as backup
 from collector.backups.verification import read_contents
 from collector.catalog import OWN_TABLES
 from collector.commands.status import read_status
@@ -286,7 +286,7 @@ def keeping(case: Case) -> Iterator[Measures]:
             "prune chunk": delete,
             "prune counts, held": lambda: database.longest_hold(lambda: count_rows(database, "metrics")),
             "backup counts, held": lambda: database.longest_hold(
-                lambda: read_contents(database.query, partial(backup._count, database, stop))
+                lambda: read_contents(database.query, partial(backup._count_rows, database, stop))
             ),
             "backup step": lambda: copy_step(database, copy),
         }

@@ -1,6 +1,6 @@
-"""The SQL text, and the documented ways to restore a database, each read back by the sqlite3 shell.
+"""The SQL text, and the documented ways to restore a database, each read back by Python and the sqlite3 shell.
 
-The shell's part is slow only because it has to be installed; the rest reads back through Python.
+The tests with the shell are marked slow only because it must be installed.
 """
 
 import math
@@ -20,14 +20,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from collector.backups.sql_text import _of_whole_numbers, dump, real_literal
+from collector.backups.sql_literals import product_literal, real_literal
+from collector.backups.sql_text import dump
 from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.schema import SqlValue, quote_identifier
 from tests.support.collector import WAIT_SECONDS, Collector
 
 QUIET = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n'
-MARKS = ("encoding", "page_size", "auto_vacuum", "user_version", "application_id")
+PRAGMAS = ("encoding", "page_size", "auto_vacuum", "user_version", "application_id")
 
 Import = Callable[[bytes, Path], None]
 
@@ -41,31 +42,31 @@ def import_by_shell(text: bytes, target: Path) -> None:
     subprocess.run(["sqlite3", "-bail", target], input=text, check=True, capture_output=True)
 
 
-READERS = pytest.mark.parametrize(
-    "read_back", [import_by_python, pytest.param(import_by_shell, marks=pytest.mark.slow)]
+IMPORTS = pytest.mark.parametrize(
+    "import_text", [import_by_python, pytest.param(import_by_shell, marks=pytest.mark.slow)]
 )
 
 
-def dumped(path: Path) -> bytes:
+def dump_file(path: Path) -> bytes:
     with closing(connect_read_only(path)) as connection:
         return b"".join(dump(connection))
 
 
 def content(path: Path) -> dict[str, Any]:
-    """All that can be told about a database: marks, schema, and every value with its type."""
+    """Return everything in a database: its pragmas, schema, and every value with its type."""
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = bytes
-        marks = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in MARKS}
+        pragmas = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in PRAGMAS}
         schema = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
         tables = [row[1].decode() for row in schema if row[0] == b"table"]
         rows = {
-            table: list(map(exactly, connection.execute(f"SELECT * FROM {quote_identifier(table)}")))
+            table: list(map(exact_values, connection.execute(f"SELECT * FROM {quote_identifier(table)}")))
             for table in tables
         }
-        return marks | {"schema": sorted(schema, key=repr)} | rows
+        return pragmas | {"schema": sorted(schema, key=repr)} | rows
 
 
-def exactly(row: tuple[SqlValue, ...]) -> tuple[object, ...]:
+def exact_values(row: tuple[SqlValue, ...]) -> tuple[object, ...]:
     return tuple(struct.pack("d", value) if isinstance(value, float) else value for value in row)
 
 
@@ -75,7 +76,7 @@ def create(path: Path, script: str) -> Path:
     return path
 
 
-FLOATS = st.floats(allow_nan=False).map(lambda value: value + 0.0)  # SQLite knows no negative zero
+FLOATS = st.floats(allow_nan=False).map(lambda value: value + 0.0)  # SQLite has no negative zero
 VALUES = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**63 - 1),
@@ -87,13 +88,13 @@ VALUES = st.one_of(
 ROWS = st.lists(st.tuples(*[VALUES] * 5), min_size=1, max_size=20)
 
 
-@READERS
+@IMPORTS
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 @example(rows=[(math.inf, -math.inf, 5e-324, 1.7976931348623157e308, -1.1352904205810249e-307)])
 @example(rows=[("a\r\nb", "\r", "\0", "x\0'y", ".quit\n;\n.quit"), (b"\0\r\n'", b"", "", "'", "--")])
 @example(rows=[(-(2**63), 2**63 - 1, 0.1 + 0.2, 1e15, 123456789012345680.0)])
-def test_every_value_comes_back_with_its_type(tmp_path: Path, read_back: Import, rows: list[Any]) -> None:
+def test_every_value_is_restored_with_its_type(tmp_path: Path, import_text: Import, rows: list[Any]) -> None:
     source, target = tmp_path / "source.db", tmp_path / "target.db"
     source.unlink(missing_ok=True)
     target.unlink(missing_ok=True)
@@ -101,18 +102,18 @@ def test_every_value_comes_back_with_its_type(tmp_path: Path, read_back: Import,
         connection.execute("CREATE TABLE t (plain, t TEXT, i INTEGER, r REAL, n NUMERIC)")
         connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?)", rows)
         connection.commit()
-    read_back(dumped(source), target)
+    import_text(dump_file(source), target)
     assert content(target) == content(source)
 
 
 @settings(deadline=None)
 @given(value=st.one_of(FLOATS, st.floats(-1e15, 1e15), st.floats(-1, 1)))
-def test_sqlite_reads_every_number_exactly_as_it_was(value: float) -> None:
+def test_sqlite_reads_every_number_exactly(value: float) -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         assert connection.execute(f"SELECT {real_literal(value).decode()}").fetchone() == (value,)
         if math.isfinite(value):
-            whole = _of_whole_numbers(value).decode()
-            assert connection.execute(f"SELECT {whole}").fetchone() == (value,)
+            product = product_literal(value).decode()
+            assert connection.execute(f"SELECT {product}").fetchone() == (value,)
 
 
 FOREIGN = """
@@ -145,26 +146,26 @@ ANALYZE;
 """
 
 
-@READERS
-def test_the_tables_indexes_views_and_triggers_of_other_programs_come_back(
-    tmp_path: Path, read_back: Import
+@IMPORTS
+def test_the_tables_indexes_views_and_triggers_of_other_programs_are_restored(
+    tmp_path: Path, import_text: Import
 ) -> None:
     source = create(tmp_path / "source.db", FOREIGN)
-    read_back(dumped(source), tmp_path / "target.db")
+    import_text(dump_file(source), tmp_path / "target.db")
     assert content(tmp_path / "target.db") == content(source)
     numbers = 'SELECT rowid FROM "odd ""name; --" ORDER BY rowid', "SELECT _rowid_ FROM numbered"
     with closing(sqlite3.connect(tmp_path / "target.db")) as connection:
         assert [connection.execute(query).fetchall() for query in numbers] == [[(4,), (9,)], [(5,)]]
 
 
-@READERS
-def test_a_full_text_index_of_another_program_comes_back(tmp_path: Path, read_back: Import) -> None:
+@IMPORTS
+def test_a_full_text_index_of_another_program_is_restored(tmp_path: Path, import_text: Import) -> None:
     source = create(
         tmp_path / "source.db",
         "CREATE VIRTUAL TABLE \"it's\" USING fts5 (words); INSERT INTO \"it's\" VALUES ('some words'), ('other words')",
     )
     target = tmp_path / "target.db"
-    read_back(dumped(source), target)
+    import_text(dump_file(source), target)
     assert content(target) == content(source)
     with closing(sqlite3.connect(target)) as connection:
         found = connection.execute("SELECT words FROM \"it's\" WHERE \"it's\" MATCH 'other'").fetchall()
@@ -173,17 +174,17 @@ def test_a_full_text_index_of_another_program_comes_back(tmp_path: Path, read_ba
 
 
 @pytest.mark.slow
-def test_text_that_is_not_utf_8_comes_back(tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_restored(tmp_path: Path) -> None:
     source = create(
         tmp_path / "source.db", "CREATE TABLE t (a); INSERT INTO t VALUES (CAST(X'ff27fe0a80' AS TEXT))"
     )
-    import_by_shell(dumped(source), tmp_path / "target.db")
+    import_by_shell(dump_file(source), tmp_path / "target.db")
     assert content(tmp_path / "target.db") == content(source)
 
 
 @pytest.fixture
 def collected(tmp_path: Path) -> Collector:
-    """What a collector has left behind, with a model and all."""
+    """A collector that has stopped, with a database that contains samples and a model."""
     collector = Collector(tmp_path, QUIET)
     with collector:
         collector.wait_for("SELECT * FROM metrics")
@@ -193,39 +194,41 @@ def collected(tmp_path: Path) -> Collector:
     return collector
 
 
-@READERS
-def test_a_database_of_ours_comes_back_whole(collected: Collector, tmp_path: Path, read_back: Import) -> None:
+@IMPORTS
+def test_a_database_of_the_collector_is_restored_completely(
+    collected: Collector, tmp_path: Path, import_text: Import
+) -> None:
     ended = subprocess.run(collected.command("export"), capture_output=True, check=True)
-    read_back(ended.stdout, tmp_path / "target.db")
+    import_text(ended.stdout, tmp_path / "target.db")
     assert content(tmp_path / "target.db") == content(collected.database)
 
 
-def test_it_is_written_to_a_file_with_the_mode_of_the_database(collected: Collector, tmp_path: Path) -> None:
+def test_the_file_has_the_mode_of_the_database(collected: Collector, tmp_path: Path) -> None:
     collected.database.chmod(0o640)
     output = tmp_path / "all.sql"
     assert collected.call("export", "--output", str(output)).returncode == 0
-    assert output.read_bytes() == dumped(collected.database)
+    assert output.read_bytes() == dump_file(collected.database)
     assert stat.S_IMODE(output.stat().st_mode) == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.sql", "collector.toml", "data"]
 
 
-def test_a_file_that_is_there_is_replaced_only_by_force(collected: Collector, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_by_force(collected: Collector, tmp_path: Path) -> None:
     output = tmp_path / "all.sql"
     output.write_text("precious")
     refused = collected.call("export", "--output", str(output))
     assert (refused.returncode, output.read_text()) == (1, "precious")
     assert "--force" in refused.stderr
     assert collected.call("export", "--output", str(output), "--force").returncode == 0
-    assert output.read_bytes() == dumped(collected.database)
+    assert output.read_bytes() == dump_file(collected.database)
 
 
-def test_what_is_no_file_is_not_replaced_even_by_force(collected: Collector) -> None:
+def test_a_device_is_not_replaced_even_by_force(collected: Collector) -> None:
     refused = collected.call("export", "--output", "/dev/null", "--force")
     assert refused.returncode == 1
     assert Path("/dev/null").is_char_device()
 
 
-def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_export_that_fails_leaves_the_existing_file(tmp_path: Path) -> None:
     collector = Collector(tmp_path, QUIET)
     collector.database.parent.mkdir()
     collector.database.write_bytes(b"no database" * 1000)
@@ -236,7 +239,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.sql", "collector.toml", "data"]
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(collected: Collector) -> None:
+def test_an_export_whose_reader_closes_the_pipe_ends_without_an_error_message(collected: Collector) -> None:
     with subprocess.Popen(
         collected.command("export"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -248,12 +251,12 @@ def test_a_reader_that_goes_away_ends_it_quietly(collected: Collector) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_of_one_moment_while_a_collector_writes_and_no_row_is_lost(tmp_path: Path) -> None:
+def test_the_text_is_of_one_moment_while_a_collector_writes_and_no_row_is_lost(tmp_path: Path) -> None:
     with Collector(tmp_path, f"{QUIET}[sampling]\ninterval = 1\n") as collector:
         collector.wait_for("SELECT * FROM metrics")
         with closing(connect_read_only(collector.database)) as connection:
             statements = dump(connection)
-            text = b"".join(next(statements) for _ in range(9))  # the first table is begun
+            text = b"".join(next(statements) for _ in range(9))  # including rows of the first table
             wait_for_refused_commit(collector.database)
             text += b"".join(statements)
         collector.wait_for("SELECT 1 FROM (SELECT count(*) AS n FROM metrics) WHERE n > 4")
@@ -269,7 +272,7 @@ def test_it_is_of_one_moment_while_a_collector_writes_and_no_row_is_lost(tmp_pat
 
 
 def wait_for_refused_commit(database: Path) -> None:
-    """Its journal lies there for as long as the commit waits for our lock."""
+    """Wait for a commit that our lock prevents: meanwhile there is a journal beside the database."""
     journal = database.with_name(f"{database.name}-journal")
     deadline = time.monotonic() + WAIT_SECONDS
     while not journal.exists():
@@ -278,7 +281,7 @@ def wait_for_refused_commit(database: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_takes_the_same_memory_however_much_there_is(tmp_path: Path) -> None:
+def test_an_export_uses_the_same_memory_whatever_the_size_of_the_database(tmp_path: Path) -> None:
     def peak_kb(path: Path) -> int:
         code = (
             "import resource, sys; from pathlib import Path; from collector.commands.export import export; "
@@ -300,8 +303,8 @@ def test_it_takes_the_same_memory_however_much_there_is(tmp_path: Path) -> None:
 # The documented ways to restore, section 12.2.
 
 
-def running_again(collector: Collector) -> None:
-    """A collector goes on with what was restored."""
+def check_collector_continues(collector: Collector) -> None:
+    """Check that a collector starts with the restored database and adds samples."""
     (before,) = collector.query("SELECT count(*) AS n FROM metrics")
     with collector:
         collector.wait_for(f"SELECT 1 FROM (SELECT count(*) AS n FROM metrics) WHERE n > {before['n']}")
@@ -314,30 +317,30 @@ def models(collector: Collector) -> list[dict[str, Any]]:
     return collector.query("SELECT * FROM models")
 
 
-def test_a_copy_of_the_file_restores_it(collected: Collector, tmp_path: Path) -> None:
+def test_a_copy_of_the_file_restores_the_database(collected: Collector, tmp_path: Path) -> None:
     before = models(collected)
     shutil.copy(collected.database, tmp_path / "copy.db")
     with Database(collected.database) as database:
         database.models.delete(before[0]["id"])
     shutil.copy(tmp_path / "copy.db", collected.database)
     assert models(collected) == before
-    running_again(collected)
+    check_collector_continues(collected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["export", "the shell's .dump"])
-def test_sql_text_restores_it(collected: Collector, by: str) -> None:
+def test_sql_text_restores_the_database(collected: Collector, by: str) -> None:
     before = models(collected)
     command = collected.command("export") if by == "export" else ["sqlite3", str(collected.database), ".dump"]
     text = subprocess.run(command, capture_output=True, check=True).stdout
     collected.database.unlink()
     import_by_shell(text, collected.database)
     assert models(collected) == before
-    running_again(collected)
+    check_collector_continues(collected)
 
 
 @pytest.mark.slow
-def test_attaching_a_backup_and_copying_restores_a_table(collected: Collector, tmp_path: Path) -> None:
+def test_copying_rows_from_an_attached_backup_restores_a_table(collected: Collector, tmp_path: Path) -> None:
     before = models(collected)
     subprocess.run(["sqlite3", collected.database, f".backup {tmp_path / 'backup.db'}"], check=True)
     with Database(collected.database) as database:
@@ -349,4 +352,4 @@ def test_attaching_a_backup_and_copying_restores_a_table(collected: Collector, t
         collected.database,
     )
     assert models(collected) == before
-    running_again(collected)
+    check_collector_continues(collected)

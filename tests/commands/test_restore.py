@@ -1,4 +1,4 @@
-"""`backup` and `restore`, as a user calls them."""
+"""`backup` and `restore` as a user runs them."""
 
 import random
 import shutil
@@ -22,7 +22,7 @@ DOCUMENTED_SCHEMA = ROOT / "tests" / "database" / "documented_schema.sql"
 
 @pytest.fixture
 def collector(tmp_path: Path) -> Collector:
-    """A collector that has run, and its database."""
+    """A collector that has stopped, with a database that contains samples."""
     collector = Collector(tmp_path, f"{QUIET}[sampling]\ninterval = 1\n")
     with collector:
         collector.wait_for("SELECT * FROM metrics")
@@ -58,11 +58,11 @@ def execute(path: Path, statement: str) -> None:
         connection.executescript(statement)
 
 
-def beside(collector: Collector) -> set[str]:
+def names_beside(collector: Collector) -> set[str]:
     return {path.name for path in collector.database.parent.iterdir()}
 
 
-def test_a_backup_is_restored_and_what_was_there_is_kept(collector: Collector) -> None:
+def test_a_backup_is_restored_and_the_old_database_is_kept(collector: Collector) -> None:
     before = rows(collector.database)
     assert "MB" in call(collector, "backup")
     execute(collector.database, "DELETE FROM metrics")
@@ -73,7 +73,7 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(collector: Collector) -
     assert rows(kept) == []
     assert str(kept) in output
     assert collector.database.stat().st_mode & 0o777 == 0o640
-    assert beside(collector) == {
+    assert names_beside(collector) == {
         "llama-dashboard.db",
         "llama-dashboard.db.lock",
         kept.name,
@@ -81,7 +81,7 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(collector: Collector) -
     }
 
 
-def test_a_backup_is_made_while_the_collector_runs_and_no_restore(tmp_path: Path) -> None:
+def test_while_the_collector_runs_a_backup_is_made_and_a_restore_is_refused(tmp_path: Path) -> None:
     with Collector(tmp_path, f"{QUIET}[sampling]\ninterval = 1\n") as collector:
         collector.wait_for("SELECT * FROM metrics")
         call(collector, "backup")
@@ -94,7 +94,7 @@ def test_a_backup_is_made_while_the_collector_runs_and_no_restore(tmp_path: Path
         assert collector.stop() == 0
 
 
-def test_a_database_of_the_documented_version_is_restored_and_brought_up_to_date(
+def test_a_database_of_the_documented_version_is_restored_and_migrated(
     collector: Collector, tmp_path: Path
 ) -> None:
     old = tmp_path / "old.db"
@@ -117,8 +117,10 @@ def test_a_missing_database_is_restored(collector: Collector) -> None:
     assert collector.database.stat().st_mode & 0o777 == 0o640
 
 
-def test_what_is_no_backup_is_refused_and_nothing_changes(collector: Collector, tmp_path: Path) -> None:
-    before, names = rows(collector.database), beside(collector)
+def test_a_file_that_is_no_backup_is_refused_and_nothing_changes(
+    collector: Collector, tmp_path: Path
+) -> None:
+    before, names = rows(collector.database), names_beside(collector)
     text, empty, foreign = tmp_path / "text.db", tmp_path / "empty.db", tmp_path / "foreign.db"
     text.write_text("no database at all" * 100)
     empty.touch()
@@ -128,10 +130,10 @@ def test_what_is_no_backup_is_refused_and_nothing_changes(collector: Collector, 
     assert "none of the collector's tables" in refused(collector, "restore", empty)
     assert "none of the collector's tables" in refused(collector, "restore", foreign)
     assert rows(collector.database) == before
-    assert beside(collector) == names
+    assert names_beside(collector) == names
 
 
-def test_the_newest_good_backup_is_taken_and_the_damaged_one_is_named(collector: Collector) -> None:
+def test_the_newest_good_backup_is_restored_and_the_damaged_one_is_named(collector: Collector) -> None:
     call(collector, "backup")
     (good,) = backups(collector)
     bad = good.with_name("llama-dashboard-20990101-000000.db")
@@ -147,22 +149,22 @@ def test_the_newest_good_backup_is_taken_and_the_damaged_one_is_named(collector:
     assert f"is now {good}" in ended.stdout
 
 
-def test_without_a_backup_the_latest_is_refused(collector: Collector) -> None:
-    assert "holds no good backup" in refused(collector, "restore", "--latest")
+def test_without_any_backup_restoring_the_latest_is_refused(collector: Collector) -> None:
+    assert "contains no good backup" in refused(collector, "restore", "--latest")
     assert "no backup in" in call(collector, "restore", "--list")
 
 
-def test_while_another_program_holds_a_lock_nothing_is_restored(collector: Collector) -> None:
+def test_while_another_program_holds_a_lock_the_database_is_not_replaced(collector: Collector) -> None:
     call(collector, "backup")
-    before, names = rows(collector.database), beside(collector)
+    before, names = rows(collector.database), names_beside(collector)
     with closing(sqlite3.connect(collector.database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert "another program holds a lock" in refused(collector, "restore", backups(collector)[0])
     assert rows(collector.database) == before
-    assert beside(collector) == names
+    assert names_beside(collector) == names
 
 
-def test_a_journal_that_a_crash_left_does_not_undo_the_restored_database(collector: Collector) -> None:
+def test_a_journal_that_a_crash_left_does_not_change_the_restored_database(collector: Collector) -> None:
     call(collector, "backup")
     before = rows(collector.database)
     crash = (
@@ -174,10 +176,10 @@ def test_a_journal_that_a_crash_left_does_not_undo_the_restored_database(collect
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", crash, str(collector.database)], check=False)
-    assert "llama-dashboard.db-journal" in beside(collector)
+    assert "llama-dashboard.db-journal" in names_beside(collector)
     call(collector, "restore", "--latest")
     assert rows(collector.database) == before
-    assert not [name for name in beside(collector) if name.endswith("-journal")]
+    assert not [name for name in names_beside(collector) if name.endswith("-journal")]
 
 
 @pytest.mark.slow
@@ -216,7 +218,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database(
     assert seen == {True, False}
     call(collector, "restore", "--latest")
     assert rows(collector.database, count) == new
-    assert not [name for name in beside(collector) if name.startswith(".")]
+    assert not [name for name in names_beside(collector) if name.startswith(".")]
 
 
 @pytest.mark.slow

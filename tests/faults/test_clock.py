@@ -20,8 +20,10 @@ from threading import Event
 import psutil
 import pytest
 
+from collector.backups.creation import back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import BackupTest, NightlyBackup, back_up
+from collector.backups.nightly import NightlyBackup
+from collector.backups.trial import TrialRestore
 from collector.backups.verification import Contents
 from collector.database import Database
 from collector.settings import BackupSettings
@@ -119,7 +121,7 @@ def test_the_nightly_backup_runs_once_a_night_whatever_the_clock_does(tmp_path: 
     clock = SteppedClock(tmp_path)
     night = datetime.fromtimestamp(clock.now() + HOUR / 2, UTC)
     settings = f'{SETTINGS}[backup]\nschedule = "{night:%-M %-H} * * *"\n'
-    frequent_checks = {"collector.daemon.jobs.LOOK_SECONDS": 1}
+    frequent_checks = {"collector.daemon.jobs.POLL_SECONDS": 1}
     with ImpatientCollector(tmp_path, settings, frequent_checks, clock.environment) as collector:
         assert backups_after_checks(collector) == 0
         for offset, expected in (
@@ -166,7 +168,7 @@ def test_a_clock_that_is_set_back_does_not_make_a_tested_backup_due_again(
         return Contents(frozenset(), {"metrics": 1})
 
     now = [0.0]
-    test = BackupTest(database, place, 30, restore, Event(), lambda: now[0])
+    test = TrialRestore(database, place, 30, restore, Event(), lambda: now[0])
     for days, expected in ((50, 1), (50 - 1 / 24, 1), (47, 2), (77, 3)):
         now[0] = days * DAY
         test.run()

@@ -173,7 +173,10 @@ class KilledCollector:
                 "INSERT INTO metrics (timestamp) SELECT x FROM n",
                 (OLD_SAMPLES,),
             )
-            other.execute("UPDATE metadata SET value = '{\"time\": 0}' WHERE key = 'lastBackup'")
+            other.execute(
+                "UPDATE metadata SET value = '{\"time\": 0}' WHERE key = 'lastBackup'"
+            )  # as 0.1.0 did
+            other.execute("UPDATE metadata SET value = '0' WHERE key = 'backupsAwaitedSince'")
             other.execute("DELETE FROM metadata WHERE key = 'lastBackupTest'")
         self.figures.samples_pruned += OLD_SAMPLES
         os.utime(self._chance.choice(sorted(self._models.iterdir())))

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from collector.catalog import OWN_TABLES
-from collector.database import Database
-from collector.database import deletion as rows
+from collector.database import Database, deletion
 from collector.database.connection import connect_for_writing
-from collector.database.deletion import CHUNK_ROWS
+from collector.database.deletion import CHUNK_ROWS, PASS_ROWS
 from collector.database.documented import LOGS, METRICS
 from collector.database.migrations import migrate
 from collector.errors import DatabaseBusy, DatabaseError
-from collector.history import retention as prune
-from collector.history.retention import LAST_ROWS, RESERVE_BYTES, Prune
+from collector.history import shrinking, steps
+from collector.history.retention import LAST_ROWS, MIN_SHARE, Prune, _part, _share_to_delete
+from collector.history.shrinking import RESERVE_BYTES
 from collector.schema import BYTES_PER_MB
 from collector.settings import RetentionSettings
 from tests.support.collector import Collector
@@ -39,7 +39,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def fill(database: Database, samples: int, lines: int, width: int = 50) -> None:
-    """Samples up to now, each with two GPUs and, in the older half of the time, a model; log lines beside."""
+    """Insert samples up to now, each with two GPUs and, in the older half of the time, a model, and log lines."""
     times = [NOW - INTERVAL * (samples - number) for number in range(samples)]
     with database.transaction() as connection:
         for table, rows in {
@@ -77,12 +77,14 @@ def oldest(database: Database, table: str) -> int:
     return int(database.query(f"SELECT min(timestamp) AS t FROM {table}")[0]["t"])
 
 
-def test_without_limits_nothing_goes(database: Database) -> None:
+def test_without_limits_no_row_is_deleted(database: Database) -> None:
     fill(database, 2000, 2000)
     assert pruning(database).run().deleted == {}
 
 
-def test_samples_are_kept_by_number_and_all_their_tables_cover_the_same_time(database: Database) -> None:
+def test_the_number_of_samples_is_limited_and_all_their_tables_cover_the_same_time(
+    database: Database,
+) -> None:
     fill(database, 3000, 10)
     deleted = pruning(database, metrics_max_rows=2000).run().deleted
     assert deleted == {"metrics": 1000, "host_metrics": 1000, "gpu_metrics": 2000, "llama_metrics": 1000}
@@ -91,20 +93,22 @@ def test_samples_are_kept_by_number_and_all_their_tables_cover_the_same_time(dat
     assert count(database, "logs") == 10
 
 
-def test_the_tables_of_samples_stay_bounded_where_another_program_prunes_metrics(database: Database) -> None:
+def test_the_other_sample_tables_stay_limited_where_another_program_prunes_metrics(
+    database: Database,
+) -> None:
     fill(database, 3000, 0)
     database.metrics.prune(50)
     pruning(database, metrics_max_rows=2000).run()
     assert [count(database, name) for name in ("metrics", "host_metrics", "gpu_metrics")] == [50, 2000, 4000]
 
 
-def test_log_lines_are_kept_by_number(database: Database) -> None:
+def test_the_number_of_log_lines_is_limited(database: Database) -> None:
     fill(database, 10, 3005)
     assert pruning(database, logs_max_rows=1000).run().deleted == {"logs": 2005}
     assert database.logs.get_all(1)[0]["id"] == 3005
 
 
-def test_what_is_older_than_the_age_goes_from_all_tables(database: Database) -> None:
+def test_rows_older_than_the_maximum_age_are_deleted_from_all_tables(database: Database) -> None:
     fill(database, 40_000, 10)
     deleted = pruning(database, max_age_days=1).run().deleted
     per_day = 86_400 // INTERVAL
@@ -114,14 +118,14 @@ def test_what_is_older_than_the_age_goes_from_all_tables(database: Database) -> 
     assert "logs" not in deleted
 
 
-def test_a_model_and_its_file_never_go(database: Database) -> None:
+def test_a_model_is_never_deleted(database: Database) -> None:
     database.models.save({"name": "kept", "created_at": 1})
     fill(database, 2000, 2000)
     pruning(database, metrics_max_rows=1000, logs_max_rows=1000, max_age_days=1).run()
     assert count(database, "models") == 1
 
 
-def test_the_size_is_a_limit_of_the_file_and_takes_the_same_share_of_samples_and_log_lines(
+def test_the_size_of_the_file_is_limited_and_samples_and_log_lines_lose_the_same_share(
     database: Database,
 ) -> None:
     fill(database, 30_000, 30_000, width=400)
@@ -137,7 +141,28 @@ def test_the_size_is_a_limit_of_the_file_and_takes_the_same_share_of_samples_and
     assert pruning(database, max_database_mb=10).run().deleted == {}
 
 
-def test_a_size_that_cannot_be_reached_keeps_the_newest_rows_and_says_so(database: Database) -> None:
+@pytest.mark.parametrize(
+    ("used_mb", "rows", "share"),
+    [
+        (190, (80_000, 40_000), 0.5),
+        (95.001, (80_000, 40_000), MIN_SHARE),  # else there would be many rounds
+        (190, (80_000, 10 * PASS_ROWS), 0.1),  # else the boundary of 500,000 rows would be searched
+        (190, (0, 0), 0.5),
+    ],
+)
+def test_each_round_deletes_the_share_that_is_too_much(
+    used_mb: float, rows: tuple[int, ...], share: float
+) -> None:
+    assert _share_to_delete(used_mb, 95, rows) == pytest.approx(share)
+
+
+def test_a_share_of_a_table_leaves_its_newest_rows() -> None:
+    assert _part(10 * LAST_ROWS, 0.5) == 5 * LAST_ROWS
+    assert _part(2 * LAST_ROWS, 0.9) == LAST_ROWS
+    assert _part(LAST_ROWS, 0.5) == 0
+
+
+def test_a_size_that_cannot_be_reached_is_reported_and_the_newest_rows_are_kept(database: Database) -> None:
     fill(database, 2 * LAST_ROWS, 2 * LAST_ROWS)
     with database.transaction() as connection:
         connection.execute("CREATE TABLE theirs (blob)")
@@ -148,7 +173,7 @@ def test_a_size_that_cannot_be_reached_keeps_the_newest_rows_and_says_so(databas
     assert count(database, "theirs") == 20
 
 
-def test_free_pages_go_back_but_for_a_reserve(database: Database) -> None:
+def test_free_pages_are_returned_to_the_file_system_except_for_a_reserve(database: Database) -> None:
     fill(database, 10, 40_000, width=400)
     summary = pruning(database, logs_max_rows=1000).run()
     (free,) = database.query("PRAGMA freelist_count")
@@ -166,7 +191,7 @@ def foreign(tmp_path: Path) -> Iterator[Database]:
         yield opened
 
 
-def test_a_file_of_another_program_that_is_half_empty_becomes_small(foreign: Database) -> None:
+def test_a_mostly_free_file_of_another_program_is_rewritten(foreign: Database) -> None:
     summary = pruning(foreign, logs_max_rows=1000).run()
     assert summary.size_after_bytes < summary.size_before_bytes / 10
     assert foreign.query("PRAGMA auto_vacuum") == [{"auto_vacuum": 2}]
@@ -175,21 +200,21 @@ def test_a_file_of_another_program_that_is_half_empty_becomes_small(foreign: Dat
 def test_a_large_file_of_another_program_is_not_rewritten_while_the_collector_runs(
     foreign: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prune, "REWRITE_MAX_BYTES", 1000)
+    monkeypatch.setattr(shrinking, "REWRITE_MAX_BYTES", 1000)
     job = pruning(foreign, logs_max_rows=1000)
     summary, _ = job.run(), job.run()
     assert summary.size_after_bytes == summary.size_before_bytes
     assert capsys.readouterr().out.count("llama-collector prune --vacuum") == 1
 
 
-def test_the_indexes_are_weighed_after_rows_have_gone(database: Database) -> None:
+def test_the_statistics_of_the_indexes_are_updated_after_rows_were_deleted(database: Database) -> None:
     fill(database, 10, 3000)
     pruning(database, logs_max_rows=1000).run()
-    weighed = {row["idx"] for row in database.query("SELECT idx FROM sqlite_stat1 WHERE tbl = 'logs'")}
-    assert weighed == {index.name for index in LOGS.indexes}
+    analyzed = {row["idx"] for row in database.query("SELECT idx FROM sqlite_stat1 WHERE tbl = 'logs'")}
+    assert analyzed == {index.name for index in LOGS.indexes}
 
 
-def test_the_end_of_the_collector_ends_it_at_once_and_the_next_run_goes_on(database: Database) -> None:
+def test_a_prune_ends_at_once_when_the_collector_stops_and_the_next_run_continues(database: Database) -> None:
     fill(database, 10, 20_000)
     stop = threading.Event()
     job = Prune(database, OWN_TABLES, replace(NO_LIMITS, logs_max_rows=1000), stop)
@@ -199,7 +224,7 @@ def test_the_end_of_the_collector_ends_it_at_once_and_the_next_run_goes_on(datab
     assert first + job.run().deleted["logs"] == 19_000
 
 
-def test_others_have_the_connection_between_two_chunks(database: Database) -> None:
+def test_other_threads_use_the_connection_between_two_chunks(database: Database) -> None:
     fill(database, 10, 20_000)
     waited = []
 
@@ -217,7 +242,7 @@ def test_others_have_the_connection_between_two_chunks(database: Database) -> No
     assert database.logs.get_all(1)[0]["message"] == "beside"
 
 
-def test_it_counts_no_table_at_once(database: Database) -> None:
+def test_no_table_is_counted_in_one_step(database: Database) -> None:
     fill(database, samples=1500, lines=1500)
     statements: list[str] = []
     database._connection.set_trace_callback(statements.append)
@@ -235,38 +260,38 @@ def test_a_table_that_cannot_have_too_many_rows_is_not_counted(database: Databas
     assert [statement for statement in statements if "count(*)" in statement] == []
 
 
-def test_rows_that_another_program_deletes_meanwhile_do_not_end_it(
+def test_rows_that_another_program_deletes_meanwhile_do_not_end_a_prune(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database, samples=1500, lines=1500)
-    really_count = rows.count_rows
+    really_count = deletion.count_rows
 
     def count_and_clear(*arguments: Any) -> int:
         counted = really_count(*arguments)
         database.logs.clear()
         return counted
 
-    monkeypatch.setattr(rows, "count_rows", count_and_clear)
+    monkeypatch.setattr(deletion, "count_rows", count_and_clear)
     pruning(database, metrics_max_rows=0, logs_max_rows=1000).run()
     assert count(database, "logs") == 0
     assert count(database, "metrics") == 1500
 
 
-def test_a_reader_delays_it_and_does_not_end_it(database: Database) -> None:
+def test_a_reader_delays_a_prune_and_does_not_end_it(database: Database) -> None:
     fill(database, 10, 20_000)
     with closing(sqlite3.connect(database.path, check_same_thread=False)) as reader:
         cursor = reader.execute("SELECT * FROM logs")
         cursor.fetchone()
-        letting_go = threading.Timer(0.3, cursor.close)
-        letting_go.start()
+        releasing = threading.Timer(0.3, cursor.close)
+        releasing.start()
         assert pruning(database, logs_max_rows=1000).run().deleted == {"logs": 19_000}
-        letting_go.join()
+        releasing.join()
 
 
-def test_a_lock_that_stays_is_told_and_what_was_done_stays_done(
+def test_a_lock_that_remains_is_reported_and_what_was_deleted_remains_deleted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prune, "_BUSY_PATIENCE", 0)
+    monkeypatch.setattr(steps, "BUSY_TIMEOUT_SECONDS", 0)
     fill(database, 10, 20_000)
     with closing(sqlite3.connect(database.path)) as reader:
         cursor = reader.cursor()
@@ -294,7 +319,7 @@ def test_a_collector_prunes_by_itself_and_the_command_says_so(tmp_path: Path) ->
     assert "It prunes every 3600 s by itself" in refused.stderr
 
 
-def test_the_command_prunes_and_tells_what_went(tmp_path: Path) -> None:
+def test_the_command_prunes_and_prints_what_was_deleted(tmp_path: Path) -> None:
     collector = Collector(tmp_path, f"{QUIET}[retention]\nlogs_max_rows = 1000\n")
     with Database(collector.database, OWN_TABLES) as opened:
         fill(opened, 10, 1500)
@@ -311,7 +336,7 @@ def test_the_command_creates_no_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_full_disk_it_fails_and_loses_nothing_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_on_a_full_disk_a_prune_fails_without_loss_and_succeeds_once_there_is_space(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=True)
@@ -336,7 +361,7 @@ KILLS, ROWS, KEPT = 100, 20_000, 2000
 
 
 def killed_prune(path: Path, after_seconds: float) -> bool:
-    """Prune in a process of its own and kill that; whether it was still at work."""
+    """Prune in a process of its own and kill it; return whether it was still running."""
     command = [sys.executable, "-m", "tests.support.prune", str(path), str(KEPT)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -348,9 +373,9 @@ def killed_prune(path: Path, after_seconds: float) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_kill_loses_a_row_that_is_to_stay_or_damages_the_file(tmp_path: Path) -> None:
+def test_no_kill_loses_a_row_that_is_kept_or_damages_the_file(tmp_path: Path) -> None:
     path = tmp_path / "killed.db"
-    chance, at_work = random.Random(KILLS), 0
+    chance, running = random.Random(KILLS), 0
     for _ in range(KILLS):
         with closing(connect_for_writing(path)) as connection:
             list(migrate(connection, (LOGS, METRICS)))
@@ -361,9 +386,9 @@ def test_no_kill_loses_a_row_that_is_to_stay_or_damages_the_file(tmp_path: Path)
             )
             connection.execute("COMMIT")
             newest = connection.execute("SELECT * FROM logs ORDER BY id DESC LIMIT ?", (KEPT,)).fetchall()
-        at_work += killed_prune(path, chance.uniform(0, 0.2))
+        running += killed_prune(path, chance.uniform(0, 0.2))
         with closing(connect_for_writing(path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             left = connection.execute("SELECT * FROM logs ORDER BY id DESC").fetchall()
         assert left[:KEPT] == newest
-    assert at_work > KILLS / 2
+    assert running > KILLS / 2

@@ -1,8 +1,9 @@
-"""A collector's writer that says what it has committed, and which backups it has made.
+"""Run a collector's writer that prints what it has committed, and which backups it has made.
 
-Usage: python -m tests.support.acknowledging DATABASE SYNCHRONOUS; SYNCHRONOUS is SQLite's, "" for ours.
+Usage: python -m tests.support.acknowledging DATABASE SYNCHRONOUS
 
-It goes on until it is killed. A line of its output is the number of a row, or the path of a backup.
+SYNCHRONOUS is a value of SQLite's pragma, or "" for that of the collector. The process runs until it is killed.
+Each line of its output is the number of a committed round, or the path of a backup.
 """
 
 import sys
@@ -11,8 +12,8 @@ import time
 from itertools import count
 from pathlib import Path
 
+from collector.backups.creation import back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import back_up
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
@@ -22,8 +23,8 @@ from collector.history.retention import Prune
 from collector.schema import Row
 from collector.settings import RetentionSettings
 
-BACKUP_SECONDS, KEPT_BACKUPS = 2, 3  # their names are of seconds
-KEPT_LINES, LINES_A_ROUND = 1000, 30
+BACKUP_SECONDS, KEPT_BACKUPS = 2, 3  # at least one second, by which backups are named
+KEPT_LINES, LINES_PER_ROUND = 1000, 30
 
 
 def main() -> None:
@@ -35,11 +36,11 @@ def main() -> None:
         writer = Writer(database, buffer)
         retention = RetentionSettings(metrics_max_rows=0, logs_max_rows=KEPT_LINES)
         prune = Prune(database, OWN_TABLES, retention, stop)
-        place = BackupDirectory(path.parent / "backup", path)
+        directory = BackupDirectory(path.parent / "backup", path)
         backup_at = time.monotonic()
         for number in count(1):
             lines: list[Row] = [
-                ("info", f"line {line} of round {number}", "test", number) for line in range(LINES_A_ROUND)
+                ("info", f"line {line} of round {number}", "test", number) for line in range(LINES_PER_ROUND)
             ]
             buffer.add([LOGS.insert(*lines)], Retention.KEPT)
             buffer.add([METRICS.insert(METRICS.row({"timestamp": number}))], Retention.DROPPABLE)
@@ -48,7 +49,7 @@ def main() -> None:
             if time.monotonic() >= backup_at:
                 backup_at = time.monotonic() + BACKUP_SECONDS
                 prune.run()
-                print(back_up(database, place, KEPT_BACKUPS, stop).file, flush=True)
+                print(back_up(database, directory, KEPT_BACKUPS, stop).file, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Damage to a database file, as a failing disk leaves it."""
+"""Damage a database file as a failing disk does."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ PAGE_BYTES = 4096
 
 
 def damage(path: Path) -> None:
-    """Overwrite the middle third of the file, whole pages, behind SQLite's back."""
+    """Overwrite the pages in the middle third of the file without SQLite."""
     pages = path.stat().st_size // PAGE_BYTES
     with path.open("r+b") as file:
         file.seek(pages // 3 * PAGE_BYTES)

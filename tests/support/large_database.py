@@ -1,4 +1,4 @@
-"""A database as the collector would have written it over years, made in minutes."""
+"""Create in minutes a database such as the collector writes in years."""
 
 import sqlite3
 import time
@@ -19,17 +19,17 @@ from collector.views import VIEWS
 
 INTERVAL_SECONDS, MODELS_COUNT = 5, 20
 TABLES = (METRICS, HOST_METRICS, GPU_METRICS, LLAMA_METRICS, LOGS)
-"""One row a sample in each."""
+"""Tables with one row per sample."""
 
-_TURN = 4320  # samples for which one model stays loaded: six hours
-_SOME = 200_000  # samples in one transaction
+_SAMPLES_PER_MODEL = 4320  # while one model is loaded: six hours
+_SAMPLES_PER_TRANSACTION = 200_000
 _FAST = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -200000;
 """
-_MODEL = f"'model-' || (x / {_TURN} % {MODELS_COUNT})"
-_STEP = f"(x % {_TURN})"
-_FINISHED = "CASE x % 10 WHEN 0 THEN {} END"
-_MEANT: dict[str, str] = {
+_MODEL = f"'model-' || (x / {_SAMPLES_PER_MODEL} % {MODELS_COUNT})"
+_SAMPLE_OF_MODEL = f"(x % {_SAMPLES_PER_MODEL})"
+_EVERY_TENTH = "CASE x % 10 WHEN 0 THEN {} END"
+_EXPRESSIONS: dict[str, str] = {
     "gpu_index": "0",
     "uuid": "'GPU-0'",
     "name": "'NVIDIA GeForce RTX 3090'",
@@ -42,10 +42,10 @@ _MEANT: dict[str, str] = {
     "source": _MODEL,
     "level": "CASE WHEN x % 50 = 0 THEN 'error' ELSE 'info' END",
     "message": "'slot release: id 0 | task ' || x || ' | stop processing: n_tokens = 2048, truncated = 0'",
-    "prompt_tokens_per_second": _FINISHED.format("1000.5"),
-    "predicted_tokens_per_second": _FINISHED.format("30.5"),
+    "prompt_tokens_per_second": _EVERY_TENTH.format("1000.5"),
+    "predicted_tokens_per_second": _EVERY_TENTH.format("30.5"),
     "uptime": "100.0 + x",
-    "uptime_seconds": f"{INTERVAL_SECONDS}.0 * {_STEP}",
+    "uptime_seconds": f"{INTERVAL_SECONDS}.0 * {_SAMPLE_OF_MODEL}",
     "active_models": "1",
     "extra": "NULL",
     "event": "'loaded'",
@@ -56,14 +56,14 @@ _MEANT: dict[str, str] = {
     "counted_from_zero": f"{_STEP} = 0",
     "model_path": "NULL",
 }
-"""SQL for the columns that are more than some number; `x` is the sample's."""
+"""SQL of the columns for which not any number will do; `x` is the number of the sample."""
 
 
 def _expression(name: str, first: int) -> str:
     if name == "timestamp":
         return f"{first} + x * {INTERVAL_SECONDS}"
-    grows = f"{_STEP} * 1.5" if name.endswith("_total") else "x % 997 / 9.97"
-    return _MEANT.get(name, grows)
+    default = f"{_SAMPLE_OF_MODEL} * 1.5" if name.endswith("_total") else "x % 997 / 9.97"
+    return _EXPRESSIONS.get(name, default)
 
 
 def _insert(table: Table, first: int, where: str = "") -> str:
@@ -75,7 +75,11 @@ def _insert(table: Table, first: int, where: str = "") -> str:
 
 
 def fill(path: Path, samples: int) -> int:
-    """Create it, its newest sample of just now; Unix seconds of the oldest one."""
+    """Create the database, whose newest sample is of now.
+
+    Returns:
+        Unix seconds of the oldest sample.
+    """
     Database(path, OWN_TABLES, VIEWS).close()
     first = int(time.time()) - samples * INTERVAL_SECONDS
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -87,13 +91,13 @@ def fill(path: Path, samples: int) -> int:
             connection.execute("BEGIN")
             for table in TABLES:
                 connection.execute(_insert(table, first), bounds)
-            connection.execute(_insert(MODEL_EVENTS, first, f"WHERE {_STEP} = 0"), bounds)
+            connection.execute(_insert(MODEL_EVENTS, first, f"WHERE {_SAMPLE_OF_MODEL} = 0"), bounds)
             connection.execute("COMMIT")
         connection.executescript("PRAGMA analysis_limit = 400; ANALYZE")
-    sync_to_disk(path)  # else the first commit would wait for all of it
+    sync_to_disk(path)  # otherwise the first commit waits for all of it
     return first
 
 
 def _bounds(samples: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, samples, _SOME):
-        yield start, min(start + _SOME, samples)
+    for start in range(0, samples, _SAMPLES_PER_TRANSACTION):
+        yield start, min(start + _SAMPLES_PER_TRANSACTION, samples)

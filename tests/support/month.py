@@ -16,7 +16,7 @@ from collector.daemon.daemon import Daemon, tune_garbage_collection
 from collector.daemon.jobs import Job
 from collector.database import Database
 from collector.health import Health, observe
-from collector.history import retention as prune
+from collector.history import steps
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LogSink, stored_positions
 from collector.schema import BYTES_PER_MB
@@ -156,7 +156,7 @@ class Month:
     """
 
     def __init__(self, directory: Path, url: str, ticks: int, clock: FastClock) -> None:
-        prune._SHORTEST_REST_SECONDS = 0  # no other thread waits for the connection here
+        steps.MIN_PAUSE_SECONDS = 0  # no other thread waits for the connection here
         wiring: Any = collector.daemon.daemon
         build_sources = wiring.build_sources
         wiring.build_sources = lambda *given: [Repeated(source) for source in build_sources(*given)]

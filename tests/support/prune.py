@@ -1,4 +1,4 @@
-"""Prunes the log lines of a database, for tests that kill it at that.
+"""Prune the log lines of a database, for tests that kill this process meanwhile.
 
 Usage: python -m tests.support.prune DATABASE ROWS
 """

@@ -1,9 +1,9 @@
-"""What a collector does in a minute, step by step, so that each of its system calls can be made to fail.
+"""Do what a collector does in a minute, step by step, so that a test can make each of its system calls fail.
 
 Usage: python -m tests.support.scripted_minute DATABASE LOG
 
-Rounds of one sample and some log lines, each committed and then printed; a prune; a backup. Started again
-it goes on where the database says that it was.
+There are rounds of one sample and some log lines, each committed and then printed; then a prune and a backup. A
+second start continues after the last round in the database.
 """
 
 import sys
@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from collector.backups.creation import back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.nightly import back_up
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
@@ -35,25 +35,25 @@ def main() -> None:
     with Database(path, OWN_TABLES) as database:
         collect(database, log)
         settings = RetentionSettings(metrics_max_rows=0, logs_max_rows=KEPT_LOG_ROWS)
-        insist(Prune(database, OWN_TABLES, settings, stop).run)
-        place = BackupDirectory(path.parent / "backup", path)
-        insist(lambda: back_up(database, place, 1, stop))
+        retry(Prune(database, OWN_TABLES, settings, stop).run)
+        directory = BackupDirectory(path.parent / "backup", path)
+        retry(lambda: back_up(database, directory, 1, stop))
 
 
 def collect(database: Database, log: str) -> None:
-    buffer = Buffer(line_capacity=LINES // ROUNDS + 1)  # the lines take all rounds
+    buffer = Buffer(line_capacity=LINES // ROUNDS + 1)  # so that the lines are read in several rounds
     writer = Writer(database, buffer)
     reader = LogFileReader([log], LogSink(buffer), stored_positions(database))
     (newest,) = database.query("SELECT coalesce(max(timestamp), -1) AS round FROM metrics")
     for number in range(newest["round"] + 1, ROUNDS + 1):
         buffer.add([METRICS.insert(METRICS.row({"timestamp": number}))], Retention.DROPPABLE)
         reader.poll()
-        insist(writer.flush)
+        retry(writer.flush)
         print(number, flush=True)
 
 
-def insist(action: Callable[[], object]) -> None:
-    """Try again what fails, as the collector's timers do."""
+def retry(action: Callable[[], object]) -> None:
+    """Run an action, and try it again after an error, as the collector's jobs do."""
     for _ in range(ATTEMPTS):
         try:
             action()
@@ -61,7 +61,7 @@ def insist(action: Callable[[], object]) -> None:
             print(error, file=sys.stderr)
         else:
             return
-    raise SystemExit("it failed again and again")
+    raise SystemExit("it failed in every attempt")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The sqlite3 shell with its `.recover`, which Debian's own is built without: from Debian's source of it.
+"""Build the sqlite3 shell with its command `.recover`, which Debian's own build lacks, from Debian's source.
 
-A build takes about a minute; its result is kept where the builds of llama-server are.
+The build takes about a minute; its result is cached beside the builds of llama-server.
 """
 
 import fcntl
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def recovering_shell() -> Path:
-    """The program; built where it is not yet.
+    """Return the path of the program, building it if needed.
 
     Raises:
         RuntimeError: a tool is missing.
-        subprocess.CalledProcessError: the source cannot be had, or not be built.
+        subprocess.CalledProcessError: the source cannot be downloaded or built.
     """
     cache = Path(os.environ.get("LLAMA_COLLECTOR_TEST_CACHE", "~/.cache/llama-collector-tests")).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
     program = cache / "sqlite3-recover"
     with (cache / "sqlite3-recover.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once build it once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # concurrent runs build it once
         if not program.exists():
             _build(program)
     return program
@@ -46,7 +46,7 @@ def _build(program: Path) -> None:
 
 
 def _fetch_source(scratch: Path) -> None:
-    """From this machine's own package sources, without a change to them."""
+    """Download the source from this machine's package sources, without changing them."""
     parts, lists = scratch / "parts", scratch / "lists"
     for directory in (parts, lists / "partial"):
         directory.mkdir(parents=True)
