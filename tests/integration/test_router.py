@@ -1,4 +1,4 @@
-"""The collector beside a real router over several models: it tells each one's story, and none notices it.
+"""The collector beside a real router over several models: it records each one's events and disturbs none.
 
 Slow: the first run builds two versions of llama-server from source.
 """
@@ -17,7 +17,7 @@ from tests.support.collector import Collector
 from tests.support.llama_build import CURRENT, OLD, llama_server_program
 from tests.support.llama_router import LlamaRouter
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.namespaces, pytest.mark.timeout(1200)]
 
 SLEEP_SECONDS = 4
 
