@@ -12,7 +12,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from collector.database import Database
-from tests.support import namespaces
+from tests.support import llama_build, namespaces
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.nvml_stub import NvmlStub
 from tests.support.paths import ROOT
@@ -87,6 +87,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     write_tiny_llama(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def llama_server_program() -> Path:
+    """The current llama-server, built from source: with router mode, which the one in the wheel does not have."""
+    return llama_build.llama_server_program(llama_build.CURRENT)
 
 
 @pytest.fixture

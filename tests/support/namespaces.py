@@ -2,8 +2,8 @@
 
 A test with the marker `namespaces` sees only the processes and ports that it starts itself, so another
 llama-server on the machine, or of a test that runs at the same time, is invisible to it; and whatever the
-test leaves running ends with it. Only the body of the test runs there: its fixtures run outside, and a
-fixture must not start a process that the test wants to see.
+test leaves running ends with it. Only the body of the test runs there. Its fixtures run outside: they may
+download and build, and must not start a process that the test is to see.
 
 It needs root or unprivileged user namespaces. Where neither is there, and under `--pdb`, which needs the
 terminal, the test runs outside.
