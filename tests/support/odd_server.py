@@ -65,7 +65,7 @@ class OddServer:
                     connection.sendall(piece)
                 elif select.select([connection], [], [], piece)[0]:
                     return
-        except OSError:  # the client had enough
+        except OSError:  # the client closed the connection
             return
         finally:
             connection.close()
