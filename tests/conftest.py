@@ -1,6 +1,9 @@
-"""Fixtures that more than one room of the tests uses."""
+"""Fixtures and hooks that more than one package of the tests uses."""
 
+import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +12,13 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from collector.database import Database
+from tests.support import llama_build, namespaces
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.nvml_stub import NvmlStub
+from tests.support.paths import ROOT
 from tests.support.recorded import collecting, wait_for_everything
 
-# A busy machine is no fault, and whether a change passes is no matter of luck: chance is what tests/fuzz is for.
+# A slow machine is not a fault, and the same change gives the same result each time: tests/fuzz tries random inputs.
 settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -22,13 +27,50 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
-# Shells start what runs in the background with SIGINT ignored, and so would every program of the tests.
+# A shell starts a background job with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+SHARED_BY_A_FILE = (
+    "tests/integration/test_container.py",  # one booted container, in the order of a service's life
+    "tests/integration/test_javascript_dashboard.py",  # one `npm ci`
+    "tests/integration/test_supply.py",  # one wheel, one environment to build it
+)
+"""Files whose tests share a fixture that takes long: one worker runs all of them."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many workers run the tests where the command line says nothing else.
+
+    The whole suite has one for each core, and two at least, because most tests wait for a clock or another
+    process. A part of it (`pytest tests/daemon`) has none: it starts sooner, prints at once, and stops at a
+    `breakpoint()`.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword:
+        return 0
+    return max(2, min(8, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.relative_to(ROOT).as_posix()
+        if file in SHARED_BY_A_FILE:
+            item.add_marker(pytest.mark.xdist_group(file))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run the body of a test with the marker `namespaces` there; None where it runs as usual."""
+    wanted = pyfuncitem.get_closest_marker("namespaces") and not pyfuncitem.config.option.usepdb
+    if not wanted or not namespaces.are_available():
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    namespaces.run_in_namespaces(lambda: pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture(autouse=True)
-def _unset_events() -> Iterator[None]:
-    """What one test sets up for its events is not the next one's."""
+def _reset_events() -> Iterator[None]:
+    """Reset structlog, which a test may have configured."""
     yield
     structlog.reset_defaults()
 
@@ -45,6 +87,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     write_tiny_llama(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def llama_server_program() -> Path:
+    """The current llama-server, built from source: with router mode, which the one in the wheel does not have."""
+    return llama_build.llama_server_program(llama_build.CURRENT)
+
+
+@pytest.fixture
+def foreign_llama_server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the machine that is called llama-server and has nothing to do with the test."""
+    sleep = shutil.which("sleep")
+    assert sleep
+    program = tmp_path / "foreign" / "llama-server"
+    program.parent.mkdir()
+    shutil.copy(sleep, program)
+    with subprocess.Popen([program, "600"]) as process:
+        yield process
+        process.kill()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""What fuzzing rests on, and in the slow form half a minute of it for each target.
+"""Tests of the fuzzer itself, and as slow tests half a minute of fuzzing for each target.
 
-Longer: `python -m tests.fuzz --seconds 600`, see there.
+Longer: `python -m tests.fuzz --seconds 600`.
 """
 
 import os
@@ -20,55 +20,55 @@ from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = 30
 SEED = 1
-"""The same inputs each time: whether a change passes is no matter of luck. By chance is what the full form is for."""
+"""Gives the same inputs each time, so that a change does not pass by luck. `python -m tests.fuzz` is random."""
 
-ENDED_WELL = re.compile(r"^Done (\d+) runs", re.MULTILINE)
+COMPLETED = re.compile(r"^Done (\d+) runs", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_recording_and_every_kept_finding_is_read_as_it_should_be(name: str) -> None:
+def test_every_recording_and_every_former_finding_passes(name: str) -> None:
     assert findings(name)
     for seed in seeds(name):
         TARGETS[name].examine(seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_begins_with_inputs_that_are_taken(name: str) -> None:
-    taken = [seed for seed in seeds(name) if TARGETS[name]._attempt(seed)[1] is None]
-    assert len(taken) >= 3
+def test_a_target_has_seeds_that_are_valid(name: str) -> None:
+    valid = [seed for seed in seeds(name) if TARGETS[name]._attempt(seed)[1] is None]
+    assert len(valid) >= 3
 
 
-def nothing_to_hold(_: bytes, __: object) -> None:
+def check_nothing(_: bytes, __: object) -> None:
     pass
 
 
 def target(read: Callable[[bytes], object]) -> Target[object]:
-    return Target(read, nothing_to_hold, ParseError, ())
+    return Target(read, check_nothing, ParseError, ())
 
 
-def refuse(message: str) -> Callable[[bytes], object]:
+def reject(message: str) -> Callable[[bytes], object]:
     def read(_: bytes) -> object:
         raise ParseError(message)
 
     return read
 
 
-def test_a_documented_refusal_is_no_fault() -> None:
-    target(refuse("is no such thing")).examine(b"x")
+def test_a_documented_error_passes() -> None:
+    target(reject("is not valid")).examine(b"x")
 
 
-@pytest.mark.parametrize("message", ["", "holds \x1b[31m", "a" * 2000])
-def test_a_refusal_that_people_cannot_read_is_one(message: str) -> None:
+@pytest.mark.parametrize("message", ["", "contains \x1b[31m", "a" * 2000])
+def test_an_unreadable_message_is_found(message: str) -> None:
     with pytest.raises(AssertionError):
-        target(refuse(message)).examine(b"x")
+        target(reject(message)).examine(b"x")
 
 
-def test_another_error_is_one() -> None:
+def test_an_undocumented_error_is_found() -> None:
     with pytest.raises(UnicodeDecodeError):
         target(bytes.decode).examine(b"\xff")
 
 
-def test_a_reader_whose_time_grows_faster_than_its_input_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_grows_faster_than_the_input_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "SECONDS", 0.05)
 
     def read(data: bytes) -> object:
@@ -82,13 +82,13 @@ def test_a_reader_whose_time_grows_faster_than_its_input_is_one(monkeypatch: pyt
         target(read).examine(b"a" * 1500)
 
 
-def test_a_reader_whose_memory_grows_faster_than_its_input_is_one() -> None:
+def test_memory_that_grows_faster_than_the_input_is_found() -> None:
     with pytest.raises(AssertionError, match="1,000 bytes take"):
-        cost.hold_memory(lambda: bytearray(1000 * 1000 * 10), 1000)
-    cost.hold_memory(lambda: bytearray(1000 * 400), 1000)
+        cost.check_memory(lambda: bytearray(1000 * 1000 * 10), 1000)
+    cost.check_memory(lambda: bytearray(1000 * 400), 1000)
 
 
-def test_an_input_is_stretched_in_every_place() -> None:
+def test_every_part_of_an_input_is_stretched() -> None:
     made = {cost.stretched_at(b"abc", choice) for choice in range(3 * 12)}
     assert any(b"a" + b"b" * 1000 in long and long.endswith(b"c") for long in made)
     assert any(b"bcbcbcbc" in long and long.startswith(b"a") for long in made)
@@ -109,12 +109,12 @@ def test_fuzzing_finds_nothing(name: str, tmp_path: Path) -> None:
     ended = fuzz(tmp_path, "-m", "tests.fuzz", name, "--seconds", str(SECONDS), "--seed", str(SEED))
     output = ended.stdout + ended.stderr
     assert ended.returncode == 0, output[-5000:]
-    (runs,) = ENDED_WELL.findall(output)
+    (runs,) = COMPLETED.findall(output)
     assert int(runs) > 300
 
 
 @pytest.mark.slow
-def test_fuzzing_finds_a_fault_that_is_there(tmp_path: Path) -> None:
+def test_fuzzing_finds_a_planted_fault(tmp_path: Path) -> None:
     planted = "import math; math.isfinite = lambda value: True"
     script = f"{planted}; from tests.fuzz.__main__ import fuzz; raise SystemExit(fuzz('exposition', 60, seed={SEED}))"
     ended = fuzz(tmp_path, "-c", script)

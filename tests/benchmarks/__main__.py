@@ -1,8 +1,8 @@
-"""Runs benchmarks and writes what they print, with machine, date and command, into README.md beside it.
+"""Runs benchmarks and writes what they print, with machine, date and command, to README.md in this folder.
 
 Usage: python -m tests.benchmarks [--quick] [NAME ...]
 
-Without names all run, which takes two hours; with names only those, and the others' sections stay as they are.
+Without names all run, which takes two hours. With names only those run, and the other sections do not change.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(command: str) -> str:
-    """What one benchmark prints.
+    """Run one benchmark and return what it prints.
 
     Raises:
         CalledProcessError: it failed.
@@ -66,14 +66,14 @@ def run(command: str) -> str:
 
 
 def write(name: str, text: str) -> None:
-    """Put a section in the place of the one of that name; all stand in the order of the list above."""
+    """Replace the section of that name; the sections have the order of `BENCHMARKS`."""
     sections = read() | {name: text}
     ordered = [f"## {name}\n\n{sections[name]}" for name in BENCHMARKS if name in sections]
     README.write_text("\n\n".join([HEAD, *ordered]) + "\n", encoding="utf-8")
 
 
 def read() -> dict[str, str]:
-    """The sections that are written already, by name."""
+    """Return the sections of the file by name."""
     if not README.exists():
         return {}
     _, *sections = README.read_text(encoding="utf-8").split("\n## ")
@@ -82,12 +82,12 @@ def read() -> dict[str, str]:
 
 
 def as_markdown(printed: str) -> str:
-    """Tables as they are, other text as it was printed."""
+    """Return a table as it is, and other text as a code block."""
     return printed if printed.startswith("|") else f"```\n{printed}\n```"
 
 
 def machine() -> str:
-    """When and where it ran."""
+    """Return the date, the machine and the versions as one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     return (

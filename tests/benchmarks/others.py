@@ -1,13 +1,13 @@
-"""What the collector costs beside the tools that people would otherwise run, in one run at one interval.
+"""What the collector costs beside other tools for monitoring, in one run at one interval.
 
 Usage: python -m tests.benchmarks.others [--seconds 60]
 
-All sample this machine once a second and keep what they read: Glances as CSV, collectd as CSV,
+All sample this machine once a second and store what they read: Glances as CSV, collectd as CSV,
 node_exporter in a Prometheus, netdata in its own database. None of them reads llama-server or writes
 SQLite; the collector does both and has every source on: host, a real llama-server, a GPU (the stub of
-NVIDIA's library), its log, the models directory. The bare loop of the benchmark `tick` runs along.
+NVIDIA's library), its log, the models directory. The bare loop of the benchmark `tick` runs beside them.
 
-A tool that is not installed is left out and named:
+A tool that is not installed is left out, and its name printed:
 apt-get install collectd-core prometheus prometheus-node-exporter netdata; pip install glances
 """
 
@@ -73,12 +73,12 @@ NETDATA = f"""
 
 @dataclass
 class Tool:
-    """One competitor: a command, what it needs beside it, and its figures.
+    """One tool to compare with.
 
     Args:
         name: in the table.
         command: starts it in the foreground.
-        environment: its own variables.
+        environment: its additional variables.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class Spent:
-    """Of a process and all its children, since their start."""
+    """What a process and all its children have used since their start."""
 
     cpu_seconds: float
     written_bytes: int
@@ -158,10 +158,10 @@ TOOLS: tuple[Callable[[Path, LlamaServer], Tool], ...] = (
 
 
 def _program(name: str) -> str:
-    """Where it is installed.
+    """Return the path of a program.
 
     Raises:
-        FileNotFoundError: nowhere.
+        FileNotFoundError: it is not installed.
     """
     path = f"{os.environ['PATH']}:/usr/sbin:{Path(sys.executable).parent}"
     if found := shutil.which(name, path=path):
@@ -170,7 +170,7 @@ def _program(name: str) -> str:
 
 
 def spent(process: psutil.Process) -> Spent:
-    """What a process and its living descendants have used; of those that ended, the processor time."""
+    """Return what a process and its descendants have used; of those that ended, the processor time only."""
     family = [process, *process.children(recursive=True)]
     ended = sum(member.cpu_times().children_user + member.cpu_times().children_system for member in family)
     return Spent(
@@ -182,10 +182,10 @@ def spent(process: psutil.Process) -> Spent:
 
 @contextmanager
 def running(tool: Tool, log: Path) -> Iterator[psutil.Process]:
-    """The started tool, with what it says in a file.
+    """Run a tool with its output in a file.
 
     Raises:
-        CalledProcessError: it ended by itself.
+        CalledProcessError: it ended before the block did.
     """
     with log.open("wb") as output:
         process = psutil.Popen(
@@ -203,7 +203,7 @@ def running(tool: Tool, log: Path) -> Iterator[psutil.Process]:
 
 
 def installed(directory: Path, server: LlamaServer) -> Iterator[Tool]:
-    """Every tool that is here, each with a directory of its own."""
+    """Yield every installed tool, each with a directory of its own."""
     for build in TOOLS:
         own = directory / build.__name__
         own.mkdir()
@@ -214,7 +214,7 @@ def installed(directory: Path, server: LlamaServer) -> Iterator[Tool]:
 
 
 def measure(directory: Path, server: LlamaServer, seconds: int) -> dict[str, tuple[Spent, Spent]]:
-    """Run all at once, so that they share whatever else the machine does; before and after of each."""
+    """Run all tools at once, so that other load affects all alike; return the usage of each before and after."""
     tools = list(installed(directory, server))
     with ExitStack() as stack:
         processes = {

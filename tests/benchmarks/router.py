@@ -2,7 +2,7 @@
 
 Usage: python -m tests.benchmarks.router [--seconds 30]
 
-Both run at once, once a second, in one run. The program is built from source where the cache does not hold it.
+Both sample once a second, in one run. The program is built from source where the cache does not contain it.
 """
 
 import argparse

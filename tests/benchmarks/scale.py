@@ -5,11 +5,10 @@ Usage: python -m tests.benchmarks.scale [--gigabytes 20] [--rounds 40] [--turns 
 Sources: 200 models of a router (4 loaded) beside 4, 16 GPUs beside 1, 64 log files with a new line each beside
 1; the router is a stub, and the GPUs are a stub that takes longer to answer than NVIDIA's library does.
 Database: 5 rows a sample and 1 KB, so that 20 GB are 100 million rows, beside one of 100,000 samples (of a
-quarter of the large one's, where that is small). Both have just been written, so the kernel holds of them what
-its memory takes.
+quarter of the large one's, where that is small). Both have just been written, so that the kernel caches as much
+of them as fits into memory.
 
-The time of each is the median. `held` is for how long others had to wait for the connection at
-most.
+The time of each is the median. `held` is the longest time for which others had to wait for the connection.
 """
 
 import argparse
@@ -49,33 +48,33 @@ from tests.support.nvml_stub import NvmlStub
 GOAL = 2.0
 SMALL_SAMPLES, BYTES_A_SAMPLE = 100_000, 980
 NUMBERS = {"models": (4, 200), "GPUs": (1, 16), "log files": (1, 64)}
-"""How many there are in the small case, and in the large one."""
+"""Counts of the small case and of the large one."""
 FEW = {what: few for what, (few, _) in NUMBERS.items()}
 LOADED = 4
 BACKUP_STEPS = 100
 
-WORST_STEP = "the worst of up to 1,100 steps of some 4 ms, where there are 6"
+WORST_STEP = "the longest of up to 1,100 steps of about 4 ms; the small case has 6"
 WHY = {
-    "logs polled": "each file is looked at; other threads go on meanwhile",
-    "tick, processor": "every GPU and model is asked",
-    "view tokens_by_day": "it looks for every midnight that is kept, in local time",
+    "logs polled": "each file is polled; other threads go on meanwhile",
+    "tick, processor": "every GPU and model is read",
+    "view tokens_by_day": "it finds every local midnight in all rows",
     "prune counts, held": WORST_STEP,
     "backup counts, held": WORST_STEP,
     "status": "it counts all rows; --watch does not",
-    "view model_residency": "it is over all that is kept",
-    "view unused_models": "it looks at all loads that are kept",
+    "view model_residency": "it reads all rows",
+    "view unused_models": "it reads all loads",
 }
-"""What grows by its nature."""
+"""Why some times grow with the size."""
 
 Milliseconds = dict[str, float]
 
 
 class EnoughSteps(Exception):  # noqa: N818
-    """The steps of the copy that were to be timed are done."""
+    """The steps of the copy that are measured are done."""
 
 
 class HeldDatabase(Database):
-    """Notes for how long each use keeps the connection from all others."""
+    """Records for how long each use blocks the connection for others."""
 
     def __init__(self, path: Path) -> None:
         self.held_ms: list[float] = []
@@ -101,7 +100,7 @@ class HeldDatabase(Database):
         self.held_ms.append(milliseconds_since(started))
 
     def longest_hold(self, action: Callable[[], object]) -> float:
-        """Run something; how long it held the connection at most."""
+        """Run an action and return the longest time for which it blocked the connection."""
         self.held_ms = []
         action()
         return max(self.held_ms)
@@ -133,7 +132,7 @@ def settings(database: Path, url: str, *, gpus: bool) -> Any:
 
 
 def sources_beside(what: str, rounds: int, turns: int) -> None:
-    """Print what many of something cost beside few, both measured in turns."""
+    """Print what a large number costs beside a small one, both measured in turns."""
     few, many = NUMBERS[what]
     seen = [[measured_apart({**FEW, what: number}, rounds) for number in (few, many)] for _ in range(turns)]
     print_head(f"{many} {what} beside {few}")
@@ -143,7 +142,7 @@ def sources_beside(what: str, rounds: int, turns: int) -> None:
 
 
 def measured_apart(numbers: dict[str, int], rounds: int) -> Milliseconds:
-    """Measure in a process of its own, which finds so many GPUs."""
+    """Measure in a process of its own, which finds this many GPUs."""
     models, gpus, files = (numbers[what] for what in NUMBERS)
     with tempfile.TemporaryDirectory() as directory, router_of(models, LOADED) as url:
         stub = NvmlStub(Path(directory))
@@ -162,7 +161,7 @@ def measured_apart(numbers: dict[str, int], rounds: int) -> Milliseconds:
 
 
 def measure_sources(url: str, files: int, directory: Path, rounds: int) -> Milliseconds:
-    """Ticks of the real sources, commits of what they gave, reading of so many logs."""
+    """Return the times of ticks of the real sources, of flushes, and of polls of this many logs."""
     database = directory / "llama.db"
     daemon = Daemon(settings(database, url, gpus=True))
     sample, flush = (next(job for job in daemon._jobs if job.name == name) for name in ("sample", "flush"))
@@ -192,7 +191,7 @@ def measure_sources(url: str, files: int, directory: Path, rounds: int) -> Milli
 
 @dataclass(frozen=True)
 class Case:
-    """One database and the server that its collector watches."""
+    """One database and the server that its collector samples."""
 
     path: Path
     samples: int
@@ -200,11 +199,11 @@ class Case:
 
 
 Measures = dict[str, Callable[[], float]]
-"""What gives milliseconds, by its name."""
+"""Functions that return milliseconds, by name."""
 
 
 def database_beside(gigabytes: float, rounds: int, directory: Path | None) -> None:
-    """Print what a database of that size costs beside a small one."""
+    """Print what a database of this size costs beside a small one."""
     large = int(gigabytes * 2**30 / BYTES_A_SAMPLE)
     small = min(SMALL_SAMPLES, large // 4)
     with tempfile.TemporaryDirectory(dir=directory) as scratch, router_of(LOADED, LOADED) as url:
@@ -223,7 +222,7 @@ def database_beside(gigabytes: float, rounds: int, directory: Path | None) -> No
 def in_turns(
     cases: Iterable[Case], phase: Callable[[Case], AbstractContextManager[Measures]], rounds: int
 ) -> None:
-    """Measure one case and the other again and again: what else the machine does meets both."""
+    """Measure both cases alternately, so that other load affects both."""
     with ExitStack() as stack:
         small, large = (stack.enter_context(phase(case)) for case in cases)
         for name in small:
@@ -233,7 +232,7 @@ def in_turns(
 
 @contextmanager
 def opening(case: Case) -> Iterator[Measures]:
-    """A start."""
+    """Measure opening and starting."""
 
     def start() -> float:
         started = time.perf_counter()
@@ -250,14 +249,14 @@ def opening(case: Case) -> Iterator[Measures]:
 
 @contextmanager
 def collecting(case: Case) -> Iterator[Measures]:
-    """The daily round."""
+    """Measure ticks and flushes."""
     with begun(case) as (sample, flush):
         yield {"tick": lambda: timed(sample), "flush": lambda: after(sample, flush)}
 
 
 @contextmanager
 def reading(case: Case) -> Iterator[Measures]:
-    """What people ask: a day in the middle, through each view, and how things stand."""
+    """Measure queries: a day in the middle of each view, and the status."""
     middle = int(time.time()) - case.samples * INTERVAL_SECONDS // 2
     with closing(connect_read_only(case.path)) as reader:
 
@@ -267,13 +266,13 @@ def reading(case: Case) -> Iterator[Measures]:
         yield {
             **{f"view {view.name}": partial(ask, view.name) for view in VIEWS},
             "status": lambda: timed(lambda: read_status(case.path)),
-            "status --watch, a look": lambda: timed(lambda: read_status(case.path, count_rows=False)),
+            "status --watch, one update": lambda: timed(lambda: read_status(case.path, count_rows=False)),
         }
 
 
 @contextmanager
 def keeping(case: Case) -> Iterator[Measures]:
-    """Prune and backup."""
+    """Measure pruning and backups."""
     stop, copy = threading.Event(), case.path.with_name(f"{case.path.name}.copy")
     with HeldDatabase(case.path) as database:
 
@@ -294,7 +293,7 @@ def keeping(case: Case) -> Iterator[Measures]:
 
 @contextmanager
 def begun(case: Case) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """A collector's sampling and its commit."""
+    """Start a collector and yield its sampling and its flush."""
     daemon = Daemon(settings(case.path, case.url, gpus=False))
     jobs = {job.name: job for job in daemon._jobs}
     yield partial(daemon._run, jobs["sample"]), partial(daemon._run, jobs["flush"])
@@ -308,7 +307,7 @@ def after(preparation: Callable[[], object], action: Callable[[], object]) -> fl
 
 
 def copy_step(database: Database, copy: Path) -> float:
-    """The median of the first steps of a copy."""
+    """Return the median time of the first steps of a copy."""
     steps: list[float] = []
 
     def between_steps(seconds: float) -> None:

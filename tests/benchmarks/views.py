@@ -30,13 +30,13 @@ from collector.views import VIEWS
 
 INTERVAL_SECONDS, DAY_SECONDS, GPUS = 5, 86_400, 2
 TURN_SAMPLES = 4_320
-"""So long one model stays loaded: six hours."""
+"""How long one model stays loaded: six hours."""
 
 Values = dict[str, SqlValue]
 
 
 def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
-    """What the collector writes in one tick."""
+    """Yield the rows of one tick."""
     turn, step = divmod(number, TURN_SAMPLES)
     model, finished = f"model-{turn % 2}", step % 10 == 0
     yield METRICS, {"cpu_usage": 20.0, "active_models": 1, "uptime": 100.0 + number, "timestamp": timestamp}
@@ -108,11 +108,11 @@ def keep_writing(database: Database, first: int, samples: int, stop: threading.E
                     connection.execute(table.insert_statement, table.row(values))
             number += 1
         except DatabaseBusy:
-            print("  a commit waited for a reader")  # the collector keeps its rows and tries again
+            print("  a commit waited for a reader")  # the collector would keep its rows and try again
 
 
 def day_of(view: str, middle: int) -> tuple[str, tuple[int, ...]]:
-    """The question put to a view: a day, where it has time."""
+    """Return a query of one day of a view, or of all of it where it has no timestamp."""
     if view in ("now", "unused_models", "model_residency"):
         return f"SELECT * FROM {view}", ()
     return f"SELECT * FROM {view} WHERE timestamp >= ? AND timestamp < ?", (middle, middle + DAY_SECONDS)

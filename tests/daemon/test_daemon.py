@@ -148,6 +148,7 @@ def test_down_and_up_are_logged_once_each(tmp_path: Path, tiny_model: Path) -> N
     assert [event for event in events if event != "loading"] == ["loaded", "unloaded"]
 
 
+@pytest.mark.usefixtures("foreign_llama_server")
 def test_a_restarted_server_starts_a_new_series(tmp_path: Path, tiny_model: Path) -> None:
     port = free_port()
     with LlamaServer(tiny_model, port=port) as server:

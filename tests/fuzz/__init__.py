@@ -1,5 +1,5 @@
 """Coverage-guided fuzzing of everything that reads bytes from outside.
 
-`targets` says what is read and what must hold then, `seeds` where it begins, `cost` what it may take. The
-command line in `__main__` needs atheris; the other modules do not.
+`targets` defines the readers and their properties, `seeds` the first inputs, `cost` the bounds of time and
+memory. The command line in `__main__` needs atheris; the other modules do not.
 """

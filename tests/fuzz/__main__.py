@@ -1,12 +1,12 @@
-"""Fuzzes one target, or all of them one after another, with the coverage that atheris sees.
+"""Fuzzes one target, or all of them one after another, guided by the coverage that atheris measures.
 
 Usage:
     python -m tests.fuzz --seconds 30             every target
     python -m tests.fuzz log_lines --seconds 600  one
-    python -m tests.fuzz log_lines FILE...        reads the files only, without atheris
+    python -m tests.fuzz log_lines FILE...        only reads the files, without atheris
 
-Ends with 0 where nothing was found. What was found is a file that the output names: mend the fault, keep
-the file in `tests/fuzz/findings/NAME/`, and write a test beside the other tests of that parser.
+Exits with 0 where nothing was found. A finding is a file that the output names: fix the fault, put the file
+into `tests/fuzz/findings/NAME/`, and write a test beside the other tests of that parser.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 SLOWEST_SECONDS = 120
-"""For one input. Only one that never ends takes so long."""
+"""For one input; only one that is read forever needs so long."""
 
 MEMORY_MB = 2048
 LONGEST_INPUT_BYTES = 8192
@@ -30,8 +30,10 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="the target; without it, all")
     parser.add_argument("files", nargs="*", type=Path, help="inputs to read only")
     parser.add_argument("--seconds", type=int, default=600, help="for each target (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="makes the same inputs again; 0 = by chance")
-    parser.add_argument("--corpus", type=Path, help="a folder that keeps what was learnt for the next run")
+    parser.add_argument("--seed", type=int, default=0, help="makes the same inputs again; 0 = random")
+    parser.add_argument(
+        "--corpus", type=Path, help="a folder for interesting inputs, which the next run starts from"
+    )
     arguments = parser.parse_args()
     if arguments.files:
         read_files(arguments.name, arguments.files)
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def read_files(name: str, files: list[Path]) -> None:
-    """Read inputs as the fuzzer does, with a plain traceback for a fault."""
+    """Read inputs as the fuzzer does; a fault is a plain traceback."""
     from tests.fuzz.targets import TARGETS
 
     for file in files:
@@ -51,7 +53,7 @@ def read_files(name: str, files: list[Path]) -> None:
 
 
 def fuzz_all(seconds: int, corpus: Path | None, seed: int) -> None:
-    """Every target in a process of its own: the fuzzer ends the one it runs in."""
+    """Fuzz every target in a process of its own, because the fuzzer ends the process that it runs in."""
     from tests.fuzz.targets import TARGETS
 
     failed = []
@@ -67,7 +69,7 @@ def fuzz_all(seconds: int, corpus: Path | None, seed: int) -> None:
 
 
 def fuzz(name: str, seconds: int, corpus: Path | None = None, seed: int = 0) -> int:
-    """Fuzz one target in a child, for the fuzzer ends its process; the exit status, 0 where nothing was found."""
+    """Fuzz one target in a child process and return its exit status, 0 where nothing was found."""
     with tempfile.TemporaryDirectory(prefix="llama-collector-fuzz-") as scratch:
         child = os.fork()
         if not child:
@@ -77,7 +79,7 @@ def fuzz(name: str, seconds: int, corpus: Path | None = None, seed: int = 0) -> 
 
 
 def run_fuzzer(name: str, seconds: int, corpus: Path | None, seed: int, scratch: Path) -> None:
-    """Does not return."""
+    """Fuzz one target in this process; the fuzzer ends it and this function does not return."""
     import atheris
 
     tempfile.tempdir = str(scratch)
@@ -104,14 +106,14 @@ def run_fuzzer(name: str, seconds: int, corpus: Path | None, seed: int, scratch:
 
 
 def write_seeds(directory: Path, seeds: list[bytes]) -> None:
-    """A file for each."""
+    """Write a file for each seed."""
     directory.mkdir()
     for number, seed in enumerate(seeds):
         (directory / str(number)).write_bytes(seed)
 
 
 def _word(text: str) -> str:
-    """A line of the fuzzer's dictionary."""
+    """Return a line of the fuzzer's dictionary."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"\n'
 
 

@@ -1,4 +1,4 @@
-"""What reading may cost: time and memory in proportion to the length of the input."""
+"""Bounds for what a reader may use: time and memory in proportion to the length of the input."""
 
 import time
 import tracemalloc
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 SECONDS, SECONDS_A_BYTE = 0.5, 20e-6
-"""Ten times what the slowest readers take under instrumentation: what grows with the input stays below."""
+"""Ten times what the slowest readers use under instrumentation; a reader of linear time stays below."""
 
 MEMORY_BYTES, MEMORY_BYTES_A_BYTE = 2**20, 500
-"""A record made of a line of one character takes 250 bytes."""
+"""The record of a line of one character has 250 bytes."""
 
 STRETCHED_BYTES = 16 * 1024
 STRETCHED_OF = 128
-"""One input of so many is stretched: that costs about as much as all the others."""
+"""One input of this many is stretched, which costs about as much as all the others."""
 
 _LONGEST_PIECE_BYTES = 12
 _ATTEMPTS = 3
@@ -23,10 +23,10 @@ Value = TypeVar("Value")
 
 
 def timed(attempt: Callable[[], Value], size_bytes: int) -> Value:
-    """What the attempt gives, within the processor time for an input of that size.
+    """Return the result of an attempt, which must stay within the processor time for its input.
 
     Raises:
-        AssertionError: it took longer, several times: no other program is to blame.
+        AssertionError: it took longer several times in a row, so that it was not another program.
     """
     bound = SECONDS + SECONDS_A_BYTE * size_bytes
     for _ in range(_ATTEMPTS):
@@ -37,8 +37,8 @@ def timed(attempt: Callable[[], Value], size_bytes: int) -> Value:
     raise AssertionError(f"{size_bytes:,} bytes take more than {bound:.2f} s to read")
 
 
-def hold_memory(attempt: Callable[[], object], size_bytes: int) -> None:
-    """Hold what an attempt allocates against the bound.
+def check_memory(attempt: Callable[[], object], size_bytes: int) -> None:
+    """Check that an attempt allocates no more memory than its input allows.
 
     Raises:
         AssertionError: it allocated more.
@@ -54,16 +54,16 @@ def hold_memory(attempt: Callable[[], object], size_bytes: int) -> None:
 
 
 def stretched(data: bytes) -> bytes | None:
-    """Some inputs with one piece of them repeated many times: that shows what is not linear.
+    """Return some inputs with one piece repeated many times, which shows what is not linear; None for the rest.
 
-    Which input, and which piece of it, follows from the input, so that a fault can be seen again.
+    The input alone decides which piece, so that a fault can be reproduced.
     """
     choice, rest = divmod(zlib.crc32(data), STRETCHED_OF)
     return stretched_at(data, choice) if rest == 0 and data else None
 
 
 def stretched_at(data: bytes, choice: int) -> bytes:
-    """The input with the piece repeated that the number stands for."""
+    """Return the input with one piece repeated; the number selects the piece."""
     choice, start = divmod(choice, len(data))
     piece = data[start : start + 1 + choice % _LONGEST_PIECE_BYTES]
     return data[:start] + piece * (STRETCHED_BYTES // len(piece)) + data[start + len(piece) :]

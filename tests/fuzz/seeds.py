@@ -1,4 +1,4 @@
-"""Where the fuzzer begins: the recordings, small files made on the spot, and what it has found before."""
+"""Inputs that the fuzzer starts from: recordings, small generated files, and its former findings."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ _WINDOW_LINES = 12
 
 
 def seeds(name: str) -> list[bytes]:
-    """Inputs to begin with, those included that once were a fault.
+    """Return the first inputs of a target, with its former findings.
 
     Args:
         name: of the target.
@@ -24,7 +24,7 @@ def seeds(name: str) -> list[bytes]:
 
 
 def findings(name: str) -> list[Path]:
-    """Inputs that once were a fault."""
+    """Return inputs that once showed a fault."""
     return sorted((FINDINGS / name).glob("*"))
 
 
@@ -35,7 +35,7 @@ def _expositions() -> Iterator[bytes]:
 
 
 def _logs() -> Iterator[bytes]:
-    """In windows: the fuzzer is quick with short inputs."""
+    """Yield a few lines at a time: the fuzzer is faster with short inputs."""
     for path in _recorded("logs", ".log", ".jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         for start in range(0, len(lines), _WINDOW_LINES):

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader of bytes from outside, the errors it documents, and what must hold then."""
+"""What is fuzzed: each reader of bytes from outside, the error that it documents, and properties of its result."""
 
 import io
 import json
@@ -38,7 +38,7 @@ from collector.parsers.server_answers import (
     parse_props,
 )
 from collector.settings import Settings, load_settings
-from tests.fuzz.cost import hold_memory, stretched, timed
+from tests.fuzz.cost import check_memory, stretched, timed
 
 Value = TypeVar("Value")
 
@@ -48,48 +48,48 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Target(Generic[Value]):
-    """Something that reads bytes.
+    """A reader of bytes.
 
     Args:
-        read: makes a value of them; its processor time and memory are held against their bounds.
-        hold: asserts what must be true of the value.
-        refusal: the documented error of `read`.
-        words: what an input may be made of, for the fuzzer.
+        read: parses bytes; its processor time and memory are checked.
+        check: asserts properties of what was read.
+        error: the documented error of `read`.
+        words: texts that occur in inputs, for the dictionary of the fuzzer.
     """
 
     read: Callable[[bytes], Value]
-    hold: Callable[[bytes, Value], None]
-    refusal: type[CollectorError]
+    check: Callable[[bytes, Value], None]
+    error: type[CollectorError]
     words: tuple[str, ...]
 
     def examine(self, data: bytes) -> None:
-        """Read one input, and for some inputs a long one made of it.
+        """Read one input, and for some inputs also a long one that is made from it.
 
         Raises:
-            Exception: whatever should not be.
+            Exception: a finding.
         """
         self._examine(data)
         if long := stretched(data):
             self._examine(long)
-            hold_memory(lambda: self._attempt(long), len(long))
+            check_memory(lambda: self._attempt(long), len(long))
 
     def _examine(self, data: bytes) -> None:
         value, error = timed(lambda: self._attempt(data), len(data))
         if error is not None:
-            _hold_message(error, data)
+            _check_message(error, data)
         else:
             assert value is not None
-            self.hold(data, value)
+            self.check(data, value)
 
     def _attempt(self, data: bytes) -> tuple[Value | None, CollectorError | None]:
         try:
             return self.read(data), None
-        except self.refusal as error:
+        except self.error as error:
             return None, error
 
 
-def _hold_message(error: CollectorError, data: bytes) -> None:
-    """A sentence for people, in one piece; a fault of the settings is one line of it."""
+def _check_message(error: CollectorError, data: bytes) -> None:
+    """Check that an error message is readable text; each fault of the settings is one line of it."""
     message = str(error)
     assert message
     assert len(message) <= 1000 + 2 * len(data)
@@ -97,8 +97,8 @@ def _hold_message(error: CollectorError, data: bytes) -> None:
     message.encode()
 
 
-def _hold_text(text: str) -> None:
-    """SQLite takes it and shows all of it."""
+def _check_text(text: str) -> None:
+    """Check that SQLite stores a text and shows all of it."""
     text.encode()
     assert "\0" not in text
 
@@ -110,7 +110,7 @@ def _read_exposition(data: bytes) -> dict[str, float | None]:
     return parse_exposition(data.decode("utf-8", "replace"))
 
 
-def _hold_samples(data: bytes, samples: dict[str, float | None]) -> None:
+def _check_samples(data: bytes, samples: dict[str, float | None]) -> None:
     assert 0 < len(samples) <= MAX_SAMPLES
     assert all(samples), "a value without a name"
     assert all(value is None or math.isfinite(value) for value in samples.values())
@@ -129,13 +129,13 @@ def _hold_samples(data: bytes, samples: dict[str, float | None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """What is made of a log.
+    """A parsed log.
 
     Args:
         lines: its text.
-        records: what the lines are.
-        times: Unix seconds of the records, as of a backlog that was just now finished.
-        children: what the records tell of a router's children.
+        records: parsed from the lines.
+        times: Unix seconds of the records, as of a backlog that has just been finished.
+        children: children of a router that the records name.
     """
 
     lines: list[str]
@@ -153,23 +153,23 @@ def _read_log(data: bytes) -> _Log:
     return _Log(lines, records, times, [spawned_child(record.message) for record in records])
 
 
-def _hold_log(data: bytes, log: _Log) -> None:
+def _check_log(data: bytes, log: _Log) -> None:
     assert len(log.lines) == data.removesuffix(b"\n").count(b"\n") + 1
     assert sum(map(len, log.lines)) <= len(data) + len(CUT_MARK) * (len(data) // MAX_LINE_BYTES)
     numbers = [record.line for record in log.records]
     assert numbers == sorted(set(numbers))
     assert all(0 <= number < len(log.lines) for number in numbers)
     for record in log.records:
-        _hold_record(record)
+        _check_record(record)
     assert all(time <= NOW for time in log.times)
     assert len(log.times) == len(log.records)
     assert all(child is None or (child[0] >= 0 and child[1]) for child in log.children)
-    _hold_nothing_lost(log)
-    _hold_masked(log)
+    _check_nothing_lost(log)
+    _check_masked(log)
 
 
-def _hold_record(record: Record) -> None:
-    _hold_text(record.message)
+def _check_record(record: Record) -> None:
+    _check_text(record.message)
     assert record.message.strip()
     assert record.message == record.message.rstrip()
     assert all(character in "\t\n" or character >= " " for character in record.message)
@@ -183,14 +183,14 @@ _HEAD = re.compile(r"(?:\[ *\d{1,5}\] ?)?(?:\d{1,9}\.\d\d\.\d{3}\.\d{3} [IWED] ?
 _MASK, _JSON = "***", '{"type":'
 
 
-def _hold_nothing_lost(log: _Log) -> None:
-    """Every line stands in the messages, in its order, but for its head."""
+def _check_nothing_lost(log: _Log) -> None:
+    """Check that the messages contain every line in its order, without its prefix."""
     messages = [record.message for record in log.records]
     if any(_MASK in message for message in messages):
-        return  # a key goes, and what stands before it
-    assert log.records == log_lines._records_of_any_format(log.lines)  # the quick ways change nothing
+        return  # a key was masked, with its prefix
+    assert log.records == log_lines._records_of_any_format(log.lines)  # the fast paths change nothing
     if any(_JSON in line for line in log.lines):
-        return  # is written anew
+        return  # JSON records are rewritten
     found = [line for message in messages for line in message.split("\n")]
     written = [line for line in map(str.rstrip, log.lines) if not _HEAD.fullmatch(line)]
     for line, stored in zip(written, found, strict=True):
@@ -198,8 +198,8 @@ def _hold_nothing_lost(log: _Log) -> None:
         assert _HEAD.fullmatch(line.removesuffix(stored)), (line, stored)
 
 
-def _hold_masked(log: _Log) -> None:
-    """A key that may follow is masked, and what is masked stays as it is."""
+def _check_masked(log: _Log) -> None:
+    """Check that a key that may follow is masked, and that masked text is not changed again."""
     following = parse_records(log.lines, key_follows=True)
     assert not following or _MASK in following[0].message
     for message in (record.message for record in log.records):
@@ -219,13 +219,13 @@ def _read_answers(data: bytes) -> tuple[Props | None, tuple[ServedModel, ...]]:
         return props, ()
 
 
-def _hold_answers(data: bytes, answers: tuple[Props | None, tuple[ServedModel, ...]]) -> None:
+def _check_answers(data: bytes, answers: tuple[Props | None, tuple[ServedModel, ...]]) -> None:
     props, models = answers
     for model in (*models, *([props.model] if props and props.model else [])):
         assert 0 < len(model.name) <= MAX_NAME_CHARACTERS
         assert len(model.path or "") <= len(data)
-        _hold_text(model.name)
-        _hold_text(model.path or "")
+        _check_text(model.name)
+        _check_text(model.path or "")
         for number in (model.exit_code, model.context_size):
             assert number is None or -(2**63) <= number < 2**63
     assert props is None or props.build is None or 0 < props.build < 10**9
@@ -237,7 +237,7 @@ def _hold_answers(data: bytes, answers: tuple[Props | None, tuple[ServedModel, .
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A header, and what it says of a model."""
+    """A header, and the facts about the model in it."""
 
     header: Header
     facts: Facts
@@ -252,20 +252,20 @@ def _parse_header(data: bytes, wanted: tuple[str, ...]) -> Header:
     return parse_header(io.BytesIO(data), len(data), wanted)
 
 
-def _hold_gguf(data: bytes, model: _Model) -> None:
+def _check_gguf(data: bytes, model: _Model) -> None:
     header, columns = model.header, model.facts.columns
     json.loads(json.dumps(asdict(model.facts), allow_nan=False))
     for value in columns.values():
         assert value is None or isinstance(value, str) or 0 <= value < 2**63
-        _hold_text(value if isinstance(value, str) else "")
+        _check_text(value if isinstance(value, str) else "")
     assert header.data_start <= len(data) + gguf_header.MAX_HEADER_BYTES
-    assert header.tensor_count * 24 <= len(data)  # the least that one takes
+    assert header.tensor_count * 24 <= len(data)  # the smallest size of one
     assert len(header.values) + len(header.array_lengths) <= len(data)
-    _hold_same_in_small_blocks(data, header)
+    _check_same_in_small_blocks(data, header)
 
 
-def _hold_same_in_small_blocks(data: bytes, header: Header) -> None:
-    """Where a block ends makes no difference."""
+def _check_same_in_small_blocks(data: bytes, header: Header) -> None:
+    """Check that the size of the blocks makes no difference."""
     block_bytes, gguf_header._BLOCK_BYTES = gguf_header._BLOCK_BYTES, 7
     try:
         assert repr(_parse_header(data, WANTED_KEYS)) == repr(header)  # nan is not equal to itself
@@ -281,12 +281,12 @@ _FILE = Path(f"/proc/self/fd/{_MEMORY}")
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """Settings, and what the collector does with them at once.
+    """Settings, and what the collector derives from them at its start.
 
     Args:
-        settings: as they were read.
+        settings: the parsed file.
         paths: of database, backups and models.
-        is_backup_due: whether a night was missed since yesterday.
+        is_backup_due: whether a backup is due since yesterday.
     """
 
     settings: Settings
@@ -304,27 +304,27 @@ def _read_settings(data: bytes) -> _Use:
     return _Use(settings, paths, is_backup_due)
 
 
-def _hold_settings(_: bytes, use: _Use) -> None:
+def _check_settings(_: bytes, use: _Use) -> None:
     for path in use.paths:
         assert path.is_absolute()
-        path.exists()  # raises an error for a path that no system call takes
+        path.exists()  # raises an error for a path that system calls reject
     for section in fields(use.settings):
         for value in asdict(getattr(use.settings, section.name)).values():
-            _hold_value(value)
+            _check_value(value)
     if use.settings.llama_server.url.startswith("http"):
-        _hold_url(use.settings.llama_server.url)
+        _check_url(use.settings.llama_server.url)
 
 
-def _hold_value(value: Any) -> None:
+def _check_value(value: Any) -> None:
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str):
-            _hold_text(part)
+            _check_text(part)
         else:
             assert math.isfinite(part)
 
 
-def _hold_url(url: str) -> None:
-    """What the client and the resolver do first."""
+def _check_url(url: str) -> None:
+    """Do the first steps of the client and the resolver."""
     httpx.Request("GET", url.rstrip("/") + "/metrics")
     host = urlsplit(url).hostname
     assert host
@@ -333,11 +333,11 @@ def _hold_url(url: str) -> None:
 
 TARGETS: dict[str, Target[Any]] = {
     "exposition": Target(
-        _read_exposition, _hold_samples, ParseError, (PREFIX, "nan", "1e309", '{a="b"} ', "\\n", "# HELP ")
+        _read_exposition, _check_samples, ParseError, (PREFIX, "nan", "1e309", '{a="b"} ', "\\n", "# HELP ")
     ),
     "log_lines": Target(
         _read_log,
-        _hold_log,
+        _check_log,
         ParseError,
         (
             *("0.00.001.132 I ", "[40463] ", "[ 8081] ", "srv  load: ", "\x1b[34m", "error: ", "warn: "),
@@ -348,7 +348,7 @@ TARGETS: dict[str, Target[Any]] = {
     ),
     "server_answers": Target(
         _read_answers,
-        _hold_answers,
+        _check_answers,
         ParseError,
         (
             *(
@@ -371,13 +371,13 @@ TARGETS: dict[str, Target[Any]] = {
     ),
     "gguf_header": Target(
         _read_gguf,
-        _hold_gguf,
+        _check_gguf,
         ParseError,
         ("GGUF", *WANTED_KEYS, "general.alignment", "llama", "\x03\0\0\0", "\x08\0\0\0", "\x09\0\0\0"),
     ),
     "settings": Target(
         _read_settings,
-        _hold_settings,
+        _check_settings,
         SettingsError,
         (
             *(f"[{section.name}]\n" for section in fields(Settings)),

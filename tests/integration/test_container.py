@@ -1,4 +1,4 @@
-"""The service in a booted Debian: README's own commands, a real systemd, journal and llama-server.
+"""The service in a booted Debian: the README's own commands, a real systemd, journal and llama-server.
 
 The tests share one container and run in the order of a service's life.
 """
@@ -35,7 +35,7 @@ TEST_DROP_IN = """\
 WatchdogSec=5
 LoadCredential=api-key:/etc/llama-collector/api-key
 """
-"""A shorter patience than the shipped one, and the README's lines for a key."""
+"""A shorter watchdog time than the shipped one, and the README's lines for a key."""
 
 
 COMPLETION = """
@@ -44,13 +44,13 @@ body = json.dumps({"prompt": "a b c", "n_predict": 480, "ignore_eos": True}).enc
 request = urllib.request.Request("http://127.0.0.1:8080/completion", body, {"Authorization": "Bearer s3cr3t"})
 try:
     urllib.request.urlopen(request)
-except urllib.error.HTTPError as error:  # some builds break off where random bytes are no text
+except urllib.error.HTTPError as error:  # some builds stop at random bytes that are not text
     assert error.code == 500
 """
 
 
 def readme_commands(word: str) -> str:
-    """The one block of the README's service section that holds this word."""
+    """Return the one block of the README's service section that contains a word."""
     section = README.split("\n## As a service\n")[1].split("\n## ")[0]
     blocks: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     (block,) = [block for block in blocks if word in block]
@@ -58,7 +58,7 @@ def readme_commands(word: str) -> str:
 
 
 class Host(Container):
-    """The container, and what the tests ask of the service in it."""
+    """The container, with queries and commands for the service in it."""
 
     def rows(self, statement: str, user: str = "") -> list[dict[str, object]]:
         return self.query(statement, database=DATABASE, user=user)
@@ -71,11 +71,11 @@ class Host(Container):
         return int(str(row["id"]))
 
     def wait_for_samples(self) -> None:
-        """Three more."""
+        """Wait for three more."""
         self.wait_for_rows(f"SELECT id FROM metrics WHERE id >= {self.newest() + 3}")
 
     def longest_gap(self, first: int) -> int:
-        """Seconds between two samples, the most since this id; they are taken every second."""
+        """Return the most seconds between two samples since this id; the interval is one second."""
         (row,) = self.rows(
             "SELECT max(gap) AS gap FROM (SELECT timestamp - lag(timestamp) OVER (ORDER BY id) AS gap "
             f"FROM metrics WHERE id >= {first})"
@@ -158,7 +158,7 @@ def test_a_second_install_changes_no_setting(host: Host) -> None:
     assert host.show(SERVICE, "ActiveState", "WatchdogUSec") == ["active", "5s"]
 
 
-def test_samples_journal_lines_and_models_come_into_the_database(host: Host) -> None:
+def test_samples_journal_lines_and_models_are_stored(host: Host) -> None:
     host.wait_for_rows("SELECT * FROM metrics WHERE active_models = 1 AND uptime > 0 AND memory_usage > 0")
     host.call("python3", "-c", COMPLETION)
     host.wait_for_rows("SELECT * FROM llama_metrics WHERE memory_used_mb > 1")
@@ -166,11 +166,11 @@ def test_samples_journal_lines_and_models_come_into_the_database(host: Host) -> 
     host.wait_for_rows(
         "SELECT * FROM models WHERE model_path = '/home/llm/models/tiny.gguf' AND file_size > 0 AND block_count > 0"
     )
-    unwell = "SELECT * FROM collector_health WHERE state NOT IN ('ok', 'up', 'running', 'absent')"
-    wait_for(lambda: not host.rows(unwell), lambda: host.rows(unwell))  # our own looks make a flush wait
+    failing = "SELECT * FROM collector_health WHERE state NOT IN ('ok', 'up', 'running', 'absent')"
+    wait_for(lambda: not host.rows(failing), lambda: host.rows(failing))  # these queries make a flush wait
 
 
-def test_the_status_line_says_how_it_fares(host: Host) -> None:
+def test_the_status_line_contains_the_state_of_each_source(host: Host) -> None:
     def line() -> str:
         return host.show(SERVICE, "StatusText")[0]
 
@@ -178,15 +178,15 @@ def test_the_status_line_says_how_it_fares(host: Host) -> None:
     assert line().startswith("sampling every 1 s; ")
 
 
-def test_the_watchdog_is_answered(host: Host) -> None:
+def test_the_watchdog_is_notified_in_time(host: Host) -> None:
     process = host.main_process
     (before,) = host.show(SERVICE, "WatchdogTimestampMonotonic")
-    later = int(before) + 10_000_000  # twice its patience
+    later = int(before) + 10_000_000  # twice its time
     wait_for(lambda: int(host.show(SERVICE, "WatchdogTimestampMonotonic")[0]) > later)
     assert host.main_process == process
 
 
-def test_its_exposure_on_this_system_is_low(host: Host) -> None:
+def test_systemd_rates_its_exposure_on_this_system_as_low(host: Host) -> None:
     ended = host.call("systemd-analyze", "security", "--threshold=15", "--no-pager", SERVICE, check=False)
     assert ended.returncode == 0, ended.stdout[-300:]
 
@@ -228,7 +228,7 @@ print(json.dumps({
 
 
 def test_in_its_sandbox_it_reads_what_it_needs_and_can_do_nothing_else(host: Host) -> None:
-    """A probe with the unit's own directives takes the collector's place."""
+    """Run a probe with the unit's own directives instead of the collector."""
     unit = re.sub(
         r"^ExecStart=.*",
         "ExecStart=/opt/llama-collector/bin/python /usr/local/probe.py",
@@ -244,11 +244,11 @@ def test_in_its_sandbox_it_reads_what_it_needs_and_can_do_nothing_else(host: Hos
         "touch /tmp/of-others && mknod -m 666 /dev/of-others c 10 200 && ip addr add 10.9.9.9/32 dev lo"
     )
     opened = host.call("bash", "-c", ": </dev/of-others", user="stranger", check=False)
-    assert "Operation not permitted" not in opened.stderr, "outside the sandbox it is not refused"
+    assert "Operation not permitted" not in opened.stderr, "outside the sandbox it is allowed"
     host.shell("systemctl daemon-reload && systemctl start probe")
     printed = host.shell("journalctl --unit=probe --output=cat --lines=20 | grep ^{")
     seen = json.loads(printed)
-    assert seen.pop("network") in ("timed out", "EPERM"), "not ECONNREFUSED, which came from the other end"
+    assert seen.pop("network") in ("timed out", "EPERM"), "not ECONNREFUSED, which the other end would send"
     assert seen == {
         "user": True, "model": "GGUF", "other process": True, "journal": True,
         "api key": "EACCES", "settings": "EACCES", "program": "EROFS", "home": "EROFS", "tmp": False,
@@ -257,7 +257,7 @@ def test_in_its_sandbox_it_reads_what_it_needs_and_can_do_nothing_else(host: Hos
     }  # fmt: skip
 
 
-def test_a_reload_takes_new_settings_over_and_loses_no_sample(host: Host) -> None:
+def test_a_reload_applies_new_settings_and_loses_no_sample(host: Host) -> None:
     process, first = host.main_process, host.newest()
     host.change_settings('s|^# minimum_level = "debug" |minimum_level = "info" |')
     host.shell("systemctl reload llama-collector")
@@ -267,7 +267,7 @@ def test_a_reload_takes_new_settings_over_and_loses_no_sample(host: Host) -> Non
     assert host.longest_gap(first) < 5
 
 
-def test_a_reload_of_a_wrong_file_changes_nothing_and_says_why(host: Host) -> None:
+def test_a_reload_of_a_wrong_file_changes_nothing_and_logs_why(host: Host) -> None:
     process = host.main_process
     host.change_settings("s|^interval = 1 |interval = -1 |")
     host.shell("systemctl reload llama-collector")
@@ -281,7 +281,7 @@ def test_a_reload_of_a_wrong_file_changes_nothing_and_says_why(host: Host) -> No
     assert (host.state, host.main_process) == ("active", process)
 
 
-def test_wrong_settings_at_a_start_are_told_and_not_tried_again(host: Host) -> None:
+def test_a_start_with_wrong_settings_fails_with_the_reason_and_is_not_repeated(host: Host) -> None:
     assert host.call("systemctl", "restart", SERVICE, check=False).returncode != 0
     assert host.show(SERVICE, "ActiveState", "SubState", "ExecMainStatus") == ["failed", "failed", "78"]
     assert "[sampling] interval must be from 1 to 3600, not -1" in host.journal()
@@ -290,24 +290,24 @@ def test_wrong_settings_at_a_start_are_told_and_not_tried_again(host: Host) -> N
     host.wait_for_samples()
 
 
-def test_after_a_kill_it_is_back_by_itself(host: Host) -> None:
+def test_after_a_kill_it_is_restarted(host: Host) -> None:
     process, newest = host.main_process, host.newest()
     host.call("systemctl", "kill", "--signal=KILL", "--kill-who=main", SERVICE)
     host.wait_until_restarted(process)
     host.wait_for_rows(f"SELECT * FROM metrics WHERE id > {newest + 1}")
 
 
-def test_a_process_that_stands_still_is_ended_by_the_watchdog(host: Host) -> None:
+def test_a_process_that_hangs_is_ended_by_the_watchdog(host: Host) -> None:
     process = host.main_process
     host.call("systemctl", "kill", "--signal=STOP", "--kill-who=main", SERVICE)
     host.wait_until_restarted(process)
     journal = host.journal()
     assert "Watchdog timeout" in journal
-    assert "Fatal Python error: Aborted" in journal, "where each thread stood"
+    assert "Fatal Python error: Aborted" in journal, "the stack of each thread"
     host.wait_for_samples()
 
 
-def test_a_full_disk_is_survived_and_no_sample_is_lost(host: Host) -> None:
+def test_on_a_full_disk_it_goes_on_and_loses_no_sample(host: Host) -> None:
     host.shell(f"systemctl stop {SERVICE}")
     host.shell(
         "mount -t tmpfs -o size=32m,mode=750,uid=llama-collector,gid=llama-collector none /var/lib/llama-collector"
@@ -319,14 +319,14 @@ def test_a_full_disk_is_survived_and_no_sample_is_lost(host: Host) -> None:
     wait_for(lambda: "flush failed" in host.show(SERVICE, "StatusText")[0], host.journal)
     full_since = host.newest()
     before = host.shell("date +%s")
-    wait_for(
-        lambda: int(host.shell("date +%s")) > int(before) + 10, "ten seconds, twice the watchdog's patience"
-    )
+    wait_for(lambda: int(host.shell("date +%s")) > int(before) + 10, "ten seconds, twice the watchdog's time")
     host.shell("rm /var/lib/llama-collector/ballast")
     host.wait_for_rows(f"SELECT * FROM metrics WHERE id > {full_since + 12}")
     assert host.main_process == process
     assert host.longest_gap(1) < 5, "of the ten seconds"
-    assert host.rows("SELECT count(*) AS told FROM logs WHERE message LIKE 'flush: failed%'") == [{"told": 1}]
+    assert host.rows("SELECT count(*) AS logged FROM logs WHERE message LIKE 'flush: failed%'") == [
+        {"logged": 1}
+    ]
     host.shell(f"systemctl stop {SERVICE} && umount /var/lib/llama-collector && systemctl start {SERVICE}")
 
 
@@ -352,7 +352,7 @@ def test_limits_hold_under_a_flood_of_logs_and_no_line_is_lost(host: Host) -> No
     limit = host.shell(
         f"cat /sys/fs/cgroup/memory{group}/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup{group}/memory.max"
     )
-    assert int(limit) == maximum, "the kernel knows the limit"
+    assert int(limit) == maximum, "the kernel enforces the limit"
     events = host.shell(
         f"cat /sys/fs/cgroup/memory{group}/memory.oom_control 2>/dev/null || cat /sys/fs/cgroup{group}/memory.events"
     )
@@ -379,7 +379,7 @@ class TestReaders:
         yield request.param
         host.shell(f"systemctl start {SERVICE}")
 
-    def test_check_names_the_command_that_lets_a_user_read(self, host: Host) -> None:
+    def test_check_prints_the_command_that_gives_a_user_access(self, host: Host) -> None:
         refused = host.call(PROGRAM, "check", "--as", "grafana", check=False)
         assert refused.returncode == 1
         assert (
@@ -390,7 +390,7 @@ class TestReaders:
         host.shell(command)
         assert host.call(PROGRAM, "check", "--as", "grafana").returncode == 0
 
-    def test_a_member_of_the_group_reads_and_a_stranger_does_not(self, host: Host, state: str) -> None:
+    def test_a_member_of_the_group_reads_and_another_user_does_not(self, host: Host, state: str) -> None:
         assert state
         (row,) = host.rows("SELECT count(*) AS rows FROM metrics", user="grafana")
         assert int(str(row["rows"])) > 0
@@ -400,13 +400,13 @@ class TestReaders:
         )
         assert "unable to open database file" in refused.stderr
 
-    def test_a_member_of_the_group_writes_nothing(self, host: Host, state: str) -> None:
+    def test_a_member_of_the_group_cannot_write(self, host: Host, state: str) -> None:
         assert state
         refused = host.call("sqlite3", DATABASE, "DELETE FROM metrics", user="grafana", check=False)
         assert "attempt to write a readonly database" in refused.stderr
         assert host.call("touch", "/var/lib/llama-collector/x", user="grafana", check=False).returncode != 0
 
-    def test_status_works_for_a_member_and_is_refused_in_words_to_a_stranger(self, host: Host) -> None:
+    def test_status_works_for_a_member_and_tells_another_user_why_not(self, host: Host) -> None:
         assert "running (process" in host.call(PROGRAM, "status", user="grafana").stdout
         refused = host.call(PROGRAM, "status", user="stranger", check=False)
         assert refused.returncode == 78
@@ -417,13 +417,13 @@ class TestReaders:
             f"llama-collector: {DATABASE}: Permission denied: llama-collector check --as"
         )
 
-    def test_check_names_the_directory_that_lets_the_service_into_no_model(self, host: Host) -> None:
+    def test_check_prints_the_command_for_a_directory_that_hides_all_models(self, host: Host) -> None:
         host.shell("chmod 700 /home/llm")
         refused = host.call(PROGRAM, "check", user="llama-collector", check=False)
         host.shell("chmod 711 /home/llm")
         assert "sudo setfacl -m u:llama-collector:x /home/llm" in refused.stdout
 
-    def test_a_reader_that_holds_on_for_long_is_named_and_costs_nothing(self, host: Host) -> None:
+    def test_a_long_reader_is_named_in_the_log_and_no_sample_is_lost(self, host: Host) -> None:
         process, newest = host.main_process, host.newest()
         host.write("/usr/local/reader.py", LONG_READER)
         host.shell(f"systemd-run --quiet --unit=reader --uid=grafana python3 /usr/local/reader.py {DATABASE}")
@@ -431,7 +431,7 @@ class TestReaders:
         reader = host.show("reader", "MainPID")[0]
         named = f"because the database is locked by process {reader} (python3)"
         wait_for(lambda: named in host.journal(), host.journal)
-        assert host.newest() <= newest + 5, "others read on, while what is sampled waits"
+        assert host.newest() <= newest + 5, "others can read while samples wait in the buffer"
         host.shell("systemctl stop reader")
         host.wait_for_rows(f"SELECT * FROM logs WHERE message LIKE '%{named}%'")
         host.wait_for_rows(f"SELECT * FROM metrics WHERE id > {newest + 30}")
@@ -439,7 +439,7 @@ class TestReaders:
         assert host.main_process == process
 
 
-def test_a_stop_is_clean_and_short(host: Host) -> None:
+def test_a_stop_is_clean(host: Host) -> None:
     host.shell(f"systemctl stop {SERVICE}")
     assert host.show(SERVICE, "ActiveState", "Result") == ["inactive", "success"]
     assert host.rows("SELECT message FROM logs ORDER BY id DESC LIMIT 1") == [
@@ -447,7 +447,7 @@ def test_a_stop_is_clean_and_short(host: Host) -> None:
     ]
 
 
-def test_after_a_reboot_it_collects_again_and_no_line_of_the_journal_comes_twice(host: Host) -> None:
+def test_after_a_reboot_it_collects_again_and_stores_no_line_of_the_journal_twice(host: Host) -> None:
     newest = host.newest()
     host.shell(f"systemctl start {SERVICE}")
     host.reboot()
@@ -459,12 +459,12 @@ def test_after_a_reboot_it_collects_again_and_no_line_of_the_journal_comes_twice
 
 
 @pytest.mark.parametrize("version", ["99.0.0", "0.0.1"])
-def test_another_version_in_its_place_keeps_data_and_settings(host: Host, version: str) -> None:
+def test_another_version_keeps_data_and_settings(host: Host, version: str) -> None:
     settings, newest = host.shell(f"cat {SETTINGS}"), host.newest()
     host.shell(
         f"systemctl stop {SERVICE} && runuser -u llama-collector -- sqlite3 {DATABASE} "
         f"""'ALTER TABLE metrics ADD COLUMN "of {version}" REAL; CREATE TABLE "later {version}" (x)'"""
-    )  # what a still newer version left behind
+    )  # as a newer version would leave it
     host.shell(
         f"rm -rf /tmp/other && mkdir /tmp/other && cd {CLONE} && cp -r pyproject.toml README.md collector config systemd /tmp/other\n"
         f"""sed -i 's/^__version__ = .*/__version__ = "{version}"/' /tmp/other/collector/__init__.py\n"""

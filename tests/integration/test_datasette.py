@@ -1,6 +1,6 @@
-"""Datasette over the live file: everything is described, every query runs, and the collector notices nothing.
+"""Datasette on the live file: everything is described, every query runs, and the collector is not disturbed.
 
-`python -m tests.integration.test_datasette` writes the descriptions in config/datasette.yaml anew.
+`python -m tests.integration.test_datasette` writes the descriptions in config/datasette.yaml again.
 """
 
 import html
@@ -27,7 +27,7 @@ CONFIGURATION = ROOT / "config" / "datasette.yaml"
 DATABASE = "llama-dashboard"
 DESCRIBED: tuple[Table | View, ...] = (*VIEWS, *DOCUMENTED_TABLES, *OWN_TABLES)
 PLOT = r'role-mark[^>]*>(<g[^>]*>)*<path[^>]* d="M\S+'
-"""Something that Vega has drawn for a row."""
+"""A shape that Vega has drawn for a row."""
 NUMBER = r"<p [^>]*>\d+</p>"
 FACETS = {
     "models": ("type", "quantization", "status"),
@@ -43,7 +43,7 @@ FACETS = {
 
 
 def descriptions() -> str:
-    """YAML of every table and view: JSON strings are YAML's too."""
+    """Return YAML for every table and view; JSON strings are valid YAML."""
     lines = ["    tables:"]
     for described in DESCRIBED:
         lines += [f"      {described.name}:", *(f"        {line}" for line in _description(described))]
@@ -108,15 +108,15 @@ def test_every_query_runs_with_and_without_its_number_of_days(recorded: Path, na
 def test_every_chart_has_something_to_show(recorded: Path, name: str) -> None:
     with closing(connect_read_only(recorded)) as reader:
         rows = reader.execute(charts()[name], {"days": "1"}).fetchall()
-    assert rows or name == "trouble"  # a good day has none
+    assert rows or name == "trouble"  # there need not be any
 
 
-def test_every_view_is_put_into_a_query() -> None:
-    asked = " ".join([*canned_queries().values(), *charts().values()])
-    assert [view.name for view in VIEWS if not re.search(rf"\b{view.name}\b", asked)] == []
+def test_every_view_is_used_in_a_query() -> None:
+    used = " ".join([*canned_queries().values(), *charts().values()])
+    assert [view.name for view in VIEWS if not re.search(rf"\b{view.name}\b", used)] == []
 
 
-def test_no_text_from_outside_stands_in_a_chart_that_shows_it_as_html() -> None:
+def test_no_chart_shows_text_from_outside_as_html() -> None:
     (dashboard,) = configuration()["plugins"]["datasette-dashboards"].values()
     assert {chart["library"] for chart in dashboard["charts"].values()} == {"vega-lite", "metric"}
     for name, chart in dashboard["charts"].items():
@@ -146,7 +146,7 @@ def test_the_command_in_the_readme_starts_it_as_the_tests_do() -> None:
 
 
 @pytest.mark.slow
-def test_a_browser_shows_rows_and_plots_and_the_collector_notices_nothing(
+def test_a_browser_shows_rows_and_plots_and_the_collector_is_not_disturbed(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with collecting(tmp_path, tiny_model) as (collector, llama):

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: every query runs, with the macros of the SQLite data source expanded as it does."""
+"""The Grafana dashboard: every query runs, after its macros are expanded as the SQLite data source does."""
 
 import json
 import re
@@ -16,12 +16,12 @@ DASHBOARD: dict[str, Any] = json.loads((ROOT / "config" / "grafana-dashboard.jso
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 SHOWN = [panel for panel in PANELS if panel["type"] != "row"]
 QUIET = ("Times without samples", "Drafted tokens accepted", "Processor temperature")
-"""Panels that show nothing of a short good time without speculation, on a machine without sensors."""
+"""Panels that are empty after a short time without faults or speculation, on a machine without sensors."""
 TIME_SERIES = ("metrics", "logs", "host_metrics", "gpu_metrics", "llama_metrics")
 
 
 def expanded(query: str, begin: int, end: int) -> str:
-    """As Grafana and the data source do it: variables, the time range in milliseconds, then macros."""
+    """Expand variables, the time range in milliseconds, then macros, as Grafana and the data source do."""
     for variable in DASHBOARD["templating"]["list"]:
         query = query.replace(f"${variable['name']}", variable["current"].get("value", ""))
     query = query.replace("$__from", str(begin * 1000)).replace("$__to", str(end * 1000))
@@ -30,7 +30,7 @@ def expanded(query: str, begin: int, end: int) -> str:
 
 def query_of(panel: dict[str, Any], begin: int = 0, end: int = 0) -> str:
     (target,) = panel["targets"]
-    assert target["rawQueryText"] == target["queryText"]  # what the editor shows is what is run
+    assert target["rawQueryText"] == target["queryText"]  # the editor shows what is run
     query = expanded(target["rawQueryText"], begin, end)
     assert "$" not in query
     return query
@@ -46,20 +46,20 @@ def test_there_is_a_row_each_for_host_gpu_models_requests_and_logs() -> None:
     ]  # fmt: skip
 
 
-def test_every_panel_has_its_own_place_and_number() -> None:
-    places = [
+def test_every_panel_has_its_own_position_and_number() -> None:
+    positions = [
         (x, y)
         for panel in PANELS
         for at in [panel["gridPos"]]
         for x in range(at["x"], at["x"] + at["w"])
         for y in range(at["y"], at["y"] + at["h"])
     ]
-    assert len(places) == len(set(places))
-    assert max(x for x, _ in places) < 24
+    assert len(positions) == len(set(positions))
+    assert max(x for x, _ in positions) < 24
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
 
 
-def test_every_panel_asks_the_database_that_is_chosen_above() -> None:
+def test_every_panel_queries_the_selected_database() -> None:
     assert DASHBOARD["templating"]["list"][0]["query"] == "frser-sqlite-datasource"
     for panel in SHOWN:
         chosen = {"type": "frser-sqlite-datasource", "uid": "${datasource}"}
@@ -78,16 +78,16 @@ def test_a_query_runs_on_a_real_database(recorded: Path, panel: dict[str, Any]) 
     if panel["type"] == "timeseries":
         assert names[0] == panel["targets"][0]["timeColumns"][0] == "time"
         times = [row[0] for row in rows]
-        assert times == sorted(times)  # the data source wants them in order
+        assert times == sorted(times)  # the data source requires this order
         assert all(isinstance(moment, int) and now - 90_000 < moment <= now for moment in times)
         assert titled(panel) in QUIET or any(value is not None for row in rows for value in row[1:])
 
 
 @pytest.mark.parametrize("panel", SHOWN, ids=titled)
-def test_a_query_reads_the_time_that_is_shown_alone(recorded: Path, panel: dict[str, Any]) -> None:
+def test_a_query_reads_only_the_rows_of_its_time_range(recorded: Path, panel: dict[str, Any]) -> None:
     with closing(connect_read_only(recorded)) as reader:
         steps = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {query_of(panel, 1000, 2000)}")]
         nothing = reader.execute(query_of(panel, 1000, 2000)).fetchall()
     scanned = {word for step in steps if step.startswith("SCAN") for word in step.split()}
     assert not scanned & set(TIME_SERIES), steps
-    assert nothing == [] or titled(panel) == "Unused models"  # which is of no time
+    assert nothing == [] or titled(panel) == "Unused models"  # which has no time

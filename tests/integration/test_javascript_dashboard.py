@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader with its driver, which npm builds where there is no ready one for this Node."""
+    """The reader with its driver, which npm compiles where there is no binary for this Node."""
     node = shutil.which("node")
     assert node and shutil.which("npm"), "install Node.js 20 or newer, with npm and its headers"  # noqa: PT018
     directory = tmp_path_factory.mktemp("javascript") / "reader"
@@ -54,64 +54,73 @@ def answers(reader: Path, *arguments: str | Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
-def test_every_documented_call_that_reads_answers_from_the_live_file_and_the_collector_notices_nothing(
+def test_every_documented_call_that_reads_works_on_the_live_file_and_does_not_disturb_the_collector(
     reader: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     with collecting(tmp_path, tiny_model) as (collector, server):
         wait_for_everything(collector, server)
-        told = answers(reader, "read", collector.database, QUERIES)
+        printed = answers(reader, "read", collector.database, QUERIES)
         (model,) = collector.query("SELECT * FROM models ORDER BY created_at DESC")
-        latest = told["metrics"]["getLatest"]
+        latest = printed["metrics"]["getLatest"]
         assert collector.query(f"SELECT * FROM metrics WHERE id = {latest['id']}") == [latest]
-        lines = collector.query(f"SELECT * FROM logs WHERE id = {told['logs']['getAll'][0]['id']}")
+        lines = collector.query(f"SELECT * FROM logs WHERE id = {printed['logs']['getAll'][0]['id']}")
         for _ in range(5):
             answers(reader, "read", collector.database, QUERIES)
         rows = collector.query("SELECT max(id) AS id FROM metrics")[0]["id"]
         collector.wait_for(f"SELECT id FROM metrics WHERE id > {rows + 2}")
         assert collector.query("SELECT * FROM collector_health WHERE failures > 0") == []
         assert collector.query("SELECT * FROM gaps") == []
-    assert told["models"] == {"getAll": [model], "getById": model, "getFavorites": [], "missing": None}
-    assert told["models"]["getById"]["status"] == "loaded"
-    history = [row["timestamp"] for row in told["metrics"]["getHistory"]]
+    assert printed["models"] == {"getAll": [model], "getById": model, "getFavorites": [], "missing": None}
+    assert printed["models"]["getById"]["status"] == "loaded"
+    history = [row["timestamp"] for row in printed["metrics"]["getHistory"]]
     assert history == sorted(history, reverse=True)
     assert len(history) == 3
-    assert lines == told["logs"]["getAll"][:1]
-    assert (told["config"]["get"]["port"], told["config"]["get"]["llama_server_metrics"]) == (8080, True)
-    assert told["meta"]["missing"] == {"theme": "dark"}
-    assert len(told["queries"]) == 13
+    assert lines == printed["logs"]["getAll"][:1]
+    assert (printed["config"]["get"]["port"], printed["config"]["get"]["llama_server_metrics"]) == (
+        8080,
+        True,
+    )
+    assert printed["meta"]["missing"] == {"theme": "dark"}
+    assert len(printed["queries"]) == 13
 
 
 @pytest.mark.timeout(900)
-def test_every_documented_call_that_writes_does_as_documented_and_the_collector_reads_it(
+def test_every_documented_call_that_writes_works_and_the_collector_reads_the_result(
     reader: Path, tmp_path: Path, recorded: Path
 ) -> None:
     copy = tmp_path / "copy.db"
     with closing(sqlite3.connect(f"file:{recorded}?mode=ro", uri=True)) as connection:
         connection.execute("VACUUM INTO ?", (str(copy),))
-    told = answers(reader, "write", copy)
-    saved, updated = told["saved"], told["updated"]
+    printed = answers(reader, "write", copy)
+    saved, updated = printed["saved"], printed["updated"]
     assert saved["id"].startswith("model_")
     assert (saved["type"], saved["ctx_size"], saved["threads"], saved["favorite"]) == ("llama", 4096, 4, 0)
-    assert (told["replaced"]["id"], told["replaced"]["quantization"]) == (saved["id"], "Q4_K_M")
+    assert (printed["replaced"]["id"], printed["replaced"]["quantization"]) == (saved["id"], "Q4_K_M")
     assert (updated["status"], updated["favorite"], updated["quantization"]) == ("loaded", 1, "Q4_K_M")
-    assert told["notUpdated"] == [None, None]
-    assert told["favorites"] == [saved["id"]]
-    assert (told["cleaned"], told["deleted"]) == (1, [True, False])
-    assert (told["latest"]["cpu_usage"], told["latest"]["uptime"], told["latest"]["active_models"]) == (
+    assert printed["notUpdated"] == [None, None]
+    assert printed["favorites"] == [saved["id"]]
+    assert (printed["cleaned"], printed["deleted"]) == (1, [True, False])
+    assert (
+        printed["latest"]["cpu_usage"],
+        printed["latest"]["uptime"],
+        printed["latest"]["active_models"],
+    ) == (
         45.5,
         0,
         2,
     )
-    assert told["latest"]["timestamp"] > 1_700_000_000
-    assert told["pruned"] == [0, 2, 2]
-    assert told["cleared"] == told["logs"] > 0
+    assert printed["latest"]["timestamp"] > 1_700_000_000
+    assert printed["pruned"] == [0, 2, 2]
+    assert printed["cleared"] == printed["logs"] > 0
     with Database(copy, OWN_TABLES, VIEWS) as database:
-        kept = database.models.get_by_id(told["kept"])
+        kept = database.models.get_by_id(printed["kept"])
         assert kept
         assert (kept["name"], json.loads(kept["parameters"])) == ("kept", {"temperature": 0.7})
         assert len(database.metrics.get_history()) == 2
         assert [line["message"] for line in database.logs.get_all()] == ["said by JavaScript"]
-        assert database.config.get() == told["config"] | {"port": 9090}
+        assert database.config.get() == printed["config"] | {"port": 9090}
         assert (
-            database.meta.get("userPreferences") == told["preferences"] == {"theme": "dark", "language": "en"}
+            database.meta.get("userPreferences")
+            == printed["preferences"]
+            == {"theme": "dark", "language": "en"}
         )

@@ -1,4 +1,4 @@
-"""The collector beside a real router over several models: it tells each one's story, and none notices it.
+"""The collector beside a real router over several models: it records each one's events and disturbs none.
 
 Slow: the first run builds two versions of llama-server from source.
 """
@@ -17,7 +17,7 @@ from tests.support.collector import Collector
 from tests.support.llama_build import CURRENT, OLD, llama_server_program
 from tests.support.llama_router import LlamaRouter
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.namespaces, pytest.mark.timeout(1200)]
 
 SLEEP_SECONDS = 4
 
@@ -70,7 +70,7 @@ def wait_for_ticks(collector: Collector, ticks: int) -> None:
 
 
 def work(router: LlamaRouter, model: str) -> None:
-    """Enough requests to show in the processor time of so small a model."""
+    """Send enough requests to move the processor time of so small a model."""
     for _ in range(12):
         router.complete(model, tokens=240)
 
@@ -105,7 +105,7 @@ def test_an_idle_model_falls_asleep_on_time_and_stays_asleep(
     with both(program, models, tmp_path, *options) as (router, collector):
         work(router, "alpha")
         took = router.wait_for_state("alpha", "sleeping", seconds=SLEEP_SECONDS + 10)
-        # One reading after it fell still is allowed on old builds: a tick, and the time a tick takes.
+        # On old builds one reading after its last request is allowed: an interval, and the time of a tick.
         assert took < SLEEP_SECONDS + 3
         wait_for_status(collector, "alpha", "idle")
         wait_for_ticks(collector, 8)
@@ -120,7 +120,7 @@ def test_an_idle_model_falls_asleep_on_time_and_stays_asleep(
         wait_for_status(collector, "alpha", "loaded")
 
 
-def test_looking_loads_nothing_and_adds_no_line_to_the_router_s_log(
+def test_sampling_loads_no_model_and_adds_no_line_to_the_log_of_the_router(
     program: Path, models: Path, tmp_path: Path
 ) -> None:
     with both(program, models, tmp_path) as (router, collector):
@@ -128,7 +128,7 @@ def test_looking_loads_nothing_and_adds_no_line_to_the_router_s_log(
         collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'loaded'")
         wait_for_ticks(
             collector, 4
-        )  # old builds print that all slots are idle at a reading, the last one too
+        )  # at each reading, also the last one, old builds print that all slots are idle
         before = router.log.read_bytes()
         wait_for_ticks(collector, 5)
         assert router.log.read_bytes() == before
@@ -145,7 +145,7 @@ def test_the_order_of_eviction_is_that_of_the_requests(program: Path, models: Pa
         for name in ("alpha", "beta"):
             work(router, name)
             collector.wait_for(f"SELECT * FROM model_events WHERE model = '{name}' AND event = 'loaded'")
-        wait_for_ticks(collector, 3)  # it looks at both
+        wait_for_ticks(collector, 3)  # each is sampled
         router.complete("gamma")
         collector.wait_for("SELECT * FROM model_events WHERE model = 'gamma' AND event = 'loaded'")
         assert router.states() == {
@@ -158,7 +158,7 @@ def test_the_order_of_eviction_is_that_of_the_requests(program: Path, models: Pa
         wait_for_status(collector, "alpha", "unloaded")
 
 
-def test_a_load_that_fails_and_a_process_that_is_killed_are_told_apart(
+def test_a_load_that_fails_and_a_process_that_is_killed_are_different_events(
     program: Path, models: Path, tmp_path: Path
 ) -> None:
     with both(program, models, tmp_path) as (router, collector):
@@ -201,9 +201,7 @@ def test_a_model_that_is_loaded_again_starts_a_new_series(
         assert all(speed["s"] is None or speed["s"] > 0 for speed in speeds)
 
 
-def test_the_end_of_the_router_unloads_all_and_its_return_goes_on(
-    program: Path, models: Path, tmp_path: Path
-) -> None:
+def test_when_the_router_ends_every_model_is_unloaded(program: Path, models: Path, tmp_path: Path) -> None:
     with LlamaRouter(program, models, tmp_path / "router.log") as router:
         settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n'
         collector = Collector(tmp_path, settings).start()
@@ -214,7 +212,7 @@ def test_the_end_of_the_router_unloads_all_and_its_return_goes_on(
     assert collector.stop() == 0
 
 
-def test_what_changed_while_the_collector_was_away_is_caught_up(
+def test_changes_while_the_collector_was_stopped_are_recorded_at_its_start(
     program: Path, models: Path, tmp_path: Path
 ) -> None:
     with LlamaRouter(program, models, tmp_path / "router.log", ("--models-max", "1")) as router:
@@ -237,7 +235,7 @@ def test_what_changed_while_the_collector_was_away_is_caught_up(
 
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_an_api_key_serves_router_and_models(program: Path, models: Path, tmp_path: Path, way: str) -> None:
-    """From the environment, the models' own processes inherit it and want it as well."""
+    """The models' own processes inherit it from the environment and require it too."""
     (tmp_path / "key").write_text("s3cr3t")
     options = ("--api-key", "s3cr3t") if way == "option" else ()
     environment = os.environ | ({"LLAMA_API_KEY": "s3cr3t"} if way == "environment" else {})
@@ -252,7 +250,7 @@ def test_an_api_key_serves_router_and_models(program: Path, models: Path, tmp_pa
     assert "s3cr3t" not in collector.output + collector.database.read_bytes().decode("latin-1")
 
 
-def test_a_model_of_a_preset_is_tied_to_its_file(program: Path, models: Path, tmp_path: Path) -> None:
+def test_a_model_of_a_preset_has_the_row_of_its_file(program: Path, models: Path, tmp_path: Path) -> None:
     presets = tmp_path / "presets.ini"
     presets.write_text(f"[the boss]\nmodel = {models / 'alpha.gguf'}\nctx-size = 256\n")
     with both(program, models, tmp_path, "--models-preset", str(presets)) as (router, collector):
@@ -263,7 +261,7 @@ def test_a_model_of_a_preset_is_tied_to_its_file(program: Path, models: Path, tm
         assert model["model_path"] == str(models / "alpha.gguf")
 
 
-def test_names_with_spaces_quotes_and_other_scripts_stay_apart(
+def test_models_whose_names_have_spaces_quotes_or_other_scripts_have_rows_of_their_own(
     program: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     directory = tmp_path / "models"

@@ -1,7 +1,7 @@
-"""What users install: the wheel, on every Python it claims, and what it brings along.
+"""What users install: the wheel, on every Python that it supports, and its dependencies.
 
-Python 3.13 and 3.14 come from a Debian of their own where this machine has none (as root; the first time it
-is downloaded); a version that cannot be had is a skip that names it.
+Where this machine has no Python 3.13 or 3.14, a Debian release that is downloaded once has them (as root).
+The test of a version that is not available is skipped.
 """
 
 import email
@@ -39,7 +39,7 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source archive, built from the tree."""
+    """A folder with the wheel and the source archive, built from the repository."""
     directory = tmp_path_factory.mktemp("built")
     venv.create(directory / "environment", with_pip=True)
     python = directory / "environment" / "bin" / "python"
@@ -78,7 +78,7 @@ def content(wheel: Path) -> dict[str, bytes]:
 
 
 def tree(folder: str) -> dict[str, bytes]:
-    """Files of the repository, without what Python leaves beside them."""
+    """Return the files of a folder of the repository, without Python's caches."""
     return {
         str(path.relative_to(ROOT)): path.read_bytes()
         for path in (ROOT / folder).rglob("*")
@@ -86,7 +86,7 @@ def tree(folder: str) -> dict[str, bytes]:
     }
 
 
-def test_the_wheel_holds_the_package_and_what_install_copies_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_and_what_install_copies_and_nothing_else(wheel: Path) -> None:
     files = content(wheel)
     own = f"llama_collector-{PROJECT['version']}"
     shared = tree("systemd") | {"config/collector.toml": (ROOT / "config" / "collector.toml").read_bytes()}
@@ -96,11 +96,11 @@ def test_the_wheel_holds_the_package_and_what_install_copies_and_nothing_else(wh
     assert {
         name: data for name, data in files.items() if not name.startswith(f"{own}.dist-info/")
     } == expected
-    assert "collector/py.typed" in files, "the classifier Typing :: Typed promises it"
+    assert "collector/py.typed" in files, "the classifier Typing :: Typed says so"
     assert b"llama-collector = collector.cli:main" in files[f"{own}.dist-info/entry_points.txt"]
 
 
-def test_the_source_archive_gives_the_same_wheel_and_holds_the_tests(built: Path, wheel: Path) -> None:
+def test_the_source_archive_builds_the_same_wheel_and_contains_the_tests(built: Path, wheel: Path) -> None:
     (again,) = (built / "again").glob("*.whl")
     assert content(again) == content(wheel)
     (source,) = (built / "dist").glob("*.tar.gz")
@@ -149,7 +149,7 @@ def test_the_wheel_collects_on_python(version: str, wheel: Path, tmp_path: Path)
     assert printed.startswith(f"{version}.")
 
 
-def test_every_locked_package_has_its_hashes_and_the_readme_asks_for_them() -> None:
+def test_every_locked_package_has_its_hashes_and_the_readme_requires_them() -> None:
     text = REQUIREMENTS.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     assert len(lines) > 20
@@ -160,7 +160,7 @@ def test_every_locked_package_has_its_hashes_and_the_readme_asks_for_them() -> N
     run(sys.executable, "-m", *shlex.split(command), "--dry-run", "--no-deps", "--ignore-installed", "-q")
 
 
-def test_no_locked_package_has_a_known_fault(tmp_path: Path) -> None:
+def test_no_locked_package_has_a_known_vulnerability(tmp_path: Path) -> None:
     venv.create(tmp_path, with_pip=True)
     run(tmp_path / "bin" / "python", "-m", "pip", "install", "-q", AUDIT)
     ended = run(tmp_path / "bin" / "pip-audit", "--require-hashes", "--disable-pip", "--progress-spinner=off",
@@ -168,7 +168,7 @@ def test_no_locked_package_has_a_known_fault(tmp_path: Path) -> None:
     try:
         packages = json.loads(ended.stdout)["dependencies"]
     except ValueError:
-        pytest.skip(f"pip-audit reaches no advisories from here: {ended.stderr[-300:]}")
+        pytest.skip(f"pip-audit cannot reach the advisories: {ended.stderr[-300:]}")
     if all("skip_reason" in package for package in packages):
-        pytest.skip("pip-audit reaches no advisories from here: the package index answers without them")
+        pytest.skip("pip-audit cannot reach the advisories: the package index answers without them")
     assert [package for package in packages if "skip_reason" in package or package["vulns"]] == []

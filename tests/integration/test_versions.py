@@ -22,7 +22,7 @@ TOKENS = 240
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """In which `import xllamacpp` gives that version."""
+    """Environment variables with which `import xllamacpp` imports that version."""
     target = tmp_path_factory.mktemp("wheel")
     wheel = f"xllamacpp=={request.param}"
     subprocess.run(
@@ -31,14 +31,14 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return os.environ | {"PYTHONPATH": f"{target}:{ROOT}"}
 
 
-def test_counters_speed_and_state_of_this_version_end_up_in_the_rows(
+def test_counters_speed_and_state_of_this_version_are_stored(
     tmp_path: Path, tiny_model: Path, environment: dict[str, str]
 ) -> None:
     with LlamaServer(tiny_model, environment=environment) as server:
         settings = f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{server.url}"\nprocess_name = "{process_name(server.port)}"\n'
         with Collector(tmp_path, settings) as collector:
             collector.wait_for("SELECT * FROM metrics WHERE active_models = 1")
-            for _ in range(2):  # some versions break off now and then, as random bytes are no text: ask them
+            for _ in range(2):  # some versions stop at random bytes that are not text: read their counters
                 server.complete(tokens=TOKENS)
                 truth = server.counters()
                 generated = truth["tokens_predicted_total"]

@@ -1,4 +1,4 @@
-"""Pages as a person sees them: headless Chromium loads them and runs their scripts."""
+"""Pages as a browser shows them: headless Chromium loads them and runs their scripts."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 VIRTUAL_MILLISECONDS = 30_000
-"""Of the page's own clock, which stands still while it waits for the network."""
+"""Of the page's own clock, which stops while the page waits for the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Page:
 
     Args:
         html: all of it.
-        console: what it printed there: errors of scripts, files that did not load, warnings.
+        console: messages of the browser console: errors of scripts, files that did not load, warnings.
     """
 
     html: str
@@ -26,13 +26,13 @@ class Page:
 
 
 def browse(url: str) -> Page:
-    """Load a page and let it come to rest."""
+    """Load a page, run its scripts until nothing is left to do, and return it."""
     ended = _chromium("--dump-dom", "--enable-logging=stderr", url)
     return Page(ended.stdout, tuple(re.findall(r":CONSOLE[:(]\d+\)?\] (.*)", ended.stderr)))
 
 
 def take_picture(url: str, file: Path, width: int, height: int) -> None:
-    """Save what a window of that size shows of a page, as PNG."""
+    """Save a picture of a page in a window of that size, as PNG."""
     _chromium(f"--screenshot={file}", f"--window-size={width},{height}", "--hide-scrollbars", url)
 
 

@@ -1,10 +1,9 @@
 """A small Debian that boots a real systemd, as root, in `systemd-nspawn`.
 
-Its root directory is made by `debootstrap` once, from the package sources of this machine, and kept beside
-the builds of llama-server (see `tests.support.llama_build`); each container starts from a copy.
+Its root directory is made by `debootstrap` once, from the package sources of this machine, and kept in the
+cache folder of the tests; each container starts from a copy.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-ROOT = Path(__file__).parents[2]
+from tests.support.cache import build_once
+from tests.support.paths import ROOT
+
 PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -38,7 +39,7 @@ Value = TypeVar("Value")
 
 
 def wait_for(get: Callable[[], Value], what: object = "", seconds: float = WAIT_SECONDS) -> Value:
-    """Poll until something true comes back; nothing tells when another system is so far."""
+    """Poll until a function returns something true: there are no events from inside the container."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := get():
@@ -67,7 +68,7 @@ class Container:
                 raise RuntimeError(
                     f"root and {tool} are needed: apt-get install debootstrap systemd-container"
                 )
-        subprocess.run(["cp", "-a", "--reflink=auto", _template(), self.root], check=True)
+        subprocess.run(["cp", "-a", "--reflink=auto", template(), self.root], check=True)
         _download_wheels(self._wheels, self._python_version())
         (self.root / "etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {WHEELS}\n")
         (self.root / "etc/hosts").write_text(
@@ -90,7 +91,7 @@ class Container:
         shutil.rmtree(self.root)  # half a gigabyte, of which pytest would keep three
 
     def boot(self) -> None:
-        """Start it and wait until systemd has started everything."""
+        """Start the container and wait until systemd has started everything."""
         with self._log.open("ab") as log:
             self._nspawn = subprocess.Popen(
                 ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe",
@@ -113,7 +114,7 @@ class Container:
     def call(
         self, *command: str, check: bool = True, user: str = "", stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as root or as another user."""
+        """Run a command in the container, as root or as another user."""
         as_user = ["runuser", "-u", user, "--"] if user else []
         ended = subprocess.run(
             ["nsenter", f"--target={self._first_process}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
@@ -125,21 +126,21 @@ class Container:
         return ended
 
     def shell(self, script: str, *, check: bool = True, user: str = "") -> str:
-        """Run a script of bash; what it printed."""
+        """Run a script of bash and return what it printed."""
         return self.call("bash", "-euo", "pipefail", "-c", script, check=check, user=user).stdout
 
     def write(self, path: str, text: str) -> None:
-        """Put a file into it."""
+        """Write a file in the container."""
         self.call("bash", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "-", path, stdin=text)
 
     def show(self, unit: str, *properties: str) -> Sequence[str]:
-        """Properties of a unit, as systemd tells them."""
+        """Return properties of a unit, as systemd reports them."""
         text = self.call("systemctl", "show", f"--property={','.join(properties)}", unit).stdout
         values = dict(line.split("=", 1) for line in text.splitlines())
         return [values[name] for name in properties]
 
     def query(self, statement: str, *, database: str, user: str = "") -> list[dict[str, object]]:
-        """Rows as a reader with the sqlite3 shell sees them."""
+        """Return rows as a reader with the sqlite3 shell sees them."""
         text = self.call(
             "sqlite3", "-readonly", "-json", "-cmd", ".timeout 5000", database, statement, user=user
         ).stdout
@@ -164,7 +165,7 @@ class Container:
         return state in ("running", "degraded")
 
     def _open_cgroups(self) -> None:
-        """On a machine with the old control groups, their limits hold only where systemd may write them."""
+        """Let systemd write control groups of version 1, without which its limits have no effect there."""
         self.shell(
             "for controller in memory pids devices cpu blkio; do\n"
             '  if [ -d "/sys/fs/cgroup/$controller" ]; then mount -o remount,rw,bind "/sys/fs/cgroup/$controller"; fi\n'
@@ -179,44 +180,29 @@ def _descendants(process: int) -> list[int]:
     return children + [further for child in children for further in _descendants(child)]
 
 
-def _template() -> Path:
-    """The root directory to copy, of this machine's own release."""
+def template() -> Path:
+    """Return the root directory to copy, of this machine's own release."""
     return debian(platform.freedesktop_os_release()["VERSION_CODENAME"], PACKAGES)
 
 
 def debian(suite: str, packages: Sequence[str]) -> Path:
-    """A root directory that is not to be changed; made where the cache does not hold it."""
-    cache = Path(os.environ.get("LLAMA_COLLECTOR_TEST_CACHE", "~/.cache/llama-collector-tests")).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
+    """Return a root directory that is not to be changed; it is made where the cache does not contain it."""
     key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-    template = cache / f"{suite}-{key}"
-    with (cache / f"{template.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once make it once
-        if not template.exists():
-            scratch = template.with_suffix(".new")
-            shutil.rmtree(scratch, ignore_errors=True)
-            _run(
-                "debootstrap",
-                "--variant=minbase",
-                f"--include={','.join(packages)}",
-                suite,
-                scratch,
-                _mirror(),
-                "/usr/share/debootstrap/scripts/sid",  # as for every Debian, also one newer than debootstrap
-            )
-            scratch.rename(template)
-    return template
+    return build_once(f"{suite}-{key}", lambda root: _run(
+        "debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, root, _mirror(),
+        "/usr/share/debootstrap/scripts/sid",  # as for every Debian, also one newer than debootstrap
+    ))  # fmt: skip
 
 
 def _mirror() -> str:
-    """Where this machine gets the packages of its own release, and where those of others lie too."""
+    """Return the address of this machine's packages, where those of other releases are too."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     filters = ["Created-By: Packages", f"Release: {suite}", "Component: main"]
     return _run("apt-get", "indextargets", "--format", "$(REPO_URI)", *filters).splitlines()[0]
 
 
 def _download_wheels(directory: Path, python: str) -> None:
-    """Everything that `pip install .` and llama-server need: the container reaches no network."""
+    """Download all that `pip install .` and llama-server need: the container has no network."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], "xllamacpp>=2026.10"]
     _run(sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", f"--python-version={python}",

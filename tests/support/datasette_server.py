@@ -31,7 +31,7 @@ class DatasetteServer:
         self._process: subprocess.Popen[str] | None = None
 
     def get(self, path: str) -> str:
-        """A page, which must be there."""
+        """Return a page, which must exist."""
         answer = httpx.get(f"{self.url}{path}", timeout=60, follow_redirects=True)
         assert answer.status_code == httpx.codes.OK, (path, answer.text)
         return answer.text
@@ -46,7 +46,7 @@ class DatasetteServer:
             try:
                 httpx.get(f"{self.url}/-/versions.json")
             except httpx.TransportError:
-                time.sleep(0.02)  # nothing tells when a foreign process listens
+                time.sleep(0.02)  # there is no event for a foreign process that listens
             else:
                 return self
         raise AssertionError(f"no Datasette at {self.url} after {START_SECONDS} s")

@@ -1,4 +1,4 @@
-"""Answers that no llama-server gives, byte by byte: what may come from anything else that listens on its port."""
+"""Answers that no llama-server sends, byte by byte: those of any other program that listens on its port."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ BLOCKS_OF_A_GIGABYTE = 2**30 // len(BLOCK)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK_LINE = b"HTTP/1.1 200 OK\r\n"
 PAUSES = 40
-"""Of a dripping answer: far more than any reading may last, and yet it ends."""
+"""Of a dripping answer: it lasts far longer than a reading may, and ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Hostile:
 
     Args:
         pieces: its bytes, and pauses in seconds.
-        states: what the source may make of it.
+        states: those that the source may have after it.
     """
 
     pieces: Callable[[], Pieces]
@@ -35,7 +35,7 @@ def _whole(*data: bytes) -> Hostile:
 
 
 def _forever(head: bytes, piece: bytes = BLOCK, times: int = BLOCKS_OF_A_GIGABYTE) -> Hostile:
-    """So many times that only a client which leaves ends it soon."""
+    """Return an answer so long that only a client which closes the connection ends it soon."""
 
     def pieces() -> Pieces:
         yield head
@@ -46,7 +46,7 @@ def _forever(head: bytes, piece: bytes = BLOCK, times: int = BLOCKS_OF_A_GIGABYT
 
 
 def _dripping(head: bytes, piece: bytes = b"x", pause: float = 0.25) -> Hostile:
-    """A piece just before each read time-out: no single wait is too long, only all together."""
+    """Return an answer with a piece before each read time-out: each wait is short, their sum is too long."""
 
     def pieces() -> Pieces:
         yield head
@@ -190,10 +190,10 @@ EVERYTHING = BODIES | FRAMES | HEADS | SLOW
 
 
 def router_models(*models: tuple[str, str, list[str]]) -> str:
-    """A router's list.
+    """Return the list of a router's models.
 
     Args:
-        models: of each the name, the state and its process's command line.
+        models: name, state and command line of the process of each.
     """
     return json.dumps(
         {"data": [{"id": name, "status": {"value": state, "args": args}} for name, state, args in models]}

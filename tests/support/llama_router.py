@@ -1,4 +1,4 @@
-"""The real llama-server in router mode, as it is built from source."""
+"""The real llama-server in router mode, built from source."""
 
 import re
 import subprocess
@@ -19,9 +19,9 @@ class LlamaRouter:
     Args:
         binary: the llama-server program.
         models: directory of GGUF files.
-        log: where its output goes.
+        log: file for what it prints.
         options: further llama-server options.
-        api_key: what it wants.
+        api_key: the key that it requires.
         environment: of the process; None for the test's.
     """
 
@@ -73,14 +73,14 @@ class LlamaRouter:
         self.process.wait(20)
 
     def complete(self, model: str, tokens: int = 16) -> None:
-        """Let a model generate; the router loads it where it is not loaded. Nothing where that fails."""
+        """Generate tokens with a model, which the router loads where necessary; a load may fail."""
         body = {"model": model, "prompt": "a b c", "n_predict": tokens, "ignore_eos": True}
-        body["grammar"] = "root ::= [a-z]*"  # random bytes are no text, and older builds may break off there
+        body["grammar"] = "root ::= [a-z]*"  # older builds may stop at random bytes that are not text
         answer = httpx.post(f"{self.url}/completion", json=body, headers=self._headers, timeout=60)
         assert answer.status_code in (200, 500), answer.text
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Each model's status, as the router lists it."""
+        """Return each model's status, as the router lists it."""
         return {
             entry["id"]: entry["status"]
             for entry in httpx.get(f"{self.url}/models", headers=self._headers).json()["data"]
@@ -90,7 +90,7 @@ class LlamaRouter:
         return {name: status["value"] for name, status in self.models().items()}
 
     def wait_for_state(self, model: str, state: str, seconds: float = 20) -> float:
-        """Wait until a model has a state; the seconds it took."""
+        """Wait until a model has a state and return the seconds that it took."""
         started = time.monotonic()
         while (value := self.states()[model]) != state:
             assert time.monotonic() - started < seconds, f"{model} is {value}, not {state}"
@@ -102,6 +102,6 @@ class LlamaRouter:
         return int(arguments[arguments.index("--port") + 1])
 
     def child_counters(self, model: str) -> dict[str, float]:
-        """What the model's own process says, asked once."""
+        """Return the counters of the model's own process."""
         text = httpx.get(f"http://127.0.0.1:{self.child_port(model)}/metrics", headers=self._headers).text
         return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}

@@ -2,11 +2,13 @@
 
 import json
 import re
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,14 +18,24 @@ import httpx
 START_SECONDS = 30
 
 
+PORTS = range(10_000, 32_000)
+"""Below the ports that Linux gives to clients, one of which could be in use when the server starts."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on.
+
+    It is chosen at random, not by the kernel: two tests that run at the same time hardly ever choose the same.
+    """
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def process_name(port: int) -> str:
-    """What the process of the server on a port is called, so that others on the machine disturb no test."""
+    """Return the name of the process of the server on a port, which no other llama-server on the machine has."""
     return f"llama-{port}"
 
 
@@ -34,11 +46,12 @@ class LlamaServer:
         model: path of a GGUF file.
         options: further llama-server options.
         port: where to listen; a free one by default.
-        prefix: of all its paths, as --api-prefix gives it.
+        prefix: of all its paths (--api-prefix).
         unix_socket: where it listens instead of the port.
-        api_key: what it wants.
+        api_key: the key that it requires.
         log: file for what it prints.
         program: a llama-server built from source; by default the one in the wheel `xllamacpp`.
+        name: of its process; by default `process_name` of its port.
         environment: of the process; None for the test's.
     """
 
@@ -53,12 +66,19 @@ class LlamaServer:
         api_key: str | None = None,
         log: Path | None = None,
         program: Path | None = None,
+        name: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}{prefix}"
         self._unix_socket = unix_socket
-        wheel = [sys.executable, "-m", "tests.support.serve", "--process-name", process_name(self.port)]
+        wheel = [
+            sys.executable,
+            "-m",
+            "tests.support.serve",
+            "--process-name",
+            name or process_name(self.port),
+        ]
         served = [str(program)] if program else wheel
         self._command = [*served, "--model", str(model), "--port", str(self.port), *options]
         self._environment = environment
@@ -76,20 +96,20 @@ class LlamaServer:
                 self._command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=self._environment
             )
         try:
-            self._await()
+            self._wait_until_healthy()
         except BaseException:
             self.kill()
             raise
         return self
 
-    def _await(self) -> None:
+    def _wait_until_healthy(self) -> None:
         assert self.process
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}"
             if self._is_healthy():
                 return
-            time.sleep(0.02)  # nothing tells when a foreign process listens
+            time.sleep(0.02)  # there is no event for a foreign process that listens
         raise AssertionError(f"no llama-server at {self.url} after {START_SECONDS} s")
 
     def _is_healthy(self) -> bool:
@@ -101,18 +121,18 @@ class LlamaServer:
             return False
 
     def complete(self, tokens: int = 16, prompt: str = "a b c") -> None:
-        """Let it generate. Some builds answer 500 because random bytes are no text: counted all the same."""
+        """Generate tokens. Some builds answer 500 because random bytes are not text; their counters move anyway."""
         body = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True}
         assert self._client.post(f"{self.url}/completion", json=body).status_code in (200, 500)
 
     def counters(self) -> dict[str, float]:
-        """What /metrics says, read independently of the collector's parser."""
+        """Return the values of /metrics, parsed independently of the collector."""
         text = self._client.get(f"{self.url}/metrics").text
         text = json.loads(text) if text.startswith('"') else text
         return {m[1]: float(m[2]) for m in re.finditer(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}
 
     def kill(self) -> None:
-        """End it at once; nothing where it has ended."""
+        """Kill the process if it still runs."""
         self._client.close()
         if self.process:
             self.process.kill()

@@ -1,4 +1,4 @@
-"""A TCP server that answers with whatever bytes a test gives: what no real llama-server would."""
+"""A TCP server that answers with any bytes, such as no real llama-server sends."""
 
 import select
 import socket
@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 Script = Callable[[str], Iterator[bytes | float]]
-"""Gives the bytes to send for a path, piece by piece; the connection is closed after the last.
+"""Yields the bytes to send for a path, piece by piece; the connection is closed after the last.
 
-A number is a pause in seconds, which ends early where the client leaves."""
+A number is a pause in seconds, which ends early where the client closes the connection."""
 
 
 def answer(status: int, body: str | bytes, *headers: str) -> bytes:
@@ -25,7 +25,7 @@ class OddServer:
     """Answers one request a connection, on 127.0.0.1.
 
     Args:
-        script: what to send; each path asked for is noted in `paths`.
+        script: what to send; each requested path is added to `paths`.
         tls: with it, the server speaks https.
         unix_socket: where it listens instead.
     """
@@ -65,7 +65,7 @@ class OddServer:
                     connection.sendall(piece)
                 elif select.select([connection], [], [], piece)[0]:
                     return
-        except OSError:  # the client had enough
+        except OSError:  # the client closed the connection
             return
         finally:
             connection.close()

@@ -1,4 +1,4 @@
-"""Pythons of other versions: of this machine, else of a Debian that has them."""
+"""Pythons of other versions: those of this machine, else those of a Debian release that contains them."""
 
 import os
 import platform
@@ -12,14 +12,14 @@ from pathlib import Path
 from tests.support.container import debian
 
 DEBIAN_SUITE = "forky"
-"""Has Python 3.13 and 3.14, and boots nowhere here: only its Python is used."""
+"""Contains Python 3.13 and 3.14. It is never booted: only its Python runs."""
 
 DEBIAN_PYTHONS = ("3.13", "3.14")
 _PACKAGES = tuple(f"python{version}-venv" for version in DEBIAN_PYTHONS)
 
 
-class NoSuchPython(Exception):  # noqa: N818 - it says what is the case
-    """This version cannot be had here; the message says what was tried."""
+class NoSuchPython(Exception):  # noqa: N818 - named after the condition
+    """This version is not available here; the message says what was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Python:
     """A Python that can run a script of ours.
 
     Args:
-        command: starts it; folders that it is given must lie in `directory`.
+        command: starts it; it can use files only in the `directory` given to `find_python`.
     """
 
     command: Sequence[str | Path]
 
     def run(self, *arguments: str | Path) -> str:
-        """What it prints.
+        """Run a script and return what it prints.
 
         Raises:
             AssertionError: it ended with another code than 0.
@@ -46,14 +46,14 @@ class Python:
 
 
 def find_python(version: str, directory: Path) -> Python:
-    """A Python of a version, like `3.12`.
+    """Return a Python of a version like `3.12`.
 
     Args:
         version: major and minor.
-        directory: all that it is to read and write lies in here.
+        directory: contains all files that it will read and write.
 
     Raises:
-        NoSuchPython: there is none.
+        NoSuchPython: this machine has none, and Debian's cannot be used.
     """
     for candidate in _candidates(version):
         if _version(candidate) == version:
@@ -62,7 +62,7 @@ def find_python(version: str, directory: Path) -> Python:
         raise NoSuchPython(f"no Python {version} on the PATH, in ~/.pyenv or known to uv")
     if os.geteuid() != 0 or not shutil.which("debootstrap") or not shutil.which("systemd-nspawn"):
         raise NoSuchPython(
-            f"no Python {version} here, and to take it from Debian {DEBIAN_SUITE} needs root and "
+            f"no Python {version} here, and Debian {DEBIAN_SUITE}'s needs root and "
             "apt-get install debootstrap systemd-container"
         )
     if platform.freedesktop_os_release()["ID"] != "debian":
@@ -85,6 +85,6 @@ def _candidates(version: str) -> list[str | Path]:
 
 
 def _version(python: str | Path) -> str:
-    """What it says itself: a name on the PATH may be one of pyenv's that leads to none."""
+    """Return the version that a Python reports: a name on the PATH may be a shim of pyenv without a Python."""
     script = "import sys, venv, ensurepip; print('{}.{}'.format(*sys.version_info))"
     return subprocess.run([python, "-c", script], capture_output=True, text=True, check=False).stdout.strip()

@@ -1,5 +1,6 @@
-"""A server of recorded answers that keeps connections alive, and dies and comes back at once on the same address."""
+"""A server of recorded answers that keeps connections alive, and restarts at once on the same address."""
 
+import os
 import socket
 import struct
 import threading
@@ -11,20 +12,20 @@ from typing import Self
 
 from tests.support.odd_server import answer
 
-QUIET_ADDRESS = "127.83.12.7"
-"""Nobody else listens on it or connects from it: a port that was given up is still free a moment later."""
+QUIET_ADDRESS = f"127.83.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+"""No other process listens on it or connects from it, so that a port is still free when the server starts again."""
 
 
 class RestartingServer:
     """Answers one client at a time.
 
     Args:
-        body: what a path is answered with, and the number of the run.
+        body: returns the answer to a path in the run of that number.
         unix_socket: where it listens; None for a port.
 
     Attributes:
-        dies_after: bytes of the next answer after which it is killed; None = it lives on.
-        run: how many times it was started.
+        dies_after: bytes of the next answer after which the server ends; None = it goes on.
+        run: number of starts.
     """
 
     def __init__(self, body: Callable[[str, int], str], unix_socket: Path | None = None) -> None:
@@ -52,7 +53,7 @@ class RestartingServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, with its connection; nothing where it has ended."""
+        """End the server and its connection, if it runs."""
         self._is_ending = True
         for opened in (self._listener, self._connection):
             if opened:
@@ -75,7 +76,7 @@ class RestartingServer:
     def _serve(self, listener: socket.socket) -> None:
         with listener:
             while not self._is_ending:
-                with suppress(OSError):  # it is to end, or the client left
+                with suppress(OSError):  # stopped, or the client closed
                     self._connection, _ = listener.accept()
                     with self._connection:
                         self._answer(listener, self._connection)
@@ -88,10 +89,10 @@ class RestartingServer:
                 connection.sendall(data)
                 continue
             self._is_ending = True
-            _wake(listener)  # nobody is let in any more
+            _wake(listener)  # refuse new connections
             connection.sendall(data[: self.dies_after])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return  # on a port, what follows is a reset
+            return  # closing now resets a TCP connection
 
     def __enter__(self) -> Self:
         self.start()
@@ -104,6 +105,6 @@ class RestartingServer:
 
 
 def _wake(opened: socket.socket) -> None:
-    """Whoever waits for it goes on; its own thread closes it."""
-    with suppress(OSError):  # it has ended
+    """Interrupt the thread that waits for a socket; it closes the socket itself."""
+    with suppress(OSError):  # already closed
         opened.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""A real llama-server in this process, under its usual process name and with its usual options.
+"""A real llama-server in this process, with the process name and the options of the original.
 
-`xllamacpp` holds llama.cpp's own server. Run by `tests.support.llama_server`; ends with its standard input.
+`xllamacpp` contains llama.cpp's own server. `tests.support.llama_server` starts it; it ends with its standard input.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What somebody does with the built wheel, by a Python of any version: installs it, looks, collects, stops.
+"""What a user does with the built wheel, on a Python of any version: install it, check it, collect, stop.
 
 Usage: python use_wheel.py WHEELS MODELS SCRATCH
 
-It imports nothing but the standard library, for it also runs where only that is there. What goes wrong
-ends it with a traceback; when all is well it prints the version of Python.
+It imports the standard library only, because nothing else is installed where it runs. It ends with a
+traceback, or prints the version of Python.
 """
 
 import os
@@ -42,31 +42,31 @@ def main() -> None:
 
 
 def call(*command: "str | Path") -> str:
-    """What a command prints; it must succeed, and our code must use nothing deprecated.
+    """Return what a command prints; it must succeed, and the collector must use nothing deprecated.
 
-    Warnings are looked for in the output, since Python's filters know a module's whole name only.
+    Warnings are found in the output, because Python's filters match whole module names only.
     """
     ended = subprocess.run(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     assert ended.returncode == 0, f"{command} ended with {ended.returncode}:\n{ended.stdout}"
-    hold_no_warning(ended.stdout)
+    check_no_warning(ended.stdout)
     return ended.stdout
 
 
-def hold_no_warning(output: str) -> None:
+def check_no_warning(output: str) -> None:
     ours = [line for line in output.splitlines() if "/collector/" in line and "Warning:" in line]
     assert not ours, ours
 
 
 def compile_without_warnings(python: Path, environment: Path) -> None:
-    """Some of what a newer Python warns of it says while it compiles, which pip does without a word."""
+    """Compile the package: a newer Python warns of some code only then, and pip hides it."""
     (package,) = environment.glob("lib/python3.*/site-packages/collector")
     call(python, "-W", "error", "-m", "compileall", "-q", "-f", package)
 
 
 def collect(program: Path, scratch: Path, models: Path) -> None:
-    """`check`, then `run` until samples and models are in the database."""
+    """Run `check`, then `run` until samples and models are in the database."""
     database, settings = scratch / "collected.db", scratch / "collector.toml"
     settings.write_text(
         f'[database]\npath = "{database}"\nflush_interval = 1\n'
@@ -74,7 +74,7 @@ def collect(program: Path, scratch: Path, models: Path) -> None:
         '[llama_server]\nurl = ""\n'
     )
     call(program, "--config", settings, "check")
-    # Port 9 is nobody's: the client is loaded and says so.
+    # Nothing listens on port 9: the HTTP client is used and reports it.
     settings.write_text(settings.read_text().replace('url = ""', 'url = "http://127.0.0.1:9"'))
     process = subprocess.Popen(
         [program, "--config", settings, "run"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -88,7 +88,7 @@ def collect(program: Path, scratch: Path, models: Path) -> None:
         process.kill()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
-    hold_no_warning(output)
+    check_no_warning(output)
 
 
 def wait_for_row(database: Path, table: str, process: "subprocess.Popen[str]") -> None:

@@ -20,7 +20,6 @@ from collector.sources.llama.events import MODEL_EVENTS
 from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.views import VIEWS
 from tests.support.collector import Collector
-from tests.support.llama_build import CURRENT, llama_server_program
 from tests.support.llama_router import LlamaRouter
 from tests.support.version_010 import upgrade_rows
 
@@ -585,11 +584,11 @@ def test_a_user_who_may_only_read_can_ask_every_view(empty: Database) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.namespaces
 @pytest.mark.timeout(1200)
 def test_the_tokens_of_a_real_router_add_up_across_evictions_and_restarts(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path, llama_server_program: Path
 ) -> None:
-    program = llama_server_program(CURRENT)
     models = tmp_path / "models"
     models.mkdir()
     for name in ("alpha", "beta"):
@@ -601,7 +600,7 @@ def test_the_tokens_of_a_real_router_add_up_across_evictions_and_restarts(
         counted = f"model = '{model}' AND tokens_predicted_total = {240 * requests}"
         collector.wait_for(f"SELECT * FROM llama_metrics WHERE {counted} AND timestamp >= {time.time() - 20}")
 
-    router = LlamaRouter(program, models, tmp_path / "router.log", ("--models-max", "1"))
+    router = LlamaRouter(llama_server_program, models, tmp_path / "router.log", ("--models-max", "1"))
     with Collector(
         tmp_path, f'[sampling]\ninterval = 1\n[llama_server]\nurl = "{router.url}"\n'
     ) as collector:
