@@ -36,7 +36,7 @@ from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, Health, State,
 from collector.schema import Write
 from collector.settings import Settings, read_api_key
 from collector.sources.llama.runs import ServerRuns
-from collector.sources.registry import build_sources
+from collector.sources.registry import build_sources, build_upgrade
 
 _FLUSH_OFFSET_SECONDS = SNAPSHOT_TIMEOUT_SECONDS + 0.25  # the tick of the same second is complete by then
 _MAIN_LOOP_SECONDS = 2.0
@@ -87,6 +87,8 @@ class Daemon:
         self._own_health = Health("collector")
         self._stopping = threading.Event()
         self._maintenance = threading.Lock()
+        self._upgrade = build_upgrade(settings, self._database, runs, self._stopping)
+        self._upgrade.begin()
         record = self._run_record
         self._integrity_check = IntegrityCheck(
             self._database, self._stopping, record.add_integrity, is_due=record.is_check_due
@@ -128,7 +130,7 @@ class Daemon:
                 _FLUSH_OFFSET_SECONDS,
                 "maintenance",
             ),
-            *maintenance_jobs(self._settings, self._database, self._stopping),
+            *maintenance_jobs(self._settings, self._database, self._upgrade, self._stopping),
         ]
 
     def start(self) -> None:

@@ -1,10 +1,11 @@
 """All sources, in an order in which each one comes after those whose readings it uses."""
 
+import threading
 from typing import Any
 
 from collector.database.database import Database
 from collector.schema import Table
-from collector.settings import Settings
+from collector.settings import LlamaServerSettings, Settings
 from collector.sources.base import Source
 from collector.sources.disk import DiskSource
 from collector.sources.gpu.source import GpuSource
@@ -15,6 +16,7 @@ from collector.sources.llama.model_rows import ModelIndex, ModelStatuses
 from collector.sources.llama.processes import LlamaProcessSource
 from collector.sources.llama.runs import ServerRuns
 from collector.sources.llama.server import LlamaServerSource
+from collector.sources.upgrade import RowUpgrade
 
 SOURCE_TYPES = (DiskSource, HostSource, LlamaProcessSource, GpuSource, LlamaServerSource)
 SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for table in source.tables)
@@ -65,3 +67,18 @@ def build_llama_server(
     models = ModelIndex(database)
     context = ServerContext(name, processes, gpu, models)
     return LlamaServerSource(address, context, runs, ModelStatuses(models, (name,)))
+
+
+def build_upgrade(
+    settings: Settings, database: Database, runs: ServerRuns, stop: threading.Event
+) -> RowUpgrade:
+    """Return the upgrade of the rows of version 0.1.0, which watched the one server of the settings.
+
+    Args:
+        settings: where no server is named, its rows are those of the default one.
+        database: with the rows.
+        runs: gives ids to runs.
+        stop: ends the upgrade early.
+    """
+    url = settings.llama_server.url or LlamaServerSettings().url
+    return RowUpgrade(database, runs, listening_address(url), stop)

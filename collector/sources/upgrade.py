@@ -86,6 +86,10 @@ class RowUpgrade:
             state = {"first": first, "last": last, "models": newest, "gpus": {}}
             self._database.meta.set(STATE_KEY, state)
 
+    def is_due(self) -> bool:
+        """Return whether there are rows left to upgrade."""
+        return self._database.meta.get(STATE_KEY) is not None
+
     def run(self) -> None:
         """Upgrade what is left.
 

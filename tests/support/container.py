@@ -188,10 +188,14 @@ def template() -> Path:
 def debian(suite: str, packages: Sequence[str]) -> Path:
     """Return a root directory that is not to be changed; it is made where the cache does not contain it."""
     key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-    return build_once(f"{suite}-{key}", lambda root: _run(
-        "debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, root, _mirror(),
-        "/usr/share/debootstrap/scripts/sid",  # as for every Debian, also one newer than debootstrap
-    ))  # fmt: skip
+
+    def build(root: Path) -> None:
+        _run(
+            "debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, root, _mirror(),
+            "/usr/share/debootstrap/scripts/sid",  # as for every Debian, also one newer than debootstrap
+        )  # fmt: skip
+
+    return build_once(f"{suite}-{key}", build)
 
 
 def _mirror() -> str:

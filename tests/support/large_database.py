@@ -52,8 +52,8 @@ _EXPRESSIONS: dict[str, str] = {
     "state": "'loaded'",
     "previous_state": "'loading'",
     "server": "'127.0.0.1:8080'",
-    "run_id": f"x / {_TURN} + 1",
-    "counted_from_zero": f"{_STEP} = 0",
+    "run_id": f"x / {_SAMPLES_PER_MODEL} + 1",
+    "counted_from_zero": f"{_SAMPLE_OF_MODEL} = 0",
     "model_path": "NULL",
 }
 """SQL of the columns for which not any number will do; `x` is the number of the sample."""

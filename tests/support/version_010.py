@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from collector.database import Database
-from collector.sources.llama.runs import HistoryStart, ServerRuns
+from collector.sources.llama.runs import ServerRuns
 from collector.sources.upgrade import STATE_KEY, RowUpgrade
 from tests.support.paths import RECORDINGS
 
@@ -32,9 +32,13 @@ _EVENTS = "INSERT INTO model_events (timestamp, model, event, state) VALUES (?, 
 def upgrade_rows(database: Database, stop: threading.Event | None = None) -> None:
     """Upgrade the rows of version 0.1.0 that a database holds, as its collector does beside sampling."""
     runs = ServerRuns(database.query)
-    runs.load()
-    oldest = database.query("SELECT min(timestamp) AS t FROM metrics")[0]["t"]
-    runs._history = HistoryStart(None, None, oldest)
+    if not database.query("SELECT 1 FROM collector_runs"):
+        oldest = database.query("SELECT min(timestamp) AS t FROM metrics")[0]["t"]
+        if oldest is not None:  # as the first start of this version records it
+            with database.transaction() as connection:
+                connection.execute(
+                    "INSERT INTO collector_runs (version, started_at) VALUES ('0.1.0', ?)", (oldest,)
+                )
     upgrade = RowUpgrade(database, runs, SERVER, stop or threading.Event())
     upgrade.begin()
     upgrade.run()

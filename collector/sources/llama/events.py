@@ -45,6 +45,7 @@ MODEL_EVENTS = Table(
         Index("idx_model_events_timestamp", "timestamp DESC"),
         Index("idx_model_events_server", "server, model"),
     ),
+    retired_indexes=("idx_model_events_model",),  # of version 0.1.0
 )
 
 _OCCUPYING = ("loading", "loaded", "sleeping")

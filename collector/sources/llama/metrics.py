@@ -88,6 +88,7 @@ LLAMA_METRICS = Table(
         Index("idx_llama_metrics_run", "run_id"),
         Index("idx_llama_metrics_finished", "model_id, timestamp DESC", FINISHED_REQUESTS),
     ),
+    retired_indexes=("idx_llama_metrics_model",),  # of version 0.1.0: 17 % of its bytes, and no view uses it
 )
 _KNOWN = frozenset(column.name for column in (*_COUNTERS, *_GAUGES))
 

@@ -260,8 +260,7 @@ class ServerRuns:
         return tuple(rows[0].values()) if rows else None
 
     def _read_history_start(self) -> HistoryStart:
-        present = self.query("SELECT 1 FROM sqlite_master WHERE name = 'collector_runs'", ())
-        rows = self.query(_FIRST_COLLECTOR_RUN, ()) if present else []
+        rows = self.query(_FIRST_COLLECTOR_RUN, ())
         if not rows:
             return HistoryStart(None, None, None)
         return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
