@@ -87,7 +87,7 @@ def _match(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
     """Return the match of every model that has a row, by the path of its file.
 
     Each rule is applied to all models before the next, weaker one: a file that moved claims its row before
-    the new file that now has its old path. Of the candidates of one model the first is taken whose row
+    the new file that now has its old path. Of the candidates of one model the first is used whose row
     exists and belongs to no other model.
     """
     matches: dict[str, _Match] = {}
@@ -196,7 +196,7 @@ def _changed_columns(match: _Match) -> dict[str, Any]:
         columns["file_size"] = model.file_size
     if before and before.found_at != model.file.found_at and _resolve(row.model_path) != model.file.path:
         columns["model_path"] = model.file.found_at
-        if row.name == model_name(before.found_at):  # nobody changed it
+        if row.name == model_name(before.found_at):  # no other program changed it
             columns["name"] = model.name
     return columns
 

@@ -1,4 +1,4 @@
-"""Which disk a directory is on, so that the files of an unmounted disk are not taken for deleted ones."""
+"""Which disk a directory is on, so that the files of an unmounted disk do not count as deleted."""
 
 import os
 import re

@@ -11,7 +11,7 @@ from collector.schema import Column, Row, Table
 
 MODEL_FILES = Table(
     "model_files",
-    "One row a .gguf file that a scan has read: what it is, and how to detect that it has changed.",
+    "One row per .gguf file that a scan has read: what it is, and how to detect that it has changed.",
     (
         Column(
             "path",

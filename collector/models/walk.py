@@ -171,8 +171,8 @@ class _Walker:
             return
         modified_ns, inode = min(status.st_mtime_ns, MAX_INTEGER), status.st_ino & MAX_INTEGER
         found = FoundFile(path, entry.path, status.st_size, modified_ns, inode, disk)
-        known = self.files.get(path)
-        if known is None or _name_rank(found) < _name_rank(known):
+        other_name = self.files.get(path)
+        if other_name is None or _name_rank(found) < _name_rank(other_name):
             self.files[path] = found
 
     def _add_error(self, path: str, error: OSError) -> None:

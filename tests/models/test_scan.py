@@ -21,7 +21,7 @@ from collector.database import Database
 from collector.errors import SourceFailed
 from collector.models import mounts
 from collector.models import scan as scan_models
-from collector.models.header_reader import HeaderReader
+from collector.models.header_reader import Answer, HeaderReader
 from collector.models.inventory import SETTLE_SECONDS
 from collector.models.scan import MODEL_FILES, SCAN_TIME_KEY, SUMMARY_KEY, ModelScan
 from tests.support.gguf_files import raw_header, write_model, write_shards
@@ -672,6 +672,27 @@ def test_a_scan_stopped_while_it_reads_stores_what_it_read_and_deletes_nothing(
     assert names(database) == ["a", "goes"]
     assert scan.run().added == 2
     assert names(database) == ["a", "b", "c"]
+
+
+def test_the_first_file_without_an_answer_ends_a_scan_and_is_read_last_by_the_next(
+    database: Database, directory: Path, scan: ModelScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        model(directory / f"{name}.gguf")
+    read_paths: list[str] = []
+
+    def read(_self: object, path: str) -> Answer:
+        read_paths.append(Path(path).stem)
+        if path.endswith("a.gguf"):
+            return Answer("unreadable", "could not be read", timed_out=True)
+        return Answer("model")
+
+    monkeypatch.setattr(HeaderReader, "read", read)
+    first, second = scan.run(), scan.run()
+    assert read_paths == ["a", "b", "c", "a"]
+    assert (first.complete, second.complete) == (False, True)
+    assert (second.added, second.unreadable, second.waiting) == (2, 1, 1)
+    assert names(database) == ["b", "c"]
 
 
 # Files that are being written, and hostile ones
