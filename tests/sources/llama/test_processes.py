@@ -11,6 +11,8 @@ from collector.sources.base import Tick
 from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 from collector.sources.llama.single import process_at
 
+pytestmark = pytest.mark.namespaces  # each test sees no process of that name but its own
+
 NAME = "fake-llama"
 CHILD = f"""
 import ctypes, sys
