@@ -114,7 +114,7 @@ class StampClock:
                 self._latest = time
                 times.append(int(time))
                 continue
-            if self._needs_starts(record):
+            if (record.port == OWNER or stamp is None) and self._needs_starts(record):
                 if starts is None:
                     break
                 self._add_starts(starts, record)
@@ -125,10 +125,10 @@ class StampClock:
         return times
 
     def _needs_starts(self, record: Record) -> bool:
-        """Return whether the time of a record depends on a start that is not known."""
+        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start."""
         if record.stamp is None:
             return self._latest is None and OWNER not in self._starts
-        return record.port == OWNER and not self._later_starts and self._is_new_process(OWNER, record.stamp)
+        return not self._later_starts and self._is_new_process(OWNER, record.stamp)
 
     def _is_new_process(self, port: int, stamp: float) -> bool:
         last = self._stamps.get(port)
