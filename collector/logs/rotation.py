@@ -2,7 +2,7 @@
 
 Rotation renames or copies `llama.log` to a name that begins with it: `llama.log.1`, which the next rotation
 renames to `llama.log.2`; `llama.log-20260131`, `llama.log.2026-01-31T10:00`, which keep their names; or
-`llama.log.old`. What other programs place beside it (`llama.log.notes`, `llama.log2`) is no part of it.
+`llama.log.old`. Files of other programs beside it (`llama.log.notes`, `llama.log2`) do not belong to it.
 """
 
 import re
@@ -38,12 +38,12 @@ Statuses = Mapping[Path, Status]
 
 
 def is_compressed(path: str | Path) -> bool:
-    """Return whether the name says that the file is compressed; such a file is never read."""
+    """Return whether the name is that of a compressed file, which is never read."""
     return str(path).endswith(_COMPRESSED)
 
 
 def is_rotated(path: Path, file: Path) -> bool:
-    """Return whether a file has a name that rotation gives to the file at a path."""
+    """Return whether a file has a name to which rotation renames the file at a path."""
     return file.name.startswith(path.name) and bool(_ROTATED.fullmatch(file.name[len(path.name) :]))
 
 

@@ -7,7 +7,7 @@ was written when the file was changed last. Example: a file was changed last at 
 is 90 s; so the process started at 11:58:30, and a line with the stamp 30 s was written at 11:59:00.
 
 Only the owner of the log is computed like this. The children of a router have stamps of their own. The
-router says when it starts a child, and that is the start of the child.
+router logs when it starts a child, and that is the start of the child.
 """
 
 import re
@@ -97,7 +97,7 @@ class StampClock:
             it contains at least one time.
         """
         times: list[int] = []
-        # Nearly every record is of the process of the record before it: these take the short way.
+        # Nearly every record is of the process of the record before it: these take the fast path.
         port, start, last = -1, 0.0, 0.0
         for record in records:
             stamp = record.stamp
