@@ -8,29 +8,12 @@ renames to `llama.log.2`; `llama.log-20260131`, `llama.log.2026-01-31T10:00`, wh
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
 
-from collector.logs.position import FilePosition, Identity
+from collector.logs.position import FilePosition, Status, identity_of
 
 _ROTATED = re.compile(r"(?:[.-]\d[\d.T:_-]*|\.old)$")
 _NUMBERED = re.compile(r"\.\d{1,4}")
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip")
-
-
-class Status(Protocol):
-    """The part of `os.stat_result` that the order depends on."""
-
-    @property
-    def st_dev(self) -> int:
-        """Device."""
-
-    @property
-    def st_ino(self) -> int:
-        """Inode."""
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """Time of the last change, nanoseconds."""
 
 
 Statuses = Mapping[Path, Status]
@@ -78,7 +61,7 @@ def rotated_after(path: Path, files: Statuses, position: FilePosition) -> list[P
         position: as it was read last.
     """
     rotated = [file for file in files if is_rotated(path, file)]
-    own = next((file for file in rotated if _identity(files[file]) == position.identity), None)
+    own = next((file for file in rotated if identity_of(files[file]) == position.identity), None)
     own_kind, own_age = _age(path, own) if own else (None, [])
     later = []
     for file in rotated:
@@ -98,7 +81,7 @@ def rotated_between(path: Path, files: Statuses, before: FilePosition, position:
         before: of the earlier file.
         position: of the later one, which may be at the path or be rotated itself.
     """
-    own = [file for file, status in files.items() if _identity(status) == position.identity]
+    own = [file for file, status in files.items() if identity_of(status) == position.identity]
     is_rotated_itself = any(is_rotated(path, file) for file in own)
     excluded = own + (rotated_after(path, files, position) if is_rotated_itself else [])
     return [file for file in rotated_after(path, files, before) if file not in excluded]
@@ -113,7 +96,3 @@ def _age(path: Path, file: Path) -> tuple[bool, list[int]]:
     if _NUMBERED.fullmatch(suffix):
         return False, [int(suffix[1:])]
     return True, [-ord(character) for character in suffix]
-
-
-def _identity(status: Status) -> Identity:
-    return status.st_dev, status.st_ino
