@@ -8,7 +8,7 @@ from collector.parsers.log_lines import Record
 from collector.parsers.log_time import StampClock, StoredClock, find_starts
 
 LIVE_SECONDS = 2.5
-"""Lines count as just written if nothing was unread so long ago, and the file changed no longer ago."""
+"""Lines were written just now if the file had nothing unread, and was changed, at most this long ago."""
 
 MAX_SCAN_BYTES = 256 * 2**20
 """Of a longer backlog only this much, at its end, is scanned for starts of processes."""
@@ -35,7 +35,7 @@ class FileClock:
         return self._stamps.to_store()
 
     def record_caught_up(self, now: float) -> None:
-        """Note that nothing is unread.
+        """Record that nothing is unread.
 
         Args:
             now: monotonic seconds.

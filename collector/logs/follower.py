@@ -35,16 +35,16 @@ class PathFollower:
 
     Finding:
 
-    1. After a start, each stored position is one of an earlier file (`_resume`). Until all of them are
-       found, or are certainly gone, nothing is read.
+    1. After a start, the files of the stored positions are opened under the names that they have now
+       (`_resume`). Until all of them are found, or are certainly gone, nothing is read.
     2. If another file is at the path than before, `llama.log` was renamed to `llama.log.1` and llama-server
        opened a new one. It is added behind the files that are open. If there were several rotations since
        the last poll, the files between are added before it (`_add_new_file`).
 
     Reading:
 
-    3. A file that is read from its beginning may have predecessors that nobody has seen yet; they are read
-       first (`_find_missed`).
+    3. Before a file that is read from its beginning there may be files that were rotated away unseen; they
+       are read first (`_find_missed`).
     4. A file that was truncated or rewritten is read from its beginning. What it contained before may be in
        a copy, which is read first (`_restart`).
     5. A renamed file stays open as long as it is among the newest few (`_close_finished`).
@@ -53,7 +53,7 @@ class PathFollower:
         path: where llama-server writes.
         sink: where the lines go.
         position: how far it was read when the collector ran last.
-        is_followed: whether a file is read by some follower; two names may belong to one file.
+        is_followed: whether a file is read by any follower; two names may belong to one file.
 
     Attributes:
         has_more: whether the last poll left something unread.
@@ -69,7 +69,7 @@ class PathFollower:
         self._tails: list[Tail] = []  # the oldest file first; the last one is, or was, at the path
         self._polled_at: float | None = None
         self._lost: FilePosition | None = None  # of the last file of the previous run, if it is gone
-        self._empty_since: dict[Identity, int] = {}  # files without predecessors while they stay empty
+        self._searched_before: dict[Identity, int] = {}  # time of change of an empty file at that search
         self._is_shared_logged = False
         self.has_more = False
 
@@ -113,7 +113,7 @@ class PathFollower:
     def _resume(self) -> None:
         """Open the files of the stored positions under the names that they have now.
 
-        While there is no file at the path, no position is given up: its file system may not be mounted yet.
+        While there is no file at the path, no position is dropped: its file system may not be mounted yet.
         """
         listing = FileListing(self._path, self._is_followed)
         found = False
@@ -176,7 +176,7 @@ class PathFollower:
             RotationUnderWay: the files are being renamed, or the file is no longer empty.
         """
         identity, modified_ns = tail.position.identity, tail.status.st_mtime_ns
-        if chunk is None and (self._empty_since.get(identity) == modified_ns or tail.status.st_size):
+        if chunk is None and (self._searched_before.get(identity) == modified_ns or tail.status.st_size):
             return []
         listing = FileListing(self._path, self._is_followed)
         with ExitStack() as opened:
@@ -191,7 +191,7 @@ class PathFollower:
         if is_copy:
             missed.pop().close()
         if chunk is None and not missed:
-            self._empty_since[identity] = modified_ns
+            self._searched_before[identity] = modified_ns
         return missed
 
     def _rotated_before(self, tail: Tail, listing: FileListing) -> list[Path]:
@@ -249,7 +249,7 @@ class PathFollower:
         elif tail.position.offset or not self._rotated_before(tail, listing):  # else these contain the bytes
             rows, self._models = self._sink.rows(*tail.incomplete_records(), self._models)
         tail.restart()
-        self._empty_since.pop(tail.position.identity, None)
+        self._searched_before.pop(tail.position.identity, None)
         self._store(rows)
         self.has_more = True
         if not self._is_shared_logged:
@@ -272,5 +272,5 @@ class PathFollower:
             is_deleted = status.st_nlink == 0 and time.time() - status.st_mtime > DELETED_SECONDS
             if is_deleted or len(self._tails) > MAX_TAILS:
                 self._tails.remove(tail)
-                self._empty_since.pop(tail.position.identity, None)
+                self._searched_before.pop(tail.position.identity, None)
                 tail.close()

@@ -7,8 +7,8 @@ match the cursor's own entry, the second after a restart of the machine.
 What is guaranteed: each entry that journald keeps is stored in `logs` exactly once, in a row of its own or in
 that of the record it belongs to.
 
-What cannot be guaranteed: entries that journald itself drops (its rate limit says so in an entry) or has
-vacuumed before they were read. Of a line over 48 KiB journald makes several entries.
+What cannot be guaranteed: entries that journald itself drops (its rate limit, reported in an entry) or
+has vacuumed before they were read. Of a line over 48 KiB journald makes several entries.
 """
 
 import json

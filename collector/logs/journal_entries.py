@@ -34,7 +34,7 @@ class Entry:
     """One entry of the journal.
 
     Args:
-        cursor: its place in the journal.
+        cursor: identifies it in the journal.
         microseconds: Unix time of its arrival.
         line: the message as text.
         level: by its priority.

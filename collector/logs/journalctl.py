@@ -111,7 +111,7 @@ def is_about_cursor(complaint: str) -> bool:
 
 
 def raise_complaint(complaint: str) -> None:
-    """Raise an error that says what to change, if journalctl complained.
+    """Raise an error with the change that is necessary, if journalctl complained.
 
     Raises:
         SourceAbsent: there is no journal.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from typing import Self
+from typing import Protocol, Self
 
 from collector.parsers.log_time import StoredClock
 
@@ -27,7 +27,23 @@ Models = Mapping[int, str]
 """Model of each child of a router, by the child's port."""
 
 
-def identity_of(status: os.stat_result) -> Identity:
+class Status(Protocol):
+    """The part of `os.stat_result` that identifies a file, and that the order of rotated files depends on."""
+
+    @property
+    def st_dev(self) -> int:
+        """Device."""
+
+    @property
+    def st_ino(self) -> int:
+        """Inode."""
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """Time of the last change, nanoseconds."""
+
+
+def identity_of(status: Status) -> Identity:
     """Return device and inode."""
     return status.st_dev, status.st_ino
 
@@ -95,7 +111,7 @@ class FilePosition:
     clock: StoredClock = field(default_factory=dict)
 
     @classmethod
-    def at_start(cls, status: os.stat_result) -> Self:
+    def at_start(cls, status: Status) -> Self:
         """Return the position at the beginning of a file."""
         return cls(*identity_of(status), digest=Anchor().digest, modified_ns=status.st_mtime_ns)
 

@@ -3,7 +3,7 @@
 import os
 
 SUSPICION_SECONDS = 0.9
-"""A file of the same size and another time of change was rewritten if this lasts as long."""
+"""A file has the same size and another time of change for this long before it counts as rewritten."""
 
 
 class RewriteDetector:
@@ -27,7 +27,7 @@ class RewriteDetector:
         self._suspected_at = 0.0
 
     def record_read(self, modified_ns: int) -> None:
-        """Note that the file was read after its last change at this time."""
+        """Record that the file was read after its last change at this time."""
         self._modified_ns = modified_ns
 
     def reset(self) -> None:

@@ -2,35 +2,18 @@
 
 Rotation renames or copies `llama.log` to a name that begins with it: `llama.log.1`, which the next rotation
 renames to `llama.log.2`; `llama.log-20260131`, `llama.log.2026-01-31T10:00`, which keep their names; or
-`llama.log.old`. What other programs place beside it (`llama.log.notes`, `llama.log2`) is no part of it.
+`llama.log.old`. Files of other programs beside it (`llama.log.notes`, `llama.log2`) do not belong to it.
 """
 
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
 
-from collector.logs.position import FilePosition, Identity
+from collector.logs.position import FilePosition, Status, identity_of
 
 _ROTATED = re.compile(r"(?:[.-]\d[\d.T:_-]*|\.old)$")
 _NUMBERED = re.compile(r"\.\d{1,4}")
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip")
-
-
-class Status(Protocol):
-    """The part of `os.stat_result` that the order depends on."""
-
-    @property
-    def st_dev(self) -> int:
-        """Device."""
-
-    @property
-    def st_ino(self) -> int:
-        """Inode."""
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """Time of the last change, nanoseconds."""
 
 
 Statuses = Mapping[Path, Status]
@@ -38,12 +21,12 @@ Statuses = Mapping[Path, Status]
 
 
 def is_compressed(path: str | Path) -> bool:
-    """Return whether the name says that the file is compressed; such a file is never read."""
+    """Return whether the name is that of a compressed file, which is never read."""
     return str(path).endswith(_COMPRESSED)
 
 
 def is_rotated(path: Path, file: Path) -> bool:
-    """Return whether a file has a name that rotation gives to the file at a path."""
+    """Return whether a file has a name to which rotation renames the file at a path."""
     return file.name.startswith(path.name) and bool(_ROTATED.fullmatch(file.name[len(path.name) :]))
 
 
@@ -78,7 +61,7 @@ def rotated_after(path: Path, files: Statuses, position: FilePosition) -> list[P
         position: as it was read last.
     """
     rotated = [file for file in files if is_rotated(path, file)]
-    own = next((file for file in rotated if _identity(files[file]) == position.identity), None)
+    own = next((file for file in rotated if identity_of(files[file]) == position.identity), None)
     own_kind, own_age = _age(path, own) if own else (None, [])
     later = []
     for file in rotated:
@@ -98,7 +81,7 @@ def rotated_between(path: Path, files: Statuses, before: FilePosition, position:
         before: of the earlier file.
         position: of the later one, which may be at the path or be rotated itself.
     """
-    own = [file for file, status in files.items() if _identity(status) == position.identity]
+    own = [file for file, status in files.items() if identity_of(status) == position.identity]
     is_rotated_itself = any(is_rotated(path, file) for file in own)
     excluded = own + (rotated_after(path, files, position) if is_rotated_itself else [])
     return [file for file in rotated_after(path, files, before) if file not in excluded]
@@ -113,7 +96,3 @@ def _age(path: Path, file: Path) -> tuple[bool, list[int]]:
     if _NUMBERED.fullmatch(suffix):
         return False, [int(suffix[1:])]
     return True, [-ord(character) for character in suffix]
-
-
-def _identity(status: Status) -> Identity:
-    return status.st_dev, status.st_ino

@@ -46,9 +46,6 @@ class Tail:
         position: up to where the file was read.
         anchor: of the file at that position.
         caught_up_at: monotonic seconds at which the file had nothing unread; None if that is not known.
-
-    Attributes:
-        position: up to where the file is read.
     """
 
     def __init__(
@@ -97,7 +94,7 @@ class Tail:
 
     @property
     def status(self) -> os.stat_result:
-        """Of the open file, also where its name was given to another file."""
+        """Status of the open file, also after rotation has renamed it."""
         return os.fstat(self._descriptor)
 
     def close(self) -> None:
@@ -105,12 +102,10 @@ class Tail:
         os.close(self._descriptor)
 
     def read(self, room: int) -> Chunk | None:
-        """Return the next chunk, or None where nothing is complete.
-
-        Calling it again without `advance` or `discard` returns the same bytes, with what was added.
+        """Return the next chunk, or None if nothing is complete.
 
         Args:
-            room: how many records are accepted, at least 1.
+            room: how many lines are accepted, at least 1.
 
         Raises:
             FileRewritten: the file no longer contains what was read of it.
@@ -159,6 +154,7 @@ class Tail:
     def discard(self) -> None:
         """Forget what was read after the position: the next call of `read` reads it for the first time."""
         self._incomplete = b""
+        self._unfinished_since = None
         self._clock.restart(self.position.clock)
 
     def restart(self) -> None:
@@ -188,7 +184,8 @@ class Tail:
         now = time.monotonic()
         self._clock.record_caught_up(now)
         is_shorter = status.st_size < self.position.offset + len(self._incomplete)
-        if is_shorter or self._rewrite.is_rewritten(status, now):
+        has_content = self.position.offset > 0  # a file that was truncated stays empty until the next line
+        if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
             raise FileRewritten
 
     def _read_data(self) -> bytes:

@@ -7,7 +7,7 @@ was written when the file was changed last. Example: a file was changed last at 
 is 90 s; so the process started at 11:58:30, and a line with the stamp 30 s was written at 11:59:00.
 
 Only the owner of the log is computed like this. The children of a router have stamps of their own. The
-router says when it starts a child, and that is the start of the child.
+router logs when it starts a child, and that is the start of the child.
 """
 
 import re
@@ -97,7 +97,7 @@ class StampClock:
             it contains at least one time.
         """
         times: list[int] = []
-        # Nearly every record is of the process of the record before it: these take the short way.
+        # Nearly every record is of the process of the record before it: these take the fast path.
         port, start, last = -1, 0.0, 0.0
         for record in records:
             stamp = record.stamp
@@ -114,7 +114,7 @@ class StampClock:
                 self._latest = time
                 times.append(int(time))
                 continue
-            if self._needs_starts(record):
+            if (record.port == OWNER or stamp is None) and self._needs_starts(record):
                 if starts is None:
                     break
                 self._add_starts(starts, record)
@@ -125,10 +125,10 @@ class StampClock:
         return times
 
     def _needs_starts(self, record: Record) -> bool:
-        """Return whether the time of a record depends on a start that is not known."""
+        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start."""
         if record.stamp is None:
             return self._latest is None and OWNER not in self._starts
-        return record.port == OWNER and not self._later_starts and self._is_new_process(OWNER, record.stamp)
+        return not self._later_starts and self._is_new_process(OWNER, record.stamp)
 
     def _is_new_process(self, port: int, stamp: float) -> bool:
         last = self._stamps.get(port)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import chunk, files, follower, tail
+from collector.logs import chunk, files, follower, rewrite, tail
 from collector.parsers.log_lines import CUT_MARK, MAX_LINE_BYTES
 from tests.support.log_reading import LogCollector, file_collector
 from tests.support.paths import RECORDINGS as RECORDED
@@ -284,6 +284,24 @@ def test_a_restart_that_leaves_the_same_bytes_is_detected_while_the_collector_ru
         time.sleep(0.02)  # a file system counts time in steps of some milliseconds
         restart_server(log, lines(1, 3))
         collector.poll_until(lambda: collector.messages() == numbered(1, 3) * 2)
+
+
+def test_a_truncated_file_that_stays_empty_is_restarted_once(
+    log: Path, open_collector: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(log, lines(1, 3))
+    with open_collector() as collector:
+        collector.poll()
+        time.sleep(0.02)  # a file system counts time in steps of some milliseconds
+        os.truncate(log, 0)
+        collector.poll()
+        monkeypatch.setattr(rewrite, "SUSPICION_SECONDS", 0.0)
+        for _ in range(4):
+            collector.reader.poll()
+        assert collector.buffer.waiting == 0
+        append(log, line(4))
+        collector.poll()
+        assert collector.messages() == numbered(1, 4)
 
 
 def test_a_changed_modification_time_alone_adds_no_line(log: Path, open_collector: Open) -> None:
