@@ -101,12 +101,14 @@ def insert_samples(database: Database, *minutes: int) -> None:
     insert(database, HOST_METRICS, *({"timestamp": moment, "cpu_usage": 50.0} for moment in times))
 
 
-def insert_tokens(database: Database, model: str = "m") -> None:
+def insert_tokens(database: Database, model: str = "m", run: int = 1) -> None:
     insert_samples(database, 0)
     for minute, tokens, seconds in ((0, 100, 10), (1, 1300, 40), (61, 1900, 60)):
         row = {
             "timestamp": NOON + 60 * minute,
             "model": model,
+            "run_id": run,
+            "counted_from_zero": 0,
             "tokens_predicted_total": tokens,
             "tokens_predicted_seconds_total": seconds,
             "prompt_tokens_total": 2 * tokens,
@@ -215,7 +217,7 @@ def test_each_gpu_has_a_line_of_its_own(database: Database) -> None:
 def test_models_with_less_data_are_counted_where_there_are_too_many(database: Database) -> None:
     insert_samples(database, 0)
     for number in range(15):
-        insert_tokens(database, f"model {number:02}")
+        insert_tokens(database, f"model {number:02}", run=number)
     shown = page(database)
     assert "3 of which less is known are left out." in shown.sections["Speed of generation"]
     assert "model 14" in shown.cells
