@@ -113,8 +113,8 @@ class Table:
     def insert_statement(self) -> str:
         """INSERT of one row in the order of `written_columns`."""
         names = ", ".join(self.written_columns)
-        marks = ", ".join("?" * len(self.written_columns))
-        return f"INSERT INTO {self.name} ({names}) VALUES ({marks})"  # noqa: S608 - names are our own
+        placeholders = ", ".join("?" * len(self.written_columns))
+        return f"INSERT INTO {self.name} ({names}) VALUES ({placeholders})"  # noqa: S608 - names are our own
 
     @cached_property
     def replace_statement(self) -> str:

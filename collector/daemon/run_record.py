@@ -17,8 +17,8 @@ from collector.schema import SqlValue, Write
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _COLUMNS = tuple(column.name for column in COLLECTOR_RUNS.columns)
-_INSERT = (
-    f"INSERT INTO collector_runs ({', '.join(_COLUMNS)}) "  # noqa: S608 - names are our own
+_INSERT = (  # OR IGNORE: a commit may have been durable although it was reported as failed
+    f"INSERT OR IGNORE INTO collector_runs ({', '.join(_COLUMNS)}) "  # noqa: S608 - names are our own
     f"VALUES ({', '.join('?' * len(_COLUMNS))})"
 )
 _RECORD_STOP = "UPDATE collector_runs SET stopped_at = ?, stopped_cleanly = ? WHERE id = ?"

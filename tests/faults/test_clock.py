@@ -1,6 +1,7 @@
 """The wall clock is set, or the machine sleeps, while a collector runs.
 
-The full form stops it for minutes: `python -m tests.faults.test_clock --stop-seconds 300`.
+The full form stops it for minutes: `python -m tests.faults.test_clock --stop-seconds 300`. Changes to and from
+daylight-saving time are in `tests/parsers/test_cron.py`.
 """
 
 import argparse

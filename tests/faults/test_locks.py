@@ -357,6 +357,11 @@ def test_a_database_that_is_moved_away_is_followed_by_a_new_one_without_a_gap(tm
         assert collector.stop() == 0
         server.require_each_line_once(collector)
     assert collector.output.count("is gone") == 1
+    assert collector.query("SELECT id, stopped_cleanly FROM collector_runs") == [
+        {"id": 1, "stopped_cleanly": 1}
+    ]
+    with closing(sqlite3.connect(moved)) as reader:
+        assert reader.execute("SELECT stopped_at FROM collector_runs").fetchall() == [(None,)]
     old, new = seconds_of(moved), seconds_of(collector.database)
     assert new[0] - old[-1] <= STALL_SECONDS  # the rows that waited are in the new one
     require_no_gap(old + new)
