@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,15 @@ SHARED_BY_A_FILE = (
 )
 """Files whose tests share a fixture that takes long: one worker runs all of them."""
 
+NAMESPACES = ("tests/sources/llama/test_processes.py",)  # starts processes of one name and counts them
+"""Files whose tests all have the marker `namespaces`."""
+
+QUIET = (
+    "tests/faults/test_soak.py",  # memory of a month of samples, times of a large database
+    "tests/integration/test_logs.py",  # no sample late while 50,000 lines a second are written
+)
+"""Files whose tests all have the marker `quiet`."""
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many workers run the tests where the command line says nothing else.
@@ -55,6 +65,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(ROOT).as_posix()
         if file in SHARED_BY_A_FILE:
             item.add_marker(pytest.mark.xdist_group(file))
+        if file in NAMESPACES:
+            item.add_marker("namespaces")
+        if file in QUIET:
+            item.add_marker("quiet")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,6 +107,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llama_server_program() -> Path:
     """The current llama-server, built from source: with router mode, which the one in the wheel does not have."""
     return llama_build.llama_server_program(llama_build.CURRENT)
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that every user may enter; pytest makes the parents of `tmp_path` private at each start."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture

@@ -82,12 +82,10 @@ def test_a_read_only_file_is_refused_with_advice(tmp_path: Path, monkeypatch: py
     assert path.read_bytes() == before
 
 
-def test_another_user_can_read_the_file_while_the_collector_has_it_open_and_afterwards(
-    tmp_path: Path,
+def test_another_user_reads_the_file_while_the_collector_has_it_open_and_afterwards(
+    public_path: Path,
 ) -> None:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
-    path = tmp_path / "shared.db"
+    path = public_path / "shared.db"
     with Database(path) as database:
         database.logs.add("info", "x")
         assert read_as_another_user(path) == "1\n"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def build_once(name: str, build: Callable[[Path], None]) -> Path:
+def build_once(name: str, build: Callable[[Path], object]) -> Path:
     """Return a file or folder of the cache, which is built first where it is not there.
 
     Whoever asks while another worker or another run builds it waits until it is ready. What a failed or
