@@ -115,7 +115,6 @@ def insert_tokens(database: Database, model: str = "m", run: int = 1) -> None:
             "prompt_seconds_total": seconds / 10,
             "predicted_tokens_per_second": 36.0,
             "memory_used_mb": 2048.0,
-            "run_id": 1,
         }
         insert(database, LLAMA_METRICS, row)
 
