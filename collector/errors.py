@@ -23,7 +23,7 @@ RequestFailed                 a request to llama-server gave no usable answer; t
 │   └── AnswerTooLong         the answer has more bytes than are accepted
 └── UnexpectedStatus          an HTTP status other than 200
 
-FileRewritten                 a log file no longer holds what was read of it
+FileRewritten                 a log file no longer contains what was read of it
 RotationUnderWay              log files are being renamed at this moment
 """
 
@@ -57,7 +57,7 @@ class DatabaseDamaged(DatabaseError):
 
 
 class DatabaseReplaced(DatabaseError):
-    """The file that was opened was moved, removed, replaced or written over; what lies there is unknown."""
+    """The file that was opened was moved, removed, replaced or written over; what is there now is unknown."""
 
 
 class DatabaseBusy(DatabaseError):
@@ -140,7 +140,7 @@ class UnexpectedStatus(RequestFailed):
 
 
 class FileRewritten(Exception):
-    """A log file no longer holds what was read of it: it was truncated or written anew."""
+    """A log file no longer contains what was read of it: it was truncated or written anew."""
 
 
 class RotationUnderWay(Exception):

@@ -77,7 +77,7 @@ def test_a_counter_that_fell_began_again_at_0(database: Database) -> None:
     assert ask(database, TOKENS) == [(NOON, "m", 50 + 20 + 5)]
 
 
-def test_any_of_the_counters_that_fell_tells_that_all_began_again(database: Database) -> None:
+def test_one_counter_that_fell_shows_that_all_began_again(database: Database) -> None:
     insert_tokens(database, (NOON, 100), n_decode_total=500)
     insert_tokens(database, (NOON + 5, 150), n_decode_total=30)
     assert ask(database, TOKENS) == [(NOON, "m", 150)]
@@ -139,7 +139,7 @@ def test_a_quick_restart_is_seen_where_the_counters_fell(database: Database) -> 
     assert ask(database, TOKENS) == [(NOON, "m", 40)]
 
 
-def test_a_process_of_a_second_is_not_taken_for_two(database: Database) -> None:
+def test_a_process_that_started_a_second_ago_counts_as_one(database: Database) -> None:
     insert_tokens(database, (NOON, 100), uptime_seconds=0.0)  # it started within the second of the sample
     insert_tokens(database, (NOON + 1, 140), uptime_seconds=0.2)
     assert ask(database, TOKENS) == [(NOON, "m", 40)]
@@ -296,7 +296,7 @@ def gpu(
     }
 
 
-def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
+def test_gpus_are_added_up_beside_the_tokens(database: Database) -> None:
     insert(
         database,
         GPU_METRICS,
@@ -313,7 +313,7 @@ def test_gpus_stand_together_beside_the_tokens(database: Database) -> None:
     assert row["watt_hours_per_million_tokens"] == pytest.approx(1800 / 3600 / 500 * 1_000_000)
 
 
-def test_energy_is_not_known_where_a_gpu_does_not_tell(database: Database) -> None:
+def test_energy_is_unknown_where_a_gpu_does_not_report_it(database: Database) -> None:
     insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900, 899), gpu(NOON + 5, 1))
     insert_tokens(database, (NOON, 0), (NOON + 5, 500))
     rows = ask(database, "SELECT energy_joules, watt_hours_per_million_tokens, power_watts FROM gpu_by_hour")
@@ -344,7 +344,7 @@ def insert_story(database: Database) -> None:
     )
 
 
-def test_a_load_tells_how_long_it_took_and_how_long_the_model_stayed(database: Database) -> None:
+def test_a_load_has_its_duration_and_how_long_the_model_stayed(database: Database) -> None:
     insert_story(database)
     rows = ask(
         database,
@@ -370,7 +370,7 @@ def test_residency_sums_up_the_loads_of_a_model(database: Database) -> None:
     assert (row["sleeps"], row["evictions"], row["crashes"]) == (1, 1, 0)
 
 
-def test_unused_models_tell_since_when_and_how_large_they_are(database: Database) -> None:
+def test_unused_models_show_since_when_and_how_large_they_are(database: Database) -> None:
     now, day = int(time.time()), 86_400
     insert(database, METRICS, {"timestamp": now - 20 * day})
     for name, created in (("asked", 90), ("loaded", 90), ("never", 90), ("new", 3)):
@@ -422,7 +422,7 @@ def test_a_gap_is_longer_than_the_pauses_around_it(database: Database) -> None:
     assert gaps_after(database, 5, 5, 60, 5, 5) == [(NOON + 10, NOON + 70, 60, 11)]
 
 
-def test_two_gaps_beside_each_other_are_both_told(database: Database) -> None:
+def test_two_adjacent_gaps_are_both_found(database: Database) -> None:
     assert [row[2] for row in gaps_after(database, 5, 600, 900, 5)] == [600, 900]
 
 
@@ -430,7 +430,7 @@ def test_a_late_sample_is_no_gap(database: Database) -> None:
     assert gaps_after(database, 1, 1, 2, 1, 3, 1) == []
 
 
-def test_a_gap_that_ends_with_two_samples_in_a_second_is_told_once(database: Database) -> None:
+def test_a_gap_that_ends_with_two_samples_in_a_second_is_found_once(database: Database) -> None:
     assert len(gaps_after(database, 5, 60, 0, 5)) == 1
 
 
@@ -469,7 +469,7 @@ def test_now_has_no_row_before_the_first_sample(database: Database) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_a_view_over_an_empty_database_says_nothing(empty: Database, view: View) -> None:
+def test_a_view_over_an_empty_database_has_no_row(empty: Database, view: View) -> None:
     assert ask(empty, f"SELECT * FROM {view.name}") == []
 
 
@@ -494,7 +494,7 @@ def test_the_range_of_a_day_scans_no_time_series(empty: Database, view: View) ->
 
 
 def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> None:
-    """Counted in steps of SQLite's machine: the same day costs the same, however much lies around it."""
+    """Counted in steps of SQLite's machine: the same day costs the same, however much is stored around it."""
 
     def steps(question: str) -> int:
         count = 0
@@ -546,7 +546,7 @@ def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> 
 
 
 @pytest.mark.parametrize("view", ["errors_by_hour", "busy_by_hour", "tokens_by_hour", "gpu_by_hour"])
-def test_finding_the_hours_of_a_day_takes_no_look_at_every_hour_of_the_years_around_it(
+def test_finding_the_hours_of_a_day_does_not_check_every_hour_of_other_years(
     database: Database, view: str
 ) -> None:
     hours = [NOON + number * HOUR for number in range(-10_000, 10_000)]
@@ -570,14 +570,14 @@ def test_finding_the_hours_of_a_day_takes_no_look_at_every_hour_of_the_years_aro
     )
     database._connection.set_progress_handler(None, 0)
     assert len(rows) == 24
-    assert steps < 15 * len(hours) / 1000  # a look at each takes 39
+    assert steps < 15 * len(hours) / 1000  # checking each would need 39
 
 
 def test_the_last_use_of_a_model_is_found_by_the_index_of_finished_requests(empty: Database) -> None:
     assert any("idx_llama_metrics_finished" in step for step in plan(empty, "SELECT * FROM unused_models"))
 
 
-def test_a_user_who_may_only_read_can_ask_every_view(empty: Database) -> None:
+def test_a_user_with_read_permission_can_query_every_view(empty: Database) -> None:
     with closing(connect_read_only(empty.path)) as reader:
         for view in VIEWS:
             assert reader.execute(f"SELECT * FROM {view.name}").fetchall() == []

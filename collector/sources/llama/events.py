@@ -30,7 +30,7 @@ MODEL_EVENTS = Table(
             "seconds_since_last",
             "REAL",
             "gauge",
-            "how long it had its previous state; `loading`: how long the load took",
+            "how long it had its previous state; after `loading`: how long the load lasted",
         ),
         Column("exit_code", "INTEGER", "label", "of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "the file, as the server was told"),

@@ -84,7 +84,7 @@ class LlamaHttp:
             self._headers[b"Authorization"] = f"Bearer {address.api_key}".encode()
         self._requests: dict[str, httpx.Request] = {}
         self._network = BoundedNetwork()
-        # Only the transport: cookies, redirects and proxies of a client are not wanted.
+        # Only the transport: cookies, redirects and proxies of a client are not used.
         self._transport = _Transport(
             _trusted_certificates() if parts.scheme == "https" else None,
             parts.path if parts.scheme == "unix" else None,
@@ -158,7 +158,7 @@ def _explained(error: httpx.TransportError) -> Exception:
             "it hangs, or its machine cannot be reached"
         )
     if isinstance(error, httpx.TimeoutException):
-        return ServerBusy("it takes longer than [llama_server] timeout to answer")
+        return ServerBusy("it does not answer within [llama_server] timeout")
     if isinstance(cause, ssl.SSLError):
         return InvalidAnswer(_tls_fault(cause))
     if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
@@ -175,7 +175,7 @@ def _http_fault(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.NetworkError):
         return "it closes the connection before its answer is whole"
     if isinstance(error, httpx.LocalProtocolError):
-        return "the API key holds what no header may hold"
+        return "the API key contains characters that no header may contain"
     return f"what answers there does not speak HTTP ({error!s:.{_SHOWN_CHARACTERS}})"
 
 
@@ -185,9 +185,9 @@ def _tls_fault(error: ssl.SSLError) -> str:
     if error.verify_code in _UNKNOWN_ISSUER:
         return (
             f"its certificate is not trusted ({error.verify_message}): "
-            "name the file that holds it in the environment variable SSL_CERT_FILE"
+            "name the file that contains it in the environment variable SSL_CERT_FILE"
         )
-    return f"its certificate does not hold here ({error.verify_message}): give it one that does"
+    return f"its certificate is not valid here ({error.verify_message}): replace it by one that is"
 
 
 def _trusted_certificates() -> ssl.SSLContext:

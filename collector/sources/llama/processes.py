@@ -27,7 +27,7 @@ class LlamaProcess:
         started_at: Unix seconds of its start.
         cpu_usage: percent of all cores since the last reading (0-100); None when first seen.
         cpu_seconds: processor time since its start.
-        resident_bytes: memory held, shared pages included.
+        resident_bytes: resident memory, shared pages included.
         arguments: its command line; empty where it cannot be read.
         may_sleep: whether its model may sleep when idle; also true where its options cannot be read.
         uptime_seconds: since its start, by a clock that nobody sets.

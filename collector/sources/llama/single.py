@@ -125,7 +125,7 @@ class SingleServer:
 
 
 def process_at(url: str, processes: tuple[LlamaProcess, ...]) -> LlamaProcess | None:
-    """Return the process that serves a URL: the one told to listen there, else the only one there is."""
+    """Return the process that serves a URL: the one started with its address, else the only one there is."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         listening = [p for p in processes if option(p.arguments, "--host") == parts.path]

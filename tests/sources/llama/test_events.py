@@ -18,7 +18,7 @@ from collector.sources.llama.runs import ServerRuns, Sighting
 SERVER, OTHER = "127.0.0.1:8080", "127.0.0.1:8081"
 
 
-class Story:
+class History:
     """What collectors record of the models of two servers."""
 
     def __init__(self, database: Database, servers: tuple[str, ...] = (SERVER,)) -> None:
@@ -33,8 +33,8 @@ class Story:
         self.statuses = ModelStatuses(self.index, self._servers)
         self.of_server = {name: ModelEvents(name, self.index, self.runs) for name in self._servers}
 
-    def see(
-        self, timestamp: int, *models: ServedModel, places: int | None = None, server: str = SERVER
+    def sample(
+        self, timestamp: int, *models: ServedModel, max_loaded: int | None = None, server: str = SERVER
     ) -> None:
         """One sample of one server."""
         self.index.add_missing(models)
@@ -42,7 +42,7 @@ class Story:
             if model.state in ("loaded", "sleeping"):
                 self._write(self.runs.observe(Sighting(timestamp, server, "", model, None)).changes)
         events = self.of_server[server]
-        changes = events.compare(models, places)
+        changes = events.compare(models, max_loaded)
         self._write(self.statuses.update(server, timestamp, events.known_models()))
         self._write(events.writes(timestamp, changes, 11434))
 
@@ -68,22 +68,22 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
+def history(tmp_path: Path) -> Iterator[History]:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
-        yield Story(database)
+        yield History(database)
 
 
 @pytest.fixture
-def two_servers(tmp_path: Path) -> Iterator[Story]:
+def two_servers(tmp_path: Path) -> Iterator[History]:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
-        yield Story(database, (SERVER, OTHER))
+        yield History(database, (SERVER, OTHER))
 
 
 def model(name: str, state: ModelState, exit_code: int | None = None) -> ServedModel:
     return ServedModel(name, f"/models/{name}.gguf", state, exit_code=exit_code)
 
 
-def test_a_life_of_a_model_is_told_in_events_and_status(story: Story) -> None:
+def test_every_change_of_a_model_is_recorded_as_event_and_status(history: History) -> None:
     expected: list[tuple[ModelState, str | None, str]] = [
         ("unloaded", None, "unloaded"),
         ("loading", "loading", "loading"),
@@ -99,116 +99,116 @@ def test_a_life_of_a_model_is_told_in_events_and_status(story: Story) -> None:
     ]
     events: list[tuple[str, str]] = []
     for timestamp, (state, event, status) in enumerate(expected):
-        story.see(timestamp, model("a", state))
+        history.sample(timestamp, model("a", state))
         events += [("a", event)] if event else []
-        assert story.events == events
-        assert story.status("a") == status
+        assert history.events == events
+        assert history.status("a") == status
 
 
-def test_how_long_the_previous_state_lasted_is_known_from_the_second_change_on(story: Story) -> None:
+def test_how_long_the_previous_state_lasted_is_known_from_the_second_change_on(history: History) -> None:
     for timestamp, state in enumerate(("unloaded", "loading", "loaded")):
-        story.see(timestamp, model("a", state))  # type: ignore[arg-type]
-    rows = story.database.query(
+        history.sample(timestamp, model("a", state))  # type: ignore[arg-type]
+    rows = history.database.query(
         "SELECT previous_state, seconds_since_last AS s FROM model_events ORDER BY id"
     )
     assert [row["previous_state"] for row in rows] == ["unloaded", "loading"]
-    assert story.database.query("SELECT * FROM model_events WHERE model_id IS NULL") == []
+    assert history.database.query("SELECT * FROM model_events WHERE model_id IS NULL") == []
     assert rows[0]["s"] is None
     assert 0 <= rows[1]["s"] < 5
 
 
-def test_a_model_that_made_room_was_evicted(story: Story) -> None:
-    story.see(1, model("a", "loaded"), model("b", "loaded"), model("c", "unloaded"), places=2)
-    story.see(2, model("a", "unloaded"), model("b", "loaded"), model("c", "loading"), places=2)
-    assert story.events[-2:] == [("a", "evicted"), ("c", "loading")]
+def test_a_model_unloaded_because_another_one_needed_its_place_was_evicted(history: History) -> None:
+    history.sample(1, model("a", "loaded"), model("b", "loaded"), model("c", "unloaded"), max_loaded=2)
+    history.sample(2, model("a", "unloaded"), model("b", "loaded"), model("c", "loading"), max_loaded=2)
+    assert history.events[-2:] == [("a", "evicted"), ("c", "loading")]
 
 
-def test_a_model_that_went_while_there_was_room_was_unloaded(story: Story) -> None:
-    story.see(1, model("a", "loaded"), model("c", "unloaded"), places=2)
-    story.see(2, model("a", "unloaded"), model("c", "loading"), places=2)
-    assert ("a", "unloaded") in story.events
+def test_a_model_unloaded_while_there_was_room_was_not_evicted(history: History) -> None:
+    history.sample(1, model("a", "loaded"), model("c", "unloaded"), max_loaded=2)
+    history.sample(2, model("a", "unloaded"), model("c", "loading"), max_loaded=2)
+    assert ("a", "unloaded") in history.events
 
 
-def test_the_end_of_the_server_unloads_all(story: Story) -> None:
-    story.see(1, model("a", "loaded"), model("b", "failed"), model("c", "sleeping"))
-    story.end(2)
-    story.end(3)
-    assert story.events[-2:] == [("a", "unloaded"), ("c", "unloaded")]
-    assert [story.status(name) for name in "abc"] == ["unloaded", "error", "unloaded"]
+def test_the_end_of_the_server_unloads_all(history: History) -> None:
+    history.sample(1, model("a", "loaded"), model("b", "failed"), model("c", "sleeping"))
+    history.end(2)
+    history.end(3)
+    assert history.events[-2:] == [("a", "unloaded"), ("c", "unloaded")]
+    assert [history.status(name) for name in "abc"] == ["unloaded", "error", "unloaded"]
 
 
-def test_a_server_that_ends_while_it_loads_has_failed_to(story: Story) -> None:
-    story.see(1, model("a", "loading"))
-    story.end(2)
-    story.end(3)
-    assert story.events == [("a", "loading"), ("a", "failed")]
-    assert story.status("a") == "error"
+def test_a_model_whose_server_ends_while_it_loads_has_failed(history: History) -> None:
+    history.sample(1, model("a", "loading"))
+    history.end(2)
+    history.end(3)
+    assert history.events == [("a", "loading"), ("a", "failed")]
+    assert history.status("a") == "error"
 
 
-def test_a_locked_database_delays_the_comparison_and_invents_nothing(story: Story) -> None:
+def test_a_locked_database_delays_the_comparison_and_invents_nothing(history: History) -> None:
     def locked(_statement: str, _parameters: object) -> list[dict[str, Any]]:
         raise DatabaseBusy("locked")
 
-    events = ModelEvents(SERVER, story.index, ServerRuns(locked))
+    events = ModelEvents(SERVER, history.index, ServerRuns(locked))
     for _ in range(2):
         with pytest.raises(DatabaseBusy):
             events.compare((model("a", "loaded"),), None)
     assert events.models_after_end() == []
 
 
-def test_a_restart_of_the_collector_goes_on_where_it_was(story: Story) -> None:
-    story.see(1, model("a", "loaded"), model("b", "loaded"))
-    story.restart()
-    story.see(2, model("a", "loaded"), model("b", "unloaded"))
-    assert story.events == [("a", "loaded"), ("b", "loaded"), ("b", "unloaded")]
+def test_a_new_collector_continues_from_the_recorded_events(history: History) -> None:
+    history.sample(1, model("a", "loaded"), model("b", "loaded"))
+    history.restart()
+    history.sample(2, model("a", "loaded"), model("b", "unloaded"))
+    assert history.events == [("a", "loaded"), ("b", "loaded"), ("b", "unloaded")]
 
 
 def test_a_row_of_a_scan_is_found_by_its_path_and_keeps_what_the_user_owns(
-    story: Story, tmp_path: Path
+    history: History, tmp_path: Path
 ) -> None:
     file = tmp_path / "real.gguf"
     file.touch()
     (tmp_path / "link.gguf").symlink_to(file)
-    row = story.database.models.save({"name": "real", "model_path": str(file), "favorite": 1})
-    story.see(1, ServedModel("alias", str(tmp_path / "link.gguf"), "loaded"))
-    (saved,) = story.database.models.get_all()
+    row = history.database.models.save({"name": "real", "model_path": str(file), "favorite": 1})
+    history.sample(1, ServedModel("alias", str(tmp_path / "link.gguf"), "loaded"))
+    (saved,) = history.database.models.get_all()
     assert (saved["id"], saved["favorite"], saved["status"]) == (row["id"], 1, "loaded")
 
 
-def test_a_model_without_a_row_gets_one_of_what_is_known(story: Story) -> None:
-    story.see(1, model("a", "loaded"), ServedModel("remote", None, "unloaded"))
-    rows = {row["name"]: row for row in story.database.models.get_all()}
+def test_a_model_without_a_row_gets_one_with_what_is_known(history: History) -> None:
+    history.sample(1, model("a", "loaded"), ServedModel("remote", None, "unloaded"))
+    rows = {row["name"]: row for row in history.database.models.get_all()}
     assert set(rows) == {"a", "remote"}
     assert (rows["a"]["model_path"], rows["a"]["file_size"], rows["a"]["quantization"]) == (
         "/models/a.gguf",
         None,
         None,
     )
-    story.restart()
-    story.see(2, model("a", "loaded"), ServedModel("remote", None, "unloaded"))
-    assert len(story.database.models.get_all()) == 2
+    history.restart()
+    history.sample(2, model("a", "loaded"), ServedModel("remote", None, "unloaded"))
+    assert len(history.database.models.get_all()) == 2
 
 
-def test_a_row_that_a_scan_saved_meanwhile_is_used(story: Story) -> None:
-    assert story.index.find(model("a", "loaded")) is None
-    row = story.database.models.save({"name": "a", "model_path": "/models/a.gguf"})
-    story.see(1, model("a", "loaded"))
-    assert [one["id"] for one in story.database.models.get_all()] == [row["id"]]
-    assert story.database.query("SELECT model_id FROM model_events")[0]["model_id"] == row["id"]
+def test_a_row_that_a_scan_saved_meanwhile_is_used(history: History) -> None:
+    assert history.index.find(model("a", "loaded")) is None
+    row = history.database.models.save({"name": "a", "model_path": "/models/a.gguf"})
+    history.sample(1, model("a", "loaded"))
+    assert [one["id"] for one in history.database.models.get_all()] == [row["id"]]
+    assert history.database.query("SELECT model_id FROM model_events")[0]["model_id"] == row["id"]
 
 
-def test_a_model_that_still_says_loaded_and_is_not_served_is_unloaded(story: Story) -> None:
-    story.database.models.save({"name": "stale", "status": "loaded"})
-    story.see(1, model("a", "loaded"))
-    assert story.status("stale") == "unloaded"
+def test_a_row_that_is_still_loaded_and_that_no_server_reports_becomes_unloaded(history: History) -> None:
+    history.database.models.save({"name": "stale", "status": "loaded"})
+    history.sample(1, model("a", "loaded"))
+    assert history.status("stale") == "unloaded"
 
 
-def test_an_event_names_its_run_and_a_run_how_it_ended(story: Story) -> None:
-    story.see(1, model("a", "loading"))
-    story.see(2, model("a", "loaded"))
-    story.see(3, model("a", "failed", exit_code=139))
-    rows = story.database.query("SELECT event, run_id, server FROM model_events ORDER BY id")
-    (run,) = story.database.query("SELECT * FROM server_runs")
+def test_an_event_refers_to_its_run_and_a_run_says_how_it_ended(history: History) -> None:
+    history.sample(1, model("a", "loading"))
+    history.sample(2, model("a", "loaded"))
+    history.sample(3, model("a", "failed", exit_code=139))
+    rows = history.database.query("SELECT event, run_id, server FROM model_events ORDER BY id")
+    (run,) = history.database.query("SELECT * FROM server_runs")
     assert [(row["event"], row["run_id"]) for row in rows] == [
         ("loading", None),
         ("loaded", run["id"]),
@@ -218,17 +218,17 @@ def test_an_event_names_its_run_and_a_run_how_it_ended(story: Story) -> None:
     assert (run["outcome"], run["exit_code"], run["ended_at"]) == ("crashed", 139, 3)
 
 
-def test_a_run_that_ends_with_its_server_says_so(story: Story) -> None:
-    story.see(1, model("a", "loaded"))
-    story.end(2)
-    (run,) = story.database.query("SELECT outcome, ended_at FROM server_runs")
+def test_a_run_that_ends_with_its_server_says_so(history: History) -> None:
+    history.sample(1, model("a", "loaded"))
+    history.end(2)
+    (run,) = history.database.query("SELECT outcome, ended_at FROM server_runs")
     assert tuple(run.values()) == ("ended", 2)
 
 
-def test_two_servers_do_not_unload_each_other_s_models(two_servers: Story) -> None:
+def test_two_servers_do_not_unload_each_other_s_models(two_servers: History) -> None:
     for timestamp in (1, 2, 3):
-        two_servers.see(timestamp, model("a", "loaded"))
-        two_servers.see(timestamp, model("b", "loaded"), server=OTHER)
+        two_servers.sample(timestamp, model("a", "loaded"))
+        two_servers.sample(timestamp, model("b", "loaded"), server=OTHER)
     assert (two_servers.status("a"), two_servers.status("b")) == ("loaded", "loaded")
     assert two_servers.events == [("a", "loaded"), ("b", "loaded")]
 
@@ -245,29 +245,29 @@ def test_two_servers_do_not_unload_each_other_s_models(two_servers: Story) -> No
     ],
 )
 def test_the_status_of_a_model_is_the_best_of_its_states(
-    two_servers: Story, one: ModelState, other: ModelState, status: str
+    two_servers: History, one: ModelState, other: ModelState, status: str
 ) -> None:
     for timestamp in (1, 2):
-        two_servers.see(timestamp, model("a", one))
-        two_servers.see(timestamp, model("a", other), server=OTHER)
+        two_servers.sample(timestamp, model("a", one))
+        two_servers.sample(timestamp, model("a", other), server=OTHER)
     assert two_servers.status("a") == status
 
 
-def test_a_model_left_as_loaded_waits_until_every_server_has_reported(two_servers: Story) -> None:
+def test_a_model_left_as_loaded_waits_until_every_server_has_reported(two_servers: History) -> None:
     two_servers.database.models.save({"name": "stale", "status": "loaded"})
-    two_servers.see(1, model("a", "loaded"))
+    two_servers.sample(1, model("a", "loaded"))
     assert two_servers.status("stale") == "loaded"
-    two_servers.see(1, model("b", "loaded"), server=OTHER)
+    two_servers.sample(1, model("b", "loaded"), server=OTHER)
     assert two_servers.status("stale") == "unloaded"
 
 
-def test_a_new_collector_compares_each_server_with_its_own_events(two_servers: Story) -> None:
-    two_servers.see(1, model("a", "loaded"))
-    two_servers.see(1, model("a", "unloaded"), server=OTHER)
-    two_servers.see(2, model("a", "loading"), server=OTHER)
+def test_a_new_collector_compares_each_server_with_its_own_events(two_servers: History) -> None:
+    two_servers.sample(1, model("a", "loaded"))
+    two_servers.sample(1, model("a", "unloaded"), server=OTHER)
+    two_servers.sample(2, model("a", "loading"), server=OTHER)
     two_servers.restart()
-    two_servers.see(3, model("a", "loaded"))
-    two_servers.see(3, model("a", "loaded"), server=OTHER)
+    two_servers.sample(3, model("a", "loaded"))
+    two_servers.sample(3, model("a", "loaded"), server=OTHER)
     rows = two_servers.database.query("SELECT server, event FROM model_events ORDER BY id")
     assert [tuple(row.values()) for row in rows] == [
         (SERVER, "loaded"),

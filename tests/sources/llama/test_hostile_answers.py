@@ -1,6 +1,6 @@
 """Whatever answers on llama-server's port: a state that is right, bounded time and memory, and no invented value.
 
-The default suite holds each hostile answer in the place where it comes first; `-m slow` each in every place,
+The default suite tries each hostile answer at the first request that meets it; `-m slow` at every request,
 every cut of a good answer, and 1,000 restarts. What needs a whole daemon is in tests/faults/test_hostile_server.py.
 """
 
@@ -46,7 +46,7 @@ SHORT_SECONDS = 0.3
 """Time-out where one has to pass."""
 
 SOME_SLOW = {"silence", "dripping headers", "dripping chunks"}
-"""They take a time-out each: not every one is tried in every place."""
+"""Each lasts until a time-out: not every one is tried at every request."""
 
 LONG_SECONDS = 10.0
 """Time-out where none may pass, on however busy a machine."""
@@ -55,7 +55,7 @@ HANG_SECONDS = 10
 """A reading ends so much sooner than this, and a fault so much later, that no busy machine matters."""
 
 MEMORY_BYTES = 150 * 2**20
-"""The unit allows 256 MB; a million empty lists in 3 MB of JSON take 70."""
+"""The unit allows 256 MB; a million empty lists in 3 MB of JSON need 70."""
 
 MESSAGE_CHARACTERS = 600
 
@@ -105,7 +105,7 @@ def good(path: str) -> Pieces:
 
 
 class Place:
-    """A server that is hostile in one place, and can be told to behave."""
+    """A server that is hostile at one request until `behave` is called."""
 
     def __init__(self, hostile: Hostile, stack: ExitStack) -> None:
         self._hostile: Hostile | None = hostile
@@ -215,7 +215,7 @@ def test_a_model_of_a_router_that_answers_oddly_gives_no_row_and_the_router_stay
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [in_props, in_metrics, in_models])
-def test_no_answer_takes_much_memory(source_at: SourceAt, place: Callable[[Place], None]) -> None:
+def test_no_answer_needs_much_memory(source_at: SourceAt, place: Callable[[Place], None]) -> None:
     peaks = {}
     tracemalloc.start()
     try:
@@ -255,7 +255,7 @@ def test_every_number_is_stored_finite_or_as_unknown(source_at: SourceAt, tmp_pa
     assert stored[3]["n_decode_total"] == 96
 
 
-def test_a_speed_that_no_number_can_hold_is_unknown(source_at: SourceAt, tmp_path: Path) -> None:
+def test_a_speed_beyond_the_range_of_numbers_is_unknown(source_at: SourceAt, tmp_path: Path) -> None:
     counters = "llamacpp:tokens_predicted_total {}\nllamacpp:tokens_predicted_seconds_total {}\n"
     answers = iter(
         [counters.format(0, 0), counters.format("1e308", "1e-300"), counters.format("-1e308", "1e308")]
@@ -273,9 +273,9 @@ def write(directory: Path, readings: list[Reading[None]]) -> list[dict[str, Any]
         for reading in readings:
             buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
             buffer.add(reading.changes, Retention.KEPT)
-        with structlog.testing.capture_logs() as told:
+        with structlog.testing.capture_logs() as logged:
             Writer(database, buffer).flush()
-        assert told == []
+        assert logged == []
         return database.query("SELECT * FROM llama_metrics ORDER BY id", ())
 
 
@@ -308,7 +308,7 @@ def test_labels_of_any_kind_stay_in_one_row_of_plain_json(source_at: SourceAt, t
         '{"default_generation_settings": {"n_ctx": 99999999999999999999999}, "max_instances": -1}',
     ],
 )  # fmt: skip
-def test_values_of_props_that_make_no_sense_are_stored_as_what_they_may_be(
+def test_senseless_values_of_props_are_stored_as_unknown(
     source_at: SourceAt, tmp_path: Path, props: str
 ) -> None:
     with OddServer(lambda path: iter([answer(200, props if path == "/props" else METRICS)])) as server:
@@ -336,7 +336,7 @@ def test_values_of_props_that_make_no_sense_are_stored_as_what_they_may_be(
         ["x"] * 100_000,
     ],
 )
-def test_a_command_line_of_any_kind_leads_nowhere_and_costs_nothing(
+def test_no_command_line_of_a_child_leads_elsewhere_or_costs_much(
     source_at: SourceAt, tmp_path: Path, arguments: list[str]
 ) -> None:
     models = router_models(
@@ -363,7 +363,7 @@ def test_a_prefix_cannot_name_another_port_or_host(source_at: SourceAt, form: st
         assert len(child.paths) == 1
 
 
-def test_models_that_hang_take_no_other_model_s_turn(source_at: SourceAt) -> None:
+def test_models_that_hang_do_not_delay_the_reading_of_others(source_at: SourceAt) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=200) as silent, OddServer(good) as child:
         hanging = [(f"h{number}", "loaded", ["--port", str(silent.getsockname()[1])]) for number in range(12)]
         path = "/srv/models/gemma-3-270m-q4_k_m.gguf"
@@ -371,15 +371,15 @@ def test_models_that_hang_take_no_other_model_s_turn(source_at: SourceAt) -> Non
         models = router_models(*hanging, well)
         with OddServer(lambda path: iter([answer(200, ROUTER if path == "/props" else models)])) as server:
             source = source_at(server.url, timeout=0.05)
-            looks = 1
+            samples = 1
             while not read(source).rows:
-                looks += 1
-                assert looks < 60
-            assert looks > 2
+                samples += 1
+                assert samples < 60
+            assert samples > 2
             assert [len(read(source).rows) for _ in range(5)] == [1] * 5
 
 
-def test_a_router_with_ever_so_many_models_gets_no_more_connections_than_can_be_held(
+def test_the_number_of_connections_to_the_models_of_a_router_is_bounded(
     source_at: SourceAt,
 ) -> None:
     with OddServer(good) as child:
@@ -397,7 +397,7 @@ def test_a_router_with_ever_so_many_models_gets_no_more_connections_than_can_be_
 
 
 def test_a_port_whose_queue_is_full_is_busy(source_at: SourceAt) -> None:
-    """A server that is stopped (SIGSTOP, a hung disk) takes no more connections: it is there all the same."""
+    """A server that is stopped (SIGSTOP, a hung disk) accepts no more connections, and is not down."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as stopped, ExitStack() as clients:
         url = f"http://127.0.0.1:{stopped.getsockname()[1]}"
         for _ in range(3):
@@ -547,7 +547,7 @@ def in_chunks(_status: int, body: str) -> bytes:
 @pytest.mark.parametrize("form", [answer, until_the_end, in_chunks])
 @pytest.mark.parametrize("odd_path", ["/props", "/metrics"])
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 97])
-def test_an_answer_that_is_cut_at_any_byte_gives_no_value_that_the_whole_one_has_not(
+def test_an_answer_cut_at_any_byte_gives_no_value_that_the_whole_one_does_not_have(
     form: Callable[[int, str], bytes], odd_path: str, step: int
 ) -> None:
     body = PROPS if odd_path == "/props" else METRICS
@@ -575,7 +575,7 @@ class Restarts:
 
     Args:
         server: running.
-        source: looks at it.
+        source: samples at it.
     """
 
     def __init__(self, server: RestartingServer, source: LlamaServerSource) -> None:
@@ -583,7 +583,7 @@ class Restarts:
         self._source = source
         self._health = Health("llama_server")
 
-    def look(self, state: str) -> None:
+    def read(self, state: str) -> None:
         reading = observe(self._health, lambda: read(self._source), lambda reading: reading.state)
         assert reading
         assert reading.state.name == state, reading.state
@@ -592,42 +592,42 @@ class Restarts:
         assert runs == ([self._server.run] if state == "up" else [])
 
     def round(self, number: int) -> None:
-        """It ends between two looks, in the middle of an answer, and unseen."""
+        """It ends between two samples, in the middle of an answer, and unseen."""
         self._server.stop()
-        self.look("down")
-        self.look("down")
+        self.read("down")
+        self.read("down")
         self._server.start()
-        self.look("up")
+        self.read("up")
         self._server.dies_after = number * 37 % len(METRICS)
-        self.look("down")
+        self.read("down")
         self._server.start()
-        self.look("up")
+        self.read("up")
         self._server.stop()
         self._server.start()
-        self.look("up")
+        self.read("up")
 
 
 @LEFT_TO_THE_INTERPRETER
 @pytest.mark.parametrize("rounds", [pytest.param(334, marks=pytest.mark.slow), 9])
 @pytest.mark.parametrize("way", ["port", "unix socket"])
-def test_restarts_under_a_source_leak_nothing_and_are_told_once_each(
+def test_restarts_of_the_server_leak_nothing_and_are_logged_once_each(
     tmp_path: Path, way: str, rounds: int
 ) -> None:
     process, levels, memory = psutil.Process(), [], []
-    with structlog.testing.capture_logs() as told, ExitStack() as stack:
+    with structlog.testing.capture_logs() as logged, ExitStack() as stack:
         server = stack.enter_context(
             RestartingServer(counters, tmp_path / "llama.sock" if way == "unix socket" else None)
         )
         source = make_source(server.url, LONG_SECONDS)
         stack.callback(source.close)
         restarts = Restarts(server, source)
-        restarts.look("up")
+        restarts.read("up")
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         for number in range(rounds):
-            told.clear()
+            logged.clear()
             restarts.round(number)
-            assert [line["event"].split(":")[1].strip() for line in told] == ["down", "up", "down", "up"]
+            assert [line["event"].split(":")[1].strip() for line in logged] == ["down", "up", "down", "up"]
             levels.append((process.num_fds(), process.num_threads()))
             if number in (rounds // 3, rounds - 1):
                 memory.append(memory_of_the_client())
@@ -636,7 +636,7 @@ def test_restarts_under_a_source_leak_nothing_and_are_told_once_each(
 
 
 def memory_of_the_client() -> int:
-    """Bytes that were taken in our own files and the libraries below, since the start of the tracing."""
+    """Bytes that were allocated in our own files and the libraries below, since the start of the tracing."""
     gc.collect()
     files = ("*/collector/*", "*/httpcore/*", "*/h11/*", "*/ssl.py", "*/socket.py")
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, file) for file in files])  # noqa: FBT003

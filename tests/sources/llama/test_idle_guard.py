@@ -13,8 +13,8 @@ def process(cpu_seconds: float) -> LlamaProcess:
     return LlamaProcess(1, 0.0, None, cpu_seconds, 0, ())
 
 
-def looks(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
-    """Whether each look read; every reading succeeds."""
+def decisions(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
+    """Whether each sample is read; every reading succeeds."""
     answers = []
     for spent in cpu_seconds:
         answers.append(guard.may_read(None if spent is None else process(spent)))
@@ -24,17 +24,21 @@ def looks(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
 
 
 def test_a_build_that_reads_without_waking_is_always_read() -> None:
-    assert looks(IdleGuard(props(FIRST_HARMLESS_BUILD), is_new=False), None, 1.0, 1.0) == [True, True, True]
+    assert decisions(IdleGuard(props(FIRST_HARMLESS_BUILD), is_new=False), None, 1.0, 1.0) == [
+        True,
+        True,
+        True,
+    ]
 
 
-def test_a_build_that_knows_no_sleep_is_always_read() -> None:
-    assert looks(IdleGuard(props(5000, can_sleep=False), is_new=False), None, 1.0) == [True, True]
+def test_a_build_without_sleep_is_always_read() -> None:
+    assert decisions(IdleGuard(props(5000, can_sleep=False), is_new=False), None, 1.0) == [True, True]
 
 
 def test_other_builds_are_read_while_they_work_and_once_more() -> None:
     for build in (None, FIRST_HARMLESS_BUILD - 1):
         guard = IdleGuard(props(build), is_new=False)
-        assert looks(guard, 1.0, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0) == [
+        assert decisions(guard, 1.0, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0) == [
             False,
             False,
             True,
@@ -45,29 +49,29 @@ def test_other_builds_are_read_while_they_work_and_once_more() -> None:
         ]
 
 
-def test_our_own_reading_is_not_taken_for_work() -> None:
+def test_our_own_reading_does_not_count_as_activity() -> None:
     guard = IdleGuard(props(None), is_new=False)
-    assert looks(guard, 1.0, 2.0, 2.01, 2.01, 2.02, 2.02) == [False, True, True, False, False, False]
+    assert decisions(guard, 1.0, 2.0, 2.01, 2.01, 2.02, 2.02) == [False, True, True, False, False, False]
 
 
 def test_a_model_that_just_came_up_is_read_once() -> None:
-    assert looks(IdleGuard(props(None), is_new=True), 0.01, 0.01, 0.01) == [True, False, False]
+    assert decisions(IdleGuard(props(None), is_new=True), 0.01, 0.01, 0.01) == [True, False, False]
 
 
-def test_another_process_in_its_place_has_worked() -> None:
-    assert looks(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [False, True, True, False]
+def test_a_process_that_replaced_another_one_counts_as_active() -> None:
+    assert decisions(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [False, True, True, False]
 
 
 def test_a_process_that_cannot_be_seen_is_not_read() -> None:
-    assert looks(IdleGuard(props(None), is_new=False), None, None) == [False, False]
+    assert decisions(IdleGuard(props(None), is_new=False), None, None) == [False, False]
 
 
 def test_work_that_was_done_while_the_process_could_not_be_seen_is_read_afterwards() -> None:
     guard = IdleGuard(props(None), is_new=False)
-    assert looks(guard, 1.0, None, 2.0, 2.0, 2.0) == [False, False, True, True, False]
+    assert decisions(guard, 1.0, None, 2.0, 2.0, 2.0) == [False, False, True, True, False]
 
 
 def test_a_reading_that_failed_is_tried_again() -> None:
     guard = IdleGuard(props(None), is_new=False)
     assert [guard.may_read(process(spent)) for spent in (1.0, 2.0, 2.0, 2.0)] == [False, True, True, True]
-    assert looks(guard, 2.0, 2.0, 2.0) == [True, True, False]
+    assert decisions(guard, 2.0, 2.0, 2.0) == [True, True, False]

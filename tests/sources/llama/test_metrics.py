@@ -31,13 +31,13 @@ def test_counters_that_fell_say_nothing_about_the_time_before() -> None:
 
 
 @pytest.mark.parametrize("reading", [(None, 1.0), (1, None), (None, None)])
-def test_a_counter_that_the_server_does_not_give_is_unknown(
+def test_a_counter_that_the_server_does_not_report_is_unknown(
     reading: tuple[float | None, float | None],
 ) -> None:
     assert speeds((10, 1.0), reading, (60, 2.0)) == [None, None, pytest.approx(50)]
 
 
-def test_differences_below_the_printed_resolution_wait_until_they_say_something() -> None:
+def test_differences_below_the_printed_resolution_wait_until_they_are_meaningful() -> None:
     # From 1,000,000 on the server prints tens: 30 tokens more may be 20 or 40.
     assert speeds((1_000_000, 9000.0), (1_000_030, 9000.6), (1_000_400, 9008.0)) == [
         None,

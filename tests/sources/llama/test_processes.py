@@ -52,13 +52,13 @@ def read(source: LlamaProcessSource) -> tuple[LlamaProcess, ...]:
     return source.read(Tick(0)).detail
 
 
-def test_without_such_a_process_nothing_is_used() -> None:
+def test_without_such_a_process_usage_and_uptime_are_zero() -> None:
     reading = LlamaProcessSource("no-such-process").read(Tick(0))
     assert reading.detail == ()
     assert reading.snapshot == {"cpu_usage": 0.0, "memory_usage": 0.0, "uptime": 0.0}
 
 
-def test_the_first_reading_of_a_running_process_knows_no_usage() -> None:
+def test_the_first_reading_of_a_running_process_has_no_usage() -> None:
     with process():
         source = LlamaProcessSource(NAME)
         reading = source.read(Tick(0))
@@ -90,7 +90,7 @@ def test_a_process_that_started_since_the_last_reading_is_found_and_all_its_work
         assert found.cpu_usage > 0
 
 
-def test_a_process_that_takes_the_name_only_after_it_was_seen_is_found() -> None:
+def test_a_process_that_gets_its_name_after_it_was_first_seen_is_found() -> None:
     source = LlamaProcessSource(NAME)
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.readline(); exec(sys.argv[1])", CHILD],
@@ -129,7 +129,7 @@ def test_several_processes_are_summed_and_the_oldest_gives_the_uptime() -> None:
         assert reading.snapshot["memory_usage"] == pytest.approx(memory)
 
 
-def test_ages_are_of_one_moment_however_long_a_reading_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uptimes_refer_to_one_moment_however_long_a_reading_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     read_status = psutil.Process.status
 
     def slow_status(process: psutil.Process) -> str:

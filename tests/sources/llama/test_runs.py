@@ -203,7 +203,7 @@ def test_two_servers_with_one_model_have_runs_of_their_own(recorded: Recorded) -
     assert recorded.observe(sighting(6, process=process(7))).run_id == one.run_id
 
 
-def test_a_row_holds_what_later_comparisons_need_and_no_key(recorded: Recorded) -> None:
+def test_a_row_contains_what_later_comparisons_need_and_no_key(recorded: Recorded) -> None:
     gpu = GpuIdentity("nvidia", 0, "GPU-1", "RTX", "0000:01:00.0", "580.1")
     gpus = GpuDetail({}, (gpu,))
     recorded.observe(sighting(5, process=process(7), metrics_run="42", build=11434, slots=4, gpus=gpus))

@@ -86,14 +86,14 @@ def test_a_recorded_single_server_gives_its_row(source_at: SourceAt) -> None:
     assert values["predicted_tokens_per_second"] is None
 
 
-def test_values_that_no_column_knows_are_kept_as_json(source_at: SourceAt) -> None:
+def test_values_without_a_column_are_stored_as_json(source_at: SourceAt) -> None:
     text = METRICS + 'llamacpp:brand_new_total 5\nllamacpp:per_pos{position="0"} nan\n'
     with OddServer(served(answer(200, PROPS), answer(200, text))) as server:
         extra = row(read(source_at(server.url)))["extra"]
     assert json.loads(extra) == {"brand_new_total": 5, 'per_pos{position="0"}': None}
 
 
-def test_what_an_older_build_does_not_give_is_null(source_at: SourceAt) -> None:
+def test_what_an_older_build_does_not_report_is_null(source_at: SourceAt) -> None:
     with OddServer(served(answer(200, PROPS), answer(200, "llamacpp:requests_processing 0\n"))) as server:
         values = row(read(source_at(server.url)))
     assert values["requests_processing"] == 0
@@ -159,7 +159,7 @@ def test_a_host_name_that_does_not_exist_is_down(source_at: SourceAt) -> None:
     assert read(source_at("http://no-such-host.invalid")).state.name == "down"
 
 
-def test_a_server_that_says_nothing_is_busy(source_at: SourceAt) -> None:
+def test_a_server_that_does_not_answer_is_busy(source_at: SourceAt) -> None:
     released = threading.Event()
 
     def silent(_path: str) -> Iterator[bytes]:
@@ -199,7 +199,7 @@ def test_an_endless_answer_is_cut_off(source_at: SourceAt) -> None:
     assert "longer than" in reading.state.message
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_opened_once_more(source_at: SourceAt) -> None:
+def test_a_request_on_a_connection_that_the_server_has_closed_is_sent_once_more(source_at: SourceAt) -> None:
     calls = 0
 
     def closing_first(path: str) -> Iterator[bytes]:
