@@ -140,7 +140,7 @@ def test_every_page_answers_and_datasette_adds_nothing_to_the_file(recorded: Pat
 
 def test_the_command_in_the_readme_starts_it_as_the_tests_do() -> None:
     (command,) = re.findall(
-        r"^python3 -m venv .*datasette serve.*$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^python3 -m venv .*datasette serve.*$", (ROOT / "data" / "README.md").read_text(), re.MULTILINE
     )
     assert f"datasette serve data/{DATABASE}.db {OPTIONS} --open" in command
 

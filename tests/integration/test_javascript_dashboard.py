@@ -5,6 +5,7 @@ tests/javascript/dashboard.js is written from the documentation of the database 
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -124,3 +125,22 @@ def test_every_documented_call_that_writes_works_and_the_collector_reads_the_res
             == printed["preferences"]
             == {"theme": "dark", "language": "en"}
         )
+
+
+@pytest.mark.timeout(900)
+def test_the_example_in_the_documents_runs(reader: Path, tmp_path: Path, recorded: Path) -> None:
+    (example,) = re.findall(
+        r"^```js\n(.*?)^```$", (ROOT / "data" / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "llama-dashboard.db").symlink_to(recorded)
+    ended = subprocess.run(
+        ["node", "-e", example],
+        cwd=tmp_path,
+        env={**os.environ, "NODE_PATH": str(reader.parent / "node_modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "age_seconds" in ended.stdout
