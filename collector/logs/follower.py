@@ -93,9 +93,8 @@ class PathFollower:
 
     def close(self) -> None:
         """Close all files."""
-        for tail in self._tails:
-            tail.close()
-        self._tails.clear()
+        while self._tails:
+            self._tails.pop().close()
 
     # Finding files
 

@@ -190,6 +190,7 @@ def differences(
     return written - stored, stored - written
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("settle_seconds", [0.0, 0.01])
 @pytest.mark.parametrize("rotation", ["rename", "copytruncate"])
 @pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 250), marks=pytest.mark.slow)], ids=str)
