@@ -31,20 +31,19 @@ settings.load_profile("repeatable")
 # A shell starts a background job with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED_BY_A_FILE = (
-    "tests/integration/test_container.py",  # one booted container, in the order of a service's life
-    "tests/integration/test_javascript_dashboard.py",  # one `npm ci`
-    "tests/integration/test_supply.py",  # one wheel, one environment to build it
-)
-"""Files whose tests share a fixture that takes long: one worker runs all of them."""
+GROUPS = {
+    "tests/integration/test_container.py": "container",  # in the order of a service's life
+    "tests/integration/test_javascript_dashboard.py": "npm",
+    "tests/integration/test_supply.py": "wheel",
+    "tests/faults/test_disk.py": "loop devices",  # two that look for a free one at the same time may get the same
+    "tests/faults/test_power_cuts.py": "loop devices",
+}
+"""Files whose tests share a fixture that takes long, or a device: one worker runs all tests of a group."""
 
 NAMESPACES = ("tests/sources/llama/test_processes.py",)  # starts processes of one name and counts them
 """Files whose tests all have the marker `namespaces`."""
 
-QUIET = (
-    "tests/faults/test_soak.py",  # memory of a month of samples, times of a large database
-    "tests/integration/test_logs.py",  # no sample late while 50,000 lines a second are written
-)
+QUIET = ("tests/integration/test_logs.py",)  # no sample is late while 50,000 lines a second are written
 """Files whose tests all have the marker `quiet`."""
 
 
@@ -63,8 +62,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(ROOT).as_posix()
-        if file in SHARED_BY_A_FILE:
-            item.add_marker(pytest.mark.xdist_group(file))
+        group = GROUPS.get(file) or ("recorded" if "recorded" in getattr(item, "fixturenames", ()) else None)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
         if file in NAMESPACES:
             item.add_marker("namespaces")
         if file in QUIET:

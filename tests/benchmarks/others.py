@@ -28,11 +28,11 @@ import psutil
 from tests.benchmarks.tick import cpu_seconds, resident_megabytes
 from tests.support.gguf_files import write_tiny_llama
 from tests.support.llama_build import CURRENT, llama_server_program
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, free_port
 from tests.support.nvml_stub import NvmlStub
 
 WARM_UP_SECONDS = 15
-NODE_EXPORTER_PORT, PROMETHEUS_PORT, NETDATA_PORT = 19101, 19102, 19103
+NODE_EXPORTER_PORT, PROMETHEUS_PORT, NETDATA_PORT = (free_port() for _ in range(3))
 
 COLLECTD = """
 Hostname "localhost"
