@@ -170,7 +170,7 @@ _ADVICE = {
     sqlite3.SQLITE_NOTADB: "it is no SQLite database. Name another file in [database] path, or move it away.",
     sqlite3.SQLITE_CORRUPT: "the database is damaged. Stop the collector and put the newest good backup "
     "in its place with `llama-collector restore --latest` (what is there now is kept beside it), or save "
-    "what can still be read with the sqlite3 shell's .recover (README, Damage).",
+    "what can still be read with the sqlite3 shell's .recover (data/README.md, A damaged database).",
     sqlite3.SQLITE_READONLY: "the collector must be able to write the file and its directory. Change their "
     "owner or mode, or name another file in [database] path.",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened, or no journal can be created beside it. Check "

@@ -1,4 +1,4 @@
-"""Datasette as the README starts it."""
+"""Datasette as data/README.md starts it."""
 
 import subprocess
 import sys
