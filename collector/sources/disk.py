@@ -1,4 +1,4 @@
-"""Space on the partition of the models directory: a source of its own, as a network file system may hang."""
+"""The partition of the models directory: a source of its own, because a network file system may hang."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class DiskSpace:
 
 
 class DiskSource:
-    """Space on the partition of a directory.
+    """The source of the space on the partition of a directory.
 
     Args:
         directory: the directory; if it does not exist, its nearest existing parent is read.
@@ -36,7 +36,7 @@ class DiskSource:
         self._directory = directory
 
     def read(self, _tick: Tick) -> Reading[DiskSpace]:
-        """Read the space on the partition.
+        """Return the space on the partition, in MB.
 
         Raises:
             SourceFailed: the file system does not answer.

@@ -18,7 +18,7 @@ HOST_METRICS = Table(
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample"),
         Column(
-            "cpu_usage", "REAL", "gauge", "busy share of all cores since the last sample, percent (0-100)"
+            "cpu_usage", "REAL", "gauge", "busy time of all cores since the previous sample, percent (0-100)"
         ),
         Column("load_1m", "REAL", "gauge", "load average of 1 minute"),
         Column("load_5m", "REAL", "gauge", "load average of 5 minutes"),
@@ -29,32 +29,49 @@ HOST_METRICS = Table(
         Column("swap_total_mb", "REAL", "gauge", "swap, MB"),
         Column("swap_used_mb", "REAL", "gauge", "swap in use, MB"),
         Column("swap_usage", "REAL", "gauge", "swap in use, percent (0-100); 0 without swap"),
-        Column("swap_in_bytes_per_second", "REAL", "gauge", "read back from swap since the last sample"),
-        Column("swap_out_bytes_per_second", "REAL", "gauge", "written to swap since the last sample"),
-        Column("disk_total_mb", "REAL", "gauge", "partition of the models directory, MB"),
-        Column("disk_used_mb", "REAL", "gauge", "in use on it, MB"),
-        Column("disk_free_mb", "REAL", "gauge", "free on it for users, MB"),
-        Column("disk_usage", "REAL", "gauge", "in use on it, percent (0-100)"),
-        Column("disk_read_bytes_per_second", "REAL", "gauge", "all disks, since the last sample"),
-        Column("disk_write_bytes_per_second", "REAL", "gauge", "all disks, since the last sample"),
+        Column(
+            "swap_in_bytes_per_second",
+            "REAL",
+            "gauge",
+            "bytes per second read from swap since the previous sample",
+        ),
+        Column(
+            "swap_out_bytes_per_second",
+            "REAL",
+            "gauge",
+            "bytes per second written to swap since the previous sample",
+        ),
+        Column("disk_total_mb", "REAL", "gauge", "size of the partition of the models directory, MB"),
+        Column("disk_used_mb", "REAL", "gauge", "used space on it, MB"),
+        Column(
+            "disk_free_mb",
+            "REAL",
+            "gauge",
+            "space on it that users without root privileges can still use, MB",
+        ),
+        Column("disk_usage", "REAL", "gauge", "used space on it, percent (0-100)"),
+        Column("disk_read_bytes_per_second", "REAL", "gauge", "all disks, since the previous sample"),
+        Column("disk_write_bytes_per_second", "REAL", "gauge", "all disks, since the previous sample"),
         Column(
             "network_received_bytes_per_second",
             "REAL",
             "gauge",
-            "all interfaces but loopback, since the last sample",
+            "all interfaces except loopback, since the previous sample",
         ),
         Column(
             "network_sent_bytes_per_second",
             "REAL",
             "gauge",
-            "all interfaces but loopback, since the last sample",
+            "all interfaces except loopback, since the previous sample",
         ),
-        Column("cpu_temperature_celsius", "REAL", "gauge", "hottest sensor of the processor; NULL = none"),
+        Column(
+            "cpu_temperature_celsius", "REAL", "gauge", "hottest sensor of the processor; NULL = it has none"
+        ),
         Column(
             "elapsed_seconds",
             "REAL",
             "gauge",
-            "seconds since the last sample, by a clock that nobody sets; NULL on the first one after a start",
+            "seconds since the previous sample, by a monotonic clock; NULL in the first sample after a start",
         ),
     ),
     (Index("idx_host_metrics_timestamp", "timestamp DESC"),),
@@ -69,7 +86,7 @@ class _Counters:
     """Counters of the kernel, which only grow.
 
     Args:
-        read_at: seconds since boot, including time in which the machine was suspended.
+        read_at: seconds since boot, including the time in which the machine was suspended.
         cpu_busy: busy seconds, summed over the cores.
         cpu_total: all seconds, summed over the cores.
         traffic: bytes, by the column of their rate.
@@ -82,7 +99,7 @@ class _Counters:
 
 
 class HostSource:
-    """The machine. Every rate is a difference to the counters of the sample before, kept in this object.
+    """The source of `host_metrics`. It stores the counters of the previous sample, to compute rates.
 
     Args:
         disk: the source of the space on the partition of the models directory.
@@ -98,7 +115,7 @@ class HostSource:
         self._has_cpu_sensor = True
 
     def read(self, tick: Tick) -> Reading[None]:
-        """Read every value once; a rate is NULL on the first reading."""
+        """Read every value once; rates are NULL in the first reading."""
         before, swap = self._before, psutil.swap_memory()
         busy, total = _busy_and_total(psutil.cpu_times())
         now = _Counters(time.clock_gettime(time.CLOCK_BOOTTIME), busy, total, _traffic(swap))
@@ -116,7 +133,7 @@ class HostSource:
             "swap_usage": swap.percent,
             "cpu_temperature_celsius": self._temperature(),
             **self._disk_space(tick),
-            **(_since(before, now) if before else {}),
+            **(_rates(before, now) if before else {}),
         }
         self._before = now
         return Reading(
@@ -133,7 +150,7 @@ class HostSource:
         for name in _CPU_SENSORS:
             if found := [sensor.current for sensor in sensors.get(name, ()) if sensor.current > 0]:
                 return max(found)
-        self._has_cpu_sensor = False  # listing sensors is slow, and none appears later: do not ask again
+        self._has_cpu_sensor = False  # listing sensors is slow, and none appears later
         return None
 
     def _disk_space(self, tick: Tick) -> dict[str, SqlValue]:
@@ -149,11 +166,11 @@ class HostSource:
         }
 
 
-def _since(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
-    """Return the columns that are a difference of two samples.
+def _rates(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
+    """Return the columns that are computed from the counters of two samples.
 
-    A counter that fell was reset, as when a disk or a network interface was removed, and one that is new has
-    nothing to be compared with: the rate is not known.
+    A rate is NULL if its counter fell, for example because a disk or a network interface was removed and its
+    bytes are no longer in the sum, and if the counter was not there in the previous sample.
     """
     elapsed = now.read_at - before.read_at
     if elapsed <= 0:
@@ -165,12 +182,12 @@ def _since(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
     }
     if now.cpu_total > before.cpu_total:
         share = (now.cpu_busy - before.cpu_busy) / (now.cpu_total - before.cpu_total)
-        rates["cpu_usage"] = min(100.0, max(0.0, 100 * share))  # the kernel's iowait may fall by 10 ms
+        rates["cpu_usage"] = min(100.0, max(0.0, 100 * share))  # iowait of the kernel may fall by 10 ms
     return {**rates, "elapsed_seconds": elapsed}
 
 
 def _busy_and_total(times: Any) -> tuple[float, float]:
-    """Return seconds since boot, summed over the cores. Guest time is part of user time already."""
+    """Return busy and total seconds, summed over the cores. Guest time is already part of user time."""
     total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
     return total - times.idle - getattr(times, "iowait", 0), total
 
@@ -185,7 +202,7 @@ def _traffic(swap: Any) -> dict[str, float]:
         counters["disk_read_bytes_per_second"] = disks.read_bytes
         counters["disk_write_bytes_per_second"] = disks.write_bytes
     interfaces = psutil.net_io_counters(pernic=True, nowrap=False)
-    if outward := [counted for name, counted in interfaces.items() if name != "lo"]:
-        counters["network_received_bytes_per_second"] = sum(counted.bytes_recv for counted in outward)
-        counters["network_sent_bytes_per_second"] = sum(counted.bytes_sent for counted in outward)
+    if external := [interface for name, interface in interfaces.items() if name != "lo"]:
+        counters["network_received_bytes_per_second"] = sum(interface.bytes_recv for interface in external)
+        counters["network_sent_bytes_per_second"] = sum(interface.bytes_sent for interface in external)
     return counters

@@ -1,8 +1,9 @@
-"""All views: named answers to the questions that people ask of the database.
+"""All views: each answers one question that users ask of the database.
 
-Each has Unix seconds as `timestamp`. A range of it in WHERE uses the indexes of the tables, so that only the
-rows of that range are read. `local_time` is the same for people, in the time zone of the program that reads.
-Unknown is NULL. The SQL is plain enough for readers as old as SQLite 3.8.3.
+Every view over time has a column `timestamp` in Unix seconds. A range of it in WHERE uses the indexes of the
+tables, so that only the rows of that range are read. `local_time` is the same moment as text, in the time
+zone of the program that reads the view. Unknown is NULL. The SQL uses only what SQLite 3.8.3 supports, so
+that older programs can read the views.
 """
 
 from collector.schema import View

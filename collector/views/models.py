@@ -1,34 +1,38 @@
-"""Loads, time in memory, and disuse of models."""
+"""When each model was loaded, how long it stayed in memory, and since when it is unused."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import local_time, time_columns
 
 MODEL_LOADS = View(
     "model_loads",
-    "When was each model in memory, and how long did loading take? One row from each load, or waking, "
-    "to the following sleep or end.",
+    "When was each model in memory, and how long did loading take? One row per stay in memory: from a load "
+    "or a wake-up until the model sleeps or is unloaded.",
     (
-        *time_columns("came.timestamp", "of the sample that first saw it there"),
-        ViewColumn("model", "came.model", "the server's name for it"),
+        *time_columns("came.timestamp", "of the first sample in which it was in memory"),
+        ViewColumn("model", "came.model", "name of the model on its server"),
         ViewColumn("model_id", "came.model_id", "models.id"),
-        ViewColumn("came_by", "came.event", "loaded or woke"),
+        ViewColumn("came_by", "came.event", "event that started the stay: loaded or woke"),
         ViewColumn(
             "load_seconds",
             "CASE came.previous_state WHEN 'loading' THEN came.seconds_since_last END",
-            "how long loading took; NULL = it was not seen, or the model woke",
+            "how long loading took; NULL = no sample saw it loading, or it woke up",
         ),
-        ViewColumn("left_at", "went.timestamp", "Unix seconds of its end; NULL = it is still there"),
-        ViewColumn("left_by", "went.event", "sleeping, unloaded, evicted, crashed, …"),
+        ViewColumn(
+            "left_at", "went.timestamp", "Unix seconds of the end of the stay; NULL = it is still in memory"
+        ),
+        ViewColumn(
+            "left_by", "went.event", "event that ended the stay: sleeping, unloaded, evicted, crashed, …"
+        ),
         ViewColumn(
             "resident_seconds",
             "coalesce(went.seconds_since_last, "
             "coalesce(went.timestamp, (SELECT max(timestamp) FROM metrics)) - came.timestamp)",
-            "how long it was there; of one that is still there, up to the newest sample",
+            "how long it was in memory; until the newest sample if it still is",
         ),
-        ViewColumn("context_size", "came.context_size", "tokens"),
+        ViewColumn("context_size", "came.context_size", "context of one slot, tokens"),
         ViewColumn("build", "came.build", "llama-server's build number"),
-        ViewColumn("server", "came.server", "the server that it belongs to"),
-        ViewColumn("run_id", "came.run_id", "server_runs.id of the process"),
+        ViewColumn("server", "came.server", "server that serves it: its listening address"),
+        ViewColumn("run_id", "came.run_id", "server_runs.id of the process that served it"),
     ),
     """
     FROM model_events AS came
@@ -41,34 +45,42 @@ MODEL_LOADS = View(
 
 MODEL_RESIDENCY = View(
     "model_residency",
-    "How often was each model loaded, how long did that take, how long did it stay? One row a model, "
-    "over all that is kept; `timestamp` is its last load.",
+    "How often was each model loaded, how long did loading take, how long did it stay in memory? One row per "
+    "model, over all stored events.",
     (
-        *time_columns("max(timestamp)", "of its last load or waking"),
-        ViewColumn("model", "model", "the server's name for it"),
+        *time_columns("max(timestamp)", "of its last load or wake-up"),
+        ViewColumn("model", "model", "name of the model on its server"),
         ViewColumn("loads", "sum(came_by = 'loaded')", "how often it was loaded"),
-        ViewColumn("mean_load_seconds", "avg(load_seconds)", "of the loads that were seen"),
-        ViewColumn("longest_load_seconds", "max(load_seconds)", "of the loads that were seen"),
-        ViewColumn("resident_seconds", "sum(resident_seconds)", "in memory, in total"),
-        ViewColumn("sleeps", "sum(coalesce(left_by, '') = 'sleeping')", "how often it fell asleep"),
-        ViewColumn("evictions", "sum(coalesce(left_by, '') = 'evicted')", "how often it made room"),
-        ViewColumn("crashes", "sum(coalesce(left_by, '') = 'crashed')", "how often its process died"),
+        ViewColumn("mean_load_seconds", "avg(load_seconds)", "mean duration of the loads that samples saw"),
+        ViewColumn(
+            "longest_load_seconds", "max(load_seconds)", "longest duration of the loads that samples saw"
+        ),
+        ViewColumn("resident_seconds", "sum(resident_seconds)", "total time in memory"),
+        ViewColumn("sleeps", "sum(coalesce(left_by, '') = 'sleeping')", "how often it went to sleep"),
+        ViewColumn(
+            "evictions",
+            "sum(coalesce(left_by, '') = 'evicted')",
+            "how often it was unloaded to make room for another model",
+        ),
+        ViewColumn("crashes", "sum(coalesce(left_by, '') = 'crashed')", "how often its process crashed"),
     ),
     "FROM model_loads GROUP BY model",
 )
 
 UNUSED_MODELS = View(
     "unused_models",
-    "Which models on the disk are unused, and for how long? One row a model; ask for `unused_days > 30`.",
+    "Which models are unused, and for how long? One row per model; filter with `WHERE unused_days > 30`.",
     (
         ViewColumn("model_id", "id", "models.id"),
         ViewColumn("name", "name", "its name in `models`"),
         ViewColumn("quantization", "quantization", "Q4_K_M, Q8_0, F16, …"),
         ViewColumn("status", "status", "idle, loaded, loading, error, unloaded"),
-        ViewColumn("file_size_mb", "file_size / 1048576.0", "of its file, MB of 1,048,576 bytes"),
+        ViewColumn("file_size_mb", "file_size / 1048576.0", "size of its file, MB of 1,048,576 bytes"),
         ViewColumn("model_path", "model_path", "path of the file"),
         ViewColumn(
-            "last_used", "last_used", "Unix seconds of its last finished request or load; NULL = none is kept"
+            "last_used",
+            "last_used",
+            "Unix seconds of its last finished request or load; NULL = none is stored",
         ),
         ViewColumn(
             "last_used_local_time", local_time("last_used"), "the same, in the time zone of the reader"
@@ -76,7 +88,8 @@ UNUSED_MODELS = View(
         ViewColumn(
             "unused_days",
             "(strftime('%s', 'now') - coalesce(last_used, watched_since)) / 86400.0",
-            "days since then; where no use is kept, at least so many: since it is known and samples are kept",
+            "days since last_used; if that is NULL, days since its row was created or since the oldest "
+            "sample, whichever is later",
         ),
     ),
     "FROM model_use",

@@ -1,16 +1,16 @@
-"""The present state in one row."""
+"""The current state in one row."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import time_columns
 
 
 def _gpus(expression: str) -> str:
-    """Return SQL over the GPUs of the newest sample."""
+    """Return SQL for an aggregate over the GPUs of the newest sample."""
     return f"(SELECT {expression} FROM gpu_metrics WHERE gpu_metrics.timestamp = sample.timestamp)"
 
 
 def _models(expression: str) -> str:
-    """Return SQL over the models of the newest sample."""
+    """Return SQL for an aggregate over the models of the newest sample."""
     return f"(SELECT {expression} FROM llama_metrics WHERE llama_metrics.timestamp = sample.timestamp)"
 
 
@@ -32,21 +32,29 @@ _ERRORS_LAST_HOUR = """(
 
 NOW = View(
     "now",
-    "What is the present state? One row for people: the newest sample, and how old it is.",
+    "What is the current state? One row: the newest sample, and how old it is.",
     (
         *time_columns("sample.timestamp", "of the newest sample"),
-        ViewColumn("age_seconds", "strftime('%s', 'now') - sample.timestamp", "how old it is"),
+        ViewColumn("age_seconds", "strftime('%s', 'now') - sample.timestamp", "age of that sample"),
         ViewColumn(
             "server",
             "(SELECT state FROM collector_health WHERE name = 'llama_server')",
-            "up, down, loading, busy, …; NULL = it is not watched",
+            "state of llama-server: up, down, loading, busy, …; NULL = none is configured",
         ),
-        ViewColumn("server_uptime_seconds", "sample.uptime", "since llama-server's start; 0 = not running"),
-        ViewColumn("loaded_models", _LOADED, "names of the models that are ready; empty = none"),
-        ViewColumn("last_tokens_per_second", _LAST_SPEEDS, "each one's last speed of generation"),
-        ViewColumn("requests_processing", _models("sum(requests_processing)"), "requests in work"),
-        ViewColumn("requests_deferred", _models("sum(requests_deferred)"), "requests that wait"),
-        ViewColumn("generated_tokens_last_hour", _TOKENS_LAST_HOUR, "by all models, in the hour before it"),
+        ViewColumn(
+            "server_uptime_seconds", "sample.uptime", "since the start of llama-server; 0 = not running"
+        ),
+        ViewColumn("loaded_models", _LOADED, "names of the loaded models; empty = none"),
+        ViewColumn(
+            "last_tokens_per_second", _LAST_SPEEDS, "last measured generation speed of each loaded model"
+        ),
+        ViewColumn(
+            "requests_processing", _models("sum(requests_processing)"), "requests that are being processed"
+        ),
+        ViewColumn("requests_deferred", _models("sum(requests_deferred)"), "requests that wait for a slot"),
+        ViewColumn(
+            "generated_tokens_last_hour", _TOKENS_LAST_HOUR, "by all models, in the hour before the sample"
+        ),
         ViewColumn("cpu_usage", "host.cpu_usage", "the whole machine, percent of all cores (0-100)"),
         ViewColumn("memory_usage", "host.memory_usage", "RAM that is not available, percent (0-100)"),
         ViewColumn("swap_usage", "host.swap_usage", "percent (0-100); 0 without swap"),
@@ -56,7 +64,11 @@ NOW = View(
         ViewColumn("gpu_memory_total_mb", _gpus("sum(memory_total_mb)"), "sum over the GPUs, MB"),
         ViewColumn("gpu_power_watts", _gpus("sum(power_watts)"), "sum over the GPUs, watts"),
         ViewColumn("gpu_temperature_celsius", _gpus("max(temperature_celsius)"), "of the hottest GPU"),
-        ViewColumn("errors_last_hour", _ERRORS_LAST_HOUR, "log records of level error or critical"),
+        ViewColumn(
+            "errors_last_hour",
+            _ERRORS_LAST_HOUR,
+            "log records of level error or critical, in the hour before the sample",
+        ),
     ),
     """
     FROM metrics AS sample

@@ -5,10 +5,12 @@ from collector.views.periods import days_of, hours_of, time_columns
 
 
 def _step(name: str, counter: str, meaning: str) -> ViewColumn:
-    """Return the column of a counter's increase since the row before of the same run.
+    """Return the column with the increase of a counter since the previous row of the same run.
 
-    The first row of a run counts in full where the run began within the recorded time. That was decided when
-    the row was written (`counted_from_zero`). Else it is not known what was done since the last sample.
+    The first row of a run has no previous row. Its counters count in full if the run began while samples were
+    recorded; that was decided when the row was written (`counted_from_zero`). Example: the collector runs, a
+    model is loaded, and its first row shows 80 tokens: they were all generated since the load. But if the
+    first row that was ever recorded shows 7,000 tokens, nobody knows when, and its increase is NULL.
     """
     increase = f"later.{counter} - earlier.{counter}"
     return ViewColumn(
@@ -18,24 +20,28 @@ def _step(name: str, counter: str, meaning: str) -> ViewColumn:
 
 TOKEN_STEPS = View(
     "token_steps",
-    "What did each sample add? One row a row of `llama_metrics`: what was counted since the model's row "
-    "before in the same run. Counts of a request come when it is finished. NULL = not known: the first row "
-    "of a run that began before the recorded time, or a counter that this build does not have.",
+    "By how much did each counter grow between two samples? One row per row of `llama_metrics`: the increase "
+    "since the previous row of the same run. llama-server counts a request when it finishes. NULL = not "
+    "known: the first row of a run that began before the first sample, or a counter that this build lacks.",
     (
         *time_columns("later.timestamp", "of the sample"),
-        ViewColumn("model", "later.model", "the server's name for it"),
+        ViewColumn("model", "later.model", "name of the model on its server"),
         ViewColumn("model_id", "later.model_id", "models.id"),
         ViewColumn(
-            "seconds_since_last", "later.timestamp - earlier.timestamp", "between this row and the one before"
+            "seconds_since_last",
+            "later.timestamp - earlier.timestamp",
+            "between this row and the previous one",
         ),
         _step("generated_tokens", "tokens_predicted_total", "tokens generated"),
-        _step("generation_seconds", "tokens_predicted_seconds_total", "seconds spent on them"),
-        _step("prompt_tokens", "prompt_tokens_total", "prompt tokens processed, without the cached ones"),
-        _step("prompt_seconds", "prompt_seconds_total", "seconds spent on them"),
+        _step("generation_seconds", "tokens_predicted_seconds_total", "seconds spent on generation"),
+        _step("prompt_tokens", "prompt_tokens_total", "prompt tokens processed, without cached ones"),
+        _step("prompt_seconds", "prompt_seconds_total", "seconds spent on processing prompts"),
         _step("cached_tokens", "prompt_tokens_cached_total", "prompt tokens taken from the cache"),
-        _step("drafted_tokens", "spec_decode_num_draft_tokens_total", "tokens drafted in speculation"),
+        _step(
+            "drafted_tokens", "spec_decode_num_draft_tokens_total", "tokens drafted by speculative decoding"
+        ),
         _step("accepted_tokens", "spec_decode_num_accepted_tokens_total", "drafted tokens accepted"),
-        ViewColumn("server", "later.server", "the server that it belongs to"),
+        ViewColumn("server", "later.server", "server that serves the model: its listening address"),
         ViewColumn("run_id", "later.run_id", "server_runs.id"),
     ),
     """
@@ -56,7 +62,8 @@ _TOTALS = (
     "drafted_tokens",
     "accepted_tokens",
 )
-# Summed up first: in an expression over several sums SQLite would compute each of them again.
+# The sums have a subquery of their own: SQLite would compute a sum again for each expression that contains
+# it.
 _MODEL_PERIOD = f""", model_period AS (
       SELECT began, model, {", ".join(f"sum({total}) AS {total}" for total in _TOTALS)}
       FROM period CROSS JOIN token_steps
@@ -64,60 +71,74 @@ _MODEL_PERIOD = f""", model_period AS (
       GROUP BY began, model
     )"""
 _PERIOD_COLUMNS = (
-    ViewColumn("model", "model", "the server's name for it"),
+    ViewColumn("model", "model", "name of the model on its server"),
     ViewColumn("generated_tokens", "generated_tokens", "tokens generated"),
-    ViewColumn("prompt_tokens", "prompt_tokens", "prompt tokens processed, without the cached ones"),
+    ViewColumn("prompt_tokens", "prompt_tokens", "prompt tokens processed, without cached ones"),
     ViewColumn("cached_tokens", "cached_tokens", "prompt tokens taken from the cache"),
     ViewColumn(
         "cache_hit_share",
         "cached_tokens / nullif(cached_tokens + prompt_tokens, 0)",
-        "of all prompt tokens, 0-1",
+        "cached tokens as a share of all prompt tokens, 0-1",
     ),
     ViewColumn(
         "generated_tokens_per_second",
         "generated_tokens / nullif(generation_seconds, 0)",
-        "mean speed of one request",
+        "mean generation speed of one request",
     ),
     ViewColumn(
         "prompt_tokens_per_second",
         "prompt_tokens / nullif(prompt_seconds, 0)",
-        "mean speed of reading a prompt",
+        "mean speed of prompt processing",
     ),
     ViewColumn(
-        "work_seconds", "generation_seconds + prompt_seconds", "spent on finished requests, all added up"
+        "work_seconds",
+        "generation_seconds + prompt_seconds",
+        "processing time of the finished requests, summed",
     ),
-    ViewColumn("drafted_tokens", "drafted_tokens", "tokens drafted in speculation"),
+    ViewColumn("drafted_tokens", "drafted_tokens", "tokens drafted by speculative decoding"),
     ViewColumn("accepted_tokens", "accepted_tokens", "drafted tokens accepted"),
-    ViewColumn("acceptance_share", "accepted_tokens / nullif(drafted_tokens, 0)", "of drafted tokens, 0-1"),
+    ViewColumn(
+        "acceptance_share",
+        "accepted_tokens / nullif(drafted_tokens, 0)",
+        "accepted tokens as a share of the drafted ones, 0-1",
+    ),
 )
 
 TOKENS_BY_HOUR = View(
     "tokens_by_hour",
-    "How much did each model do in an hour? One row an hour and model. A request counts in the hour in which "
-    "it was seen finished. Here also: the share of cached prompt tokens, and of accepted drafts.",
-    (*time_columns("began", "of the hour's beginning"), *_PERIOD_COLUMNS),
+    "How many tokens did each model process and generate per hour? One row per hour and model, also with the "
+    "shares of cached and of accepted drafted tokens. A request counts in the hour in which it finishes.",
+    (*time_columns("began", "of the start of the hour"), *_PERIOD_COLUMNS),
     "FROM model_period",
     hours_of("llama_metrics") + _MODEL_PERIOD,
 )
 
 TOKENS_BY_DAY = View(
     "tokens_by_day",
-    "How much did each model do in a day? As by hour. A day begins at midnight in the reader's time zone.",
-    (*time_columns("began", "of the day's beginning"), *_PERIOD_COLUMNS),
+    "How many tokens did each model process and generate per day? One row per day and model, with the "
+    "columns of tokens_by_hour. A day starts at midnight in the time zone of the reader.",
+    (*time_columns("began", "of the start of the day"), *_PERIOD_COLUMNS),
     "FROM model_period",
     days_of("llama_metrics") + _MODEL_PERIOD,
 )
 
 SPEEDS = View(
     "speeds",
-    "How fast was each model, over time and by quantization? One row a sample that saw requests finished.",
+    "How fast was each model, over time and by quantization? One row per sample and model with requests that "
+    "finished since the previous one.",
     (
         *time_columns("llama_metrics.timestamp", "of the sample"),
-        ViewColumn("model", "llama_metrics.model", "the server's name for it"),
+        ViewColumn("model", "llama_metrics.model", "name of the model on its server"),
         ViewColumn("quantization", "models.quantization", "Q4_K_M, Q8_0, F16, …"),
-        ViewColumn("file_size_mb", "models.file_size / 1048576.0", "of its file, MB of 1,048,576 bytes"),
-        ViewColumn("generated_tokens_per_second", "predicted_tokens_per_second", "of the finished requests"),
-        ViewColumn("prompt_tokens_per_second", "prompt_tokens_per_second", "of the finished requests"),
+        ViewColumn("file_size_mb", "models.file_size / 1048576.0", "size of its file, MB of 1,048,576 bytes"),
+        ViewColumn(
+            "generated_tokens_per_second",
+            "predicted_tokens_per_second",
+            "generation speed of the finished requests",
+        ),
+        ViewColumn(
+            "prompt_tokens_per_second", "prompt_tokens_per_second", "prompt speed of the finished requests"
+        ),
     ),
     """
     FROM llama_metrics LEFT JOIN models ON models.id = llama_metrics.model_id
@@ -126,20 +147,22 @@ SPEEDS = View(
 
 BUSY_BY_HOUR = View(
     "busy_by_hour",
-    "How busy was each model in an hour? One row an hour and model that was read in it. "
-    "Samples in which the server did not answer are left out.",
+    "How busy was each model per hour? One row per hour and model that has samples in it. "
+    "Samples in which the server did not answer do not count.",
     (
-        *time_columns("began", "of the hour's beginning"),
-        ViewColumn("model", "model", "the server's name for it"),
+        *time_columns("began", "of the start of the hour"),
+        ViewColumn("model", "model", "name of the model on its server"),
         ViewColumn(
             "busy_share",
             "min(1, 1.0 * busy_samples / nullif(samples, 0))",
-            "of the samples that saw it with requests in work, 0-1",
+            "share of the samples in which it was processing a request, 0-1",
         ),
         ViewColumn(
-            "requests_processing", "requests / nullif(samples, 0)", "requests in work, mean over the samples"
+            "requests_processing",
+            "requests / nullif(samples, 0)",
+            "requests being processed, mean over the samples",
         ),
-        ViewColumn("samples", "samples", "in which the server reported its models"),
+        ViewColumn("samples", "samples", "samples in which the server reported its models"),
     ),
     "FROM model_hour",
     f"""{hours_of("llama_metrics")}, model_hour AS (

@@ -1,17 +1,20 @@
-"""Errors, and times without samples."""
+"""Errors per hour, and periods without samples."""
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import hours_of, local_time, time_columns
 
 ERRORS_BY_HOUR = View(
     "errors_by_hour",
-    "What went wrong, when and where? One row an hour and source that logged something.",
+    "How many errors were logged, when and by which source? One row per hour and source that logged "
+    "something.",
     (
-        *time_columns("began", "of the hour's beginning"),
-        ViewColumn("source", "source", "llama-server, a model's name, or collector"),
-        ViewColumn("errors", "sum(level IN ('error', 'critical'))", "of level error or critical"),
-        ViewColumn("warnings", "sum(level = 'warn')", "of level warn"),
-        ViewColumn("records", "count(1)", "of all levels"),
+        *time_columns("began", "of the start of the hour"),
+        ViewColumn(
+            "source", "source", "source of the log records: llama-server, the name of a model, or collector"
+        ),
+        ViewColumn("errors", "sum(level IN ('error', 'critical'))", "log records of level error or critical"),
+        ViewColumn("warnings", "sum(level = 'warn')", "log records of level warn"),
+        ViewColumn("records", "count(1)", "log records of all levels"),
     ),
     """
     FROM period CROSS JOIN logs WHERE logs.timestamp >= began AND logs.timestamp < ended
@@ -19,6 +22,8 @@ ERRORS_BY_HOUR = View(
     hours_of("logs"),
 )
 
+# SQLite's min() is NULL if one argument is: coalesce() replaces the interval that does not exist at the start
+# and at the end of the table by the other one.
 _USUAL_SECONDS = (
     "max(1, min(coalesce(last.timestamp - earlier.timestamp, later.timestamp - first.timestamp), "
     "coalesce(later.timestamp - first.timestamp, last.timestamp - earlier.timestamp)))"
@@ -26,26 +31,37 @@ _USUAL_SECONDS = (
 
 
 def _neighbour(name: str, relation: str, of: str, order: str) -> str:
-    """Return the JOIN of the nearest sample before or after another one."""
+    """Return the JOIN of the sample right before or right after another one.
+
+    Args:
+        name: alias of the joined sample.
+        relation: `<` for the sample before, `>` for the one after.
+        of: alias of the other sample.
+        order: DESC for the sample before, ASC for the one after.
+    """
     return f"""metrics AS {name} ON {name}.id = (
       SELECT id FROM metrics AS one WHERE one.timestamp {relation} {of}.timestamp
       ORDER BY one.timestamp {order} LIMIT 1)"""
 
 
+# The samples around a gap, in order of time: earlier, last | gap | first, later. The shorter of the intervals
+# earlier to last and first to later counts as usual. Example: samples at 0, 5, 605, 1505 and 1510 s. Beside
+# each of the two gaps is the other one, and only the shorter interval shows that 5 s is usual.
 GAPS = View(
     "gaps",
-    "When was nothing sampled? One row a pause over three times as long as the shorter of those beside it.",
+    "When were no samples recorded? One row per gap: two consecutive samples that are more than three times "
+    "as far apart as those right before or right after them.",
     (
-        *time_columns("first.timestamp", "of the first sample after it"),
-        ViewColumn("began", "last.timestamp", "Unix seconds of the last sample before it"),
+        *time_columns("first.timestamp", "of the first sample after the gap"),
+        ViewColumn("began", "last.timestamp", "Unix seconds of the last sample before the gap"),
         ViewColumn(
             "began_local_time", local_time("last.timestamp"), "the same, in the time zone of the reader"
         ),
-        ViewColumn("seconds", "first.timestamp - last.timestamp", "how long it lasted"),
+        ViewColumn("seconds", "first.timestamp - last.timestamp", "length of the gap"),
         ViewColumn(
             "missing_samples",
             f"(first.timestamp - last.timestamp) / {_USUAL_SECONDS} - 1",
-            "how many there would have been",
+            "how many samples the gap would have had at the usual interval",
         ),
     ),
     f"""

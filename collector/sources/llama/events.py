@@ -1,4 +1,4 @@
-"""Events of models: one row of `model_events` for each change of a model's state."""
+"""The table `model_events`: one row for each change of the state of a model."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +12,13 @@ from collector.sources.llama.runs import ServerRuns
 
 MODEL_EVENTS = Table(
     "model_events",
-    "One row a change of a model's state, as llama-server reported it.",
+    "One row per change of the state of a model, as llama-server reported it.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
-        Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample that saw it"),
-        Column("model", "TEXT NOT NULL", "label", "the server's name for it"),
+        Column(
+            "timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the first sample with the new state"
+        ),
+        Column("model", "TEXT NOT NULL", "label", "name of the model on its server"),
         Column("model_id", "TEXT", "key", "models.id"),
         Column(
             "event",
@@ -24,22 +26,20 @@ MODEL_EVENTS = Table(
             "label",
             "loading, loaded, sleeping, woke, unloaded, evicted, failed, crashed",
         ),
-        Column("state", "TEXT NOT NULL", "state", "since then: loading, loaded, sleeping, unloaded, failed"),
-        Column("previous_state", "TEXT", "state", "until then; NULL = not known"),
+        Column("state", "TEXT NOT NULL", "state", "new state: loading, loaded, sleeping, unloaded, failed"),
+        Column("previous_state", "TEXT", "state", "state before it; NULL = not known"),
         Column(
             "seconds_since_last",
             "REAL",
             "gauge",
-            "how long it had its previous state; after `loading`: how long the load lasted",
+            "how long the model was in its previous state; after `loading`: how long loading took",
         ),
-        Column("exit_code", "INTEGER", "label", "of its process, after failed and crashed"),
-        Column("model_path", "TEXT", "label", "the file, as the server was told"),
-        Column("context_size", "INTEGER", "label", "tokens, while it is loaded"),
-        Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
-        Column("server", "TEXT", "label", "the server that it belongs to: its listening address"),
-        Column(
-            "run_id", "INTEGER", "key", "server_runs.id of the process that has, or had, the model loaded"
-        ),
+        Column("exit_code", "INTEGER", "label", "exit code of its process, after failed and crashed"),
+        Column("model_path", "TEXT", "label", "path of its file, as configured on the server"),
+        Column("context_size", "INTEGER", "label", "context of one slot, tokens; NULL = it is not loaded"),
+        Column("build", "INTEGER", "label", "build number of llama-server; NULL = not reported"),
+        Column("server", "TEXT", "label", "server of the model: its listening address"),
+        Column("run_id", "INTEGER", "key", "server_runs.id of the process that serves, or served, the model"),
     ),
     (
         Index("idx_model_events_timestamp", "timestamp DESC"),

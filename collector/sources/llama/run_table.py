@@ -6,55 +6,66 @@ from collector.schema import AUTOMATIC_ID, Column, Table, Write
 
 SERVER_RUNS = Table(
     "server_runs",
-    "One row a process that served a model: a single llama-server, or a router's child for one model.",
+    "One row per process that served a model: a single llama-server, or the child of a router for one model.",
     (
-        Column("id", AUTOMATIC_ID, "key", "ascending in the order in which runs were first seen"),
-        Column("server", "TEXT NOT NULL", "label", "the server that it belongs to: its listening address"),
-        Column("address", "TEXT", "label", "where the process answers: HOST:PORT, or the path of a socket"),
-        Column("model", "TEXT NOT NULL", "label", "the server's name for the model"),
+        Column("id", AUTOMATIC_ID, "key", "ascending, in the order in which the runs were first sampled"),
+        Column("server", "TEXT NOT NULL", "label", "server of the model: its listening address"),
+        Column(
+            "address", "TEXT", "label", "address of the process itself: HOST:PORT, or the path of a socket"
+        ),
+        Column("model", "TEXT NOT NULL", "label", "name of the model on its server"),
         Column("model_id", "TEXT", "key", "models.id"),
-        Column("process_id", "INTEGER", "label", "of the process; NULL = it cannot be seen from here"),
-        Column("boot_id", "TEXT", "label", "of the boot of the host in which the process ran"),
+        Column(
+            "process_id",
+            "INTEGER",
+            "label",
+            "process id; NULL = the process cannot be seen from this machine or container",
+        ),
+        Column("boot_id", "TEXT", "label", "id of the boot of the host in which the process ran"),
         Column(
             "started_boot_seconds",
             "REAL",
             "label",
-            "start of the process, seconds since that boot; with process_id and boot_id its identity",
+            "start of the process, seconds since that boot; with process_id and boot_id it identifies it",
         ),
         Column("started_at", "REAL", "time", "Unix seconds of the start of the process; NULL = not known"),
-        Column("first_seen_at", "INTEGER NOT NULL", "time", "Unix seconds of the first sample that saw it"),
+        Column(
+            "first_seen_at", "INTEGER NOT NULL", "time", "Unix seconds of the first sample with the process"
+        ),
         Column(
             "ended_at",
             "INTEGER",
             "time",
-            "Unix seconds of the sample that saw its end; NULL = it was not seen",
+            "Unix seconds of the first sample after its end; NULL = it has not ended, or ended unobserved",
         ),
         Column(
             "outcome",
             "TEXT",
             "state",
-            "how it ended: unloaded, evicted, crashed, failed, ended (the server went away), replaced "
-            "(another process serves the model), unobserved (while no collector ran); "
+            "how it ended: unloaded, evicted, crashed, failed, ended (the server stopped), replaced "
+            "(another process serves the model), unobserved (it ended while no collector ran); "
             "NULL = it has not ended",
         ),
-        Column("exit_code", "INTEGER", "label", "of the process, after crashed and failed"),
+        Column("exit_code", "INTEGER", "label", "exit code of the process, after crashed and failed"),
         Column(
             "counters_from_zero",
             "INTEGER NOT NULL",
             "state",
-            "1 = it began within the recorded time, so all that its counters show was done in it; 0 = before",
+            "1 = it started after the first sample of all, so that its counters count in full; 0 = before",
         ),
         Column(
             "metrics_run",
             "TEXT",
             "label",
-            "number that the process draws at its start and sends with /metrics",
+            "random number that identifies the process: the header Process-Start-Time-Unix of /metrics",
         ),
-        Column("build", "INTEGER", "label", "llama-server's build number; NULL = it does not know its own"),
-        Column("arguments", "TEXT", "text", "JSON array: its command line, with masked keys"),
-        Column("context_size", "INTEGER", "label", "tokens of context of one slot"),
-        Column("slots", "INTEGER", "label", "requests that it works on at the same time"),
-        Column("driver_version", "TEXT", "label", "of the GPU driver when the run was first seen"),
+        Column("build", "INTEGER", "label", "build number of llama-server; NULL = not reported"),
+        Column(
+            "arguments", "TEXT", "text", "JSON array of its command line, with API keys and tokens masked"
+        ),
+        Column("context_size", "INTEGER", "label", "context of one slot, tokens"),
+        Column("slots", "INTEGER", "label", "requests that it processes at the same time"),
+        Column("driver_version", "TEXT", "label", "version of the GPU driver when the run was first sampled"),
         Column("gpus", "TEXT", "text", "JSON array of the GPUs of the host: vendor, uuid, name, bus_address"),
     ),
 )
@@ -67,7 +78,7 @@ _SAVE = (
 )
 
 RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
-"""Counters that every build has, and that fall only when a process starts anew."""
+"""Counters that every build has, and that fall only when a new process starts."""
 
 Counters = tuple[float | None, ...]
 """The values of `RESTART_COUNTERS`; None where the build does not report one."""
@@ -75,11 +86,12 @@ Counters = tuple[float | None, ...]
 
 @dataclass(slots=True)
 class Run:
-    """One row of `server_runs`, in the order of its columns, and the newest counters of the process.
+    """One row of `server_runs`, in the order of its columns, and two values that are not stored in it.
 
     Attributes:
-        counters: None while no row of `llama_metrics` belongs to the run.
-        is_observed: whether this collector has seen the process, not only the one before it.
+        counters: the values in the newest row of `llama_metrics` of the run; None if it has no row.
+        is_observed: whether the present collector process has sampled the run; False if it only read the row
+            that an earlier one wrote.
     """
 
     id: int
@@ -107,5 +119,5 @@ class Run:
     is_observed: bool = field(default=False, compare=False)
 
     def save(self) -> Write:
-        """Insert or update the row."""
+        """Return the statement that inserts or updates the row."""
         return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
