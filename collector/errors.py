@@ -1,29 +1,29 @@
 """Every error of the collector, named after the condition that it reports.
 
-CollectorError                its message is meant for the user
-├── SettingsError             the settings are wrong; every fault is in the message (exit 78)
+CollectorError                base of all errors whose message is shown to the user
+├── SettingsError             the settings are wrong; the message lists all faults (exit 78)
 ├── DatabaseError             the database cannot be used as it is (exit 1)
-│   ├── DatabaseInUse         another collector writes it
+│   ├── DatabaseInUse         another collector is writing to it
 │   ├── DatabaseDamaged       the content of the file is not what SQLite wrote
-│   ├── DatabaseReplaced      the file that was opened is no longer there, or was overwritten
-│   ├── DatabaseBusy          another program holds a lock on it at the moment: try again later
+│   ├── DatabaseReplaced      the file was moved, removed, replaced or overwritten while it was open
+│   ├── DatabaseBusy          another program holds a lock on it: the same call may succeed later
 │   └── ValueNotStorable      one value does not fit its column
 ├── BackupFailed              a backup could not be made, or a file is not a usable backup
 ├── ExportFailed              the SQL text could not be written
-├── ParseError                input is not in the format that it should be in
-│   └── NotGguf               the first bytes of the file are those of another format
-├── SourceAbsent              what a source reads does not exist here: not a fault, no row
-├── SourceFailed              what a source reads exists and cannot be read
-└── Stopped                   the collector is stopping; what is not done waits for its next start
+├── ParseError                input is not in the expected format
+│   └── NotGguf               the first bytes of a file are not those of GGUF
+├── SourceAbsent              this machine does not have what a source reads: not a fault, no row
+├── SourceFailed              what a source reads exists, but could not be read
+└── Stopped                   the collector is stopping; the next start continues the work
 
-RequestFailed                 a request to llama-server gave no usable answer; translated into a state
-├── ServerDown                nothing listens there, or the network does not reach it
+RequestFailed                 a request to llama-server had no valid answer; becomes a state of the source
+├── ServerDown                nothing listens at its address, or the network does not reach it
 ├── ServerBusy                no connection, or no complete answer, within the time-out
-├── InvalidAnswer             the answer is not one of a llama-server
-│   └── AnswerTooLong         the answer has more bytes than are accepted
+├── InvalidAnswer             the answer is not that of a llama-server
+│   └── AnswerTooLong         the answer is larger than is accepted
 └── UnexpectedStatus          an HTTP status other than 200
 
-FileRewritten                 a log file no longer contains what was read of it
+FileRewritten                 a log file no longer contains what was read from it
 RotationUnderWay              log files are being renamed at this moment
 """
 
@@ -45,7 +45,7 @@ class SettingsError(CollectorError):
 
 
 class DatabaseError(CollectorError):
-    """The database cannot be used as it is; the message says why and what to do."""
+    """The database cannot be used as it is. The message says why, and what to do."""
 
 
 class DatabaseInUse(DatabaseError):
@@ -53,15 +53,15 @@ class DatabaseInUse(DatabaseError):
 
 
 class DatabaseDamaged(DatabaseError):
-    """What is in the file is no longer what SQLite wrote."""
+    """The content of the file is not what SQLite wrote."""
 
 
 class DatabaseReplaced(DatabaseError):
-    """The file that was opened was moved, removed, replaced or written over; what is there now is unknown."""
+    """The file was moved, removed, replaced or overwritten while it was open."""
 
 
 class DatabaseBusy(DatabaseError):
-    """Another program holds a lock on the file; nothing was written, the same call may work later."""
+    """Another program holds a lock on the file. Nothing was written; the same call may succeed later."""
 
 
 class ValueNotStorable(DatabaseError):
@@ -70,8 +70,8 @@ class ValueNotStorable(DatabaseError):
     Args:
         table: name of the table.
         column: name of the column.
-        value: what was to be stored.
-        reason: why it cannot be.
+        value: the value.
+        reason: why it cannot be stored.
     """
 
     def __init__(self, table: str, column: str, value: object, reason: str) -> None:
@@ -80,51 +80,51 @@ class ValueNotStorable(DatabaseError):
 
 
 class BackupFailed(CollectorError):
-    """A backup could not be made, or what should be one is none; the message says why and what to do."""
+    """A backup could not be made, or a file is not a usable backup. The message says why, and what to do."""
 
 
 class ExportFailed(CollectorError):
-    """The SQL text of the database could not be written; the message says why and what to do."""
+    """The SQL text of the database could not be written. The message says why, and what to do."""
 
 
 class ParseError(CollectorError):
-    """Bytes from outside are not what they claim to be."""
+    """Input from outside is not in the expected format."""
 
 
 class NotGguf(ParseError):
-    """The first bytes of the file are those of another format: no half-written GGUF file begins so."""
+    """The first bytes of a file are not those of GGUF. So it is no GGUF file that is still being written."""
 
 
 class SourceAbsent(CollectorError):
-    """What the source reads does not exist here (no driver, no GPU): no fault, and no row."""
+    """This machine does not have what the source reads, such as a GPU: not a fault, and no row."""
 
 
 class SourceFailed(CollectorError):
-    """What the source reads exists and could not be read."""
+    """What the source reads exists, but could not be read."""
 
 
 class Stopped(CollectorError):
-    """The collector ends: what is not done waits for its next start."""
+    """The collector is stopping; the next start continues the work."""
 
 
 class RequestFailed(Exception):
-    """A request to llama-server gave no usable answer."""
+    """A request to llama-server had no valid answer."""
 
 
 class ServerDown(RequestFailed):
-    """Nothing listens there, or the network does not reach it."""
+    """Nothing listens at the address, or the network does not reach it."""
 
 
 class ServerBusy(RequestFailed):
-    """No connection, or no complete answer, came within the time-out."""
+    """There was no connection, or no complete answer, within the time-out."""
 
 
 class InvalidAnswer(RequestFailed):
-    """The answer is not one of a llama-server: endless, not HTTP, or with an untrusted certificate."""
+    """The answer is not that of a llama-server: too long, not HTTP, or with an untrusted certificate."""
 
 
 class AnswerTooLong(InvalidAnswer):
-    """The answer has more bytes than are accepted."""
+    """The answer is larger than is accepted."""
 
 
 class UnexpectedStatus(RequestFailed):
@@ -140,8 +140,8 @@ class UnexpectedStatus(RequestFailed):
 
 
 class FileRewritten(Exception):
-    """A log file no longer contains what was read of it: it was truncated or written anew."""
+    """A log file no longer contains what was read from it: it was truncated or overwritten."""
 
 
 class RotationUnderWay(Exception):
-    """Log files are being renamed at this moment; the next poll finds them in order."""
+    """Log files are being renamed at this moment; the next poll reads them."""

@@ -10,7 +10,7 @@ SqlValue = None | int | float | str | bytes
 Row = tuple[SqlValue, ...]
 
 BYTES_PER_MB = 2**20
-"""What the documented schema calls a megabyte."""
+"""Bytes of a megabyte, as the documented schema defines it."""
 
 Kind = Literal["key", "time", "gauge", "counter", "increment", "maximum", "bitmask", "state", "label", "text"]
 """How the values of a column behave over time; rollups, metric types and documents are derived from it.
@@ -19,12 +19,12 @@ key        identifies a row, or refers to one
 time       Unix seconds
 gauge      goes up and down; its mean has a meaning
 counter    only grows, from 0 in each run of what it counts
-increment  the amount since the row before; its sum has a meaning
-maximum    the highest value so far
+increment  the amount since the previous row; its sum has a meaning
+maximum    the highest value since the start of what it measures
 bitmask    a sum of flags
 state      one of a few values, each of which lasts for a while
-label      names or classifies what the row is about
-text       anything else, whatever its SQL type; it is never aggregated
+label      a name or class of what the row describes
+text       any other value, of any SQL type; it is never aggregated
 """
 
 AUTOMATIC_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
@@ -68,7 +68,7 @@ class Write:
 
     Args:
         statement: SQL with one placeholder for each value of a row.
-        rows: in the order of execution.
+        rows: the values of each execution, in this order.
     """
 
     statement: str
@@ -81,9 +81,9 @@ class Table:
 
     Args:
         name: name of the table.
-        meaning: what a row is; shown in the documentation.
-        columns: in the order of CREATE TABLE.
-        indexes: created with the table, and added to an existing one.
+        meaning: what one row is; shown in the documentation.
+        columns: the columns, in the order of CREATE TABLE.
+        indexes: the indexes; an existing table gets those that it lacks.
         retired_indexes: names of indexes that an earlier version created; the migration drops them.
     """
 
@@ -95,30 +95,30 @@ class Table:
 
     @cached_property
     def create_statement(self) -> str:
-        """CREATE TABLE with one column per line, as in the documentation."""
+        """CREATE TABLE statement with one column per line, as in the documentation."""
         columns = ",\n".join(f"  {column.name} {column.declaration}" for column in self.columns)
         return f"CREATE TABLE {self.name} (\n{columns}\n)"
 
     def create_index_statement(self, index: Index) -> str:
-        """Return the CREATE INDEX IF NOT EXISTS of one of the indexes."""
+        """Return the CREATE INDEX IF NOT EXISTS statement of an index of this table."""
         condition = f" WHERE {index.condition}" if index.condition else ""
         return f"CREATE INDEX IF NOT EXISTS {index.name} ON {self.name}({index.columns}){condition}"
 
     @cached_property
     def written_columns(self) -> tuple[str, ...]:
-        """Names of the columns that a `Row` contains: all but an automatic id."""
+        """Names of the columns that a `Row` contains: all except an automatic id."""
         return tuple(c.name for c in self.columns if c.declaration != AUTOMATIC_ID)
 
     @cached_property
     def insert_statement(self) -> str:
-        """INSERT of one row in the order of `written_columns`."""
+        """INSERT statement of one row, in the order of `written_columns`."""
         names = ", ".join(self.written_columns)
         placeholders = ", ".join("?" * len(self.written_columns))
         return f"INSERT INTO {self.name} ({names}) VALUES ({placeholders})"  # noqa: S608 - names are our own
 
     @cached_property
     def replace_statement(self) -> str:
-        """INSERT OR REPLACE of one row, for tables with one current row per key."""
+        """INSERT OR REPLACE statement of one row, for tables with one current row per key."""
         return self.insert_statement.replace("INSERT", "INSERT OR REPLACE", 1)
 
     def insert(self, *rows: Row) -> Write:
@@ -130,7 +130,7 @@ class Table:
         return Write(self.replace_statement, rows)
 
     def row(self, values: Mapping[str, SqlValue]) -> Row:
-        """Return the values in the order of `written_columns`; columns without a value are NULL.
+        """Return a row of values in the order of `written_columns`; columns without a value are NULL.
 
         Raises:
             KeyError: a name is not a column of this table.
@@ -141,7 +141,7 @@ class Table:
 
 
 VIEW_MARKER = "-- a view of llama-collector"
-"""Part of the SQL of each of our views: a view without it was created by another program."""
+"""Comment in the SQL of each view of the collector: a view without it was created by another program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class View:
 
     Args:
         name: name of the view.
-        meaning: the question that it answers, and what a row is.
+        meaning: the question that it answers, and what one row is.
         columns: the columns of its result.
         source: the rest of its SELECT, from FROM on.
         common: the WITH clause before the SELECT.
@@ -179,7 +179,7 @@ class View:
 
     @cached_property
     def create_statement(self) -> str:
-        """CREATE VIEW; a comment in it states the meaning for readers of the schema."""
+        """CREATE VIEW statement; its comment contains the meaning, for users who read the schema."""
         columns = ",\n".join(f"  {column.expression} AS {column.name}" for column in self.columns)
         parts = (self.common, f"SELECT\n{columns}", self.source)
         select = "\n".join(dedent(part).strip("\n") for part in parts if part)
@@ -187,5 +187,5 @@ class View:
 
 
 def quote_identifier(name: str) -> str:
-    """Return a name quoted for SQL."""
+    """Return a name in double quotes, as an identifier in SQL."""
     return '"' + name.replace('"', '""') + '"'

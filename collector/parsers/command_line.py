@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 SECRET_OPTIONS = ("--api-key", "--api-key-file", "--hf-token", "-hft")
-"""Options whose value is a secret, or the place of one."""
+"""Options whose value is a secret, or the path of a file with one."""
 
 MASK = "***"
 
@@ -11,11 +11,11 @@ MASK = "***"
 def option(arguments: Sequence[str], *names: str) -> str | None:
     """Return the value of an option in either form, `--port 8080` or `--port=8080`; None without it.
 
-    llama.cpp uses the last one where an option is repeated, and so does this.
+    If an option is repeated, the last one counts, as in llama.cpp.
 
     Args:
         arguments: the command line.
-        names: all spellings of the option.
+        names: all names of the option, such as `--model` and `-m`.
     """
     for position, argument in reversed(tuple(enumerate(arguments))):
         if argument in names:

@@ -1,7 +1,7 @@
-"""The Prometheus text of llama-server's /metrics.
+"""Parser of /metrics of llama-server, in the text format of Prometheus.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ describes the format. llama-server uses a
-small part of it: no time stamps, labels on one name only.
+small part of it: no timestamps, and labels on one name only.
 """
 
 import json
@@ -10,23 +10,24 @@ import math
 from collector.errors import ParseError
 
 PREFIX = "llamacpp:"
-_FIRST_ROUNDED_WHOLE = 1_000_000
+_FIRST_ROUNDED_INTEGER = 1_000_000
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
-"""More than any build has: a bound for hostile answers, whose values would be stored in every row."""
+"""Bounds of an answer, more than any build needs: all its values are stored in each row."""
 
 
 def parse_exposition(text: str) -> dict[str, float | None]:
-    """Return all `llamacpp:` samples.
+    """Return the values of all lines that begin with `llamacpp:`.
 
-    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities become None. Comments and
-    lines with another prefix are skipped.
+    A name includes its labels, as in `name{label="value"}`. `nan` and the infinities become None. Comments
+    and lines with another prefix are skipped.
 
     Args:
-        text: the body; builds b7010 to about b7180 sent it as one quoted JSON string, which is accepted.
+        text: body of the answer. Builds b7010 to about b7180 sent it as one quoted JSON string, which is
+            accepted too.
 
     Returns:
-        value by name, without the prefix, in the order of the text.
+        values by name, without the prefix, in the order of the text.
 
     Raises:
         ParseError: the text is not in this format.
@@ -38,10 +39,10 @@ def parse_exposition(text: str) -> dict[str, float | None]:
             name, value = _parse_sample(line)
             samples[name] = value
             if len(samples) > MAX_SAMPLES:
-                raise ParseError(f"/metrics holds more than {MAX_SAMPLES} values")
+                raise ParseError(f"/metrics contains more than {MAX_SAMPLES} values")
     if not samples:
-        raise ParseError(f"/metrics holds no {PREFIX} value; it begins with {text[:60]!r}")
-    if rest:  # the number in it may be half a number
+        raise ParseError(f"/metrics contains no {PREFIX} value; it begins with {text[:60]!r}")
+    if rest:  # the last line has no newline: its number may be incomplete
         raise ParseError(f"/metrics is cut off: it ends with {rest[-60:]!r}")
     return samples
 
@@ -52,7 +53,7 @@ def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text))
     except ValueError as error:
-        raise ParseError(f"/metrics begins like a JSON string and is none: {error}") from error
+        raise ParseError(f"/metrics begins like a JSON string, but is not one: {error}") from error
 
 
 def _parse_sample(line: str) -> tuple[str, float | None]:
@@ -69,15 +70,17 @@ def _parse_sample(line: str) -> tuple[str, float | None]:
 
 
 def resolution(value: float, *, whole: bool) -> float:
-    """Return how coarse a printed counter is: llama-server prints 6 significant digits.
+    """Return the resolution of a counter, which llama-server prints with 6 significant digits.
+
+    Example: 12,345,678 tokens are printed as 1.23457e+07, so that the resolution is 100.
 
     Args:
         value: the counter as it was read.
-        whole: it counts whole things, so that below a million it is exact.
+        whole: whether it is an integer, which is printed exactly below a million.
 
     Returns:
-        the distance between two values that are printed differently; 0 where it is exact.
+        the difference between two values that are printed next to each other; 0 if the value is exact.
     """
-    if value == 0 or (whole and value < _FIRST_ROUNDED_WHOLE):
+    if value == 0 or (whole and value < _FIRST_ROUNDED_INTEGER):
         return 0.0
     return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

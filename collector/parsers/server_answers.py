@@ -1,4 +1,4 @@
-"""llama-server's JSON: /props of a server, and /models of a router."""
+"""Parsers of the JSON of llama-server: /props of a server, and /models of a router."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from collector.parsers.command_line import option
 ModelState = Literal["unloaded", "loading", "loaded", "sleeping", "failed"]
 
 MAX_NAME_CHARACTERS = 500
-"""Longer names of models are cut: they are input from outside."""
+"""Length to which names of models are cut: they come from outside."""
 
 MAX_PATH_CHARACTERS = 4096
-"""The kernel's limit: anything longer is not a path."""
+"""Limit of the kernel: a longer text is not a path."""
 
 MAX_MODELS = 5000
 
@@ -31,15 +31,15 @@ _STATES: dict[str, ModelState] = {
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model as the server knows it.
+    """One model as the server reports it.
 
     Args:
-        name: the alias, else the file's name without extension.
-        path: the file, as the server was told; None where it is not reported.
+        name: the alias, else the name of the file without its extension.
+        path: path of the file, as configured on the server; None if it is not reported.
         state: whether it is in memory.
-        arguments: command line of its own process, in router mode.
-        exit_code: of its process, after a failure.
-        context_size: in tokens, while it is loaded.
+        arguments: command line of its child process; empty if the server is not a router.
+        exit_code: exit code of its process, after a failure.
+        context_size: context of one slot in tokens, while it is loaded.
     """
 
     name: str
@@ -52,16 +52,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Props:
-    """The answer of /props.
+    """An answer of /props.
 
     Args:
-        is_router: whether the server routes over many models.
-        build: the build number; None where the server does not know its own.
-        can_sleep: whether this build can put models to sleep.
-        has_metrics: whether it runs with --metrics; None where this build does not report it.
-        max_instances: how many models a router keeps loaded; 0 = no bound; None = not reported.
-        model: the model of a single server; None of a router.
-        slots: requests that it works on at the same time; None = not reported.
+        is_router: whether the server is a router.
+        build: build number; None if the server was built without one.
+        can_sleep: whether models can sleep in this build.
+        has_metrics: whether the server runs with --metrics; None if this build does not report it.
+        max_instances: how many models a router keeps loaded; 0 = no limit; None = not reported.
+        model: the model of a single server; None for a router.
+        slots: requests that it processes at the same time; None = not reported.
     """
 
     is_router: bool
@@ -81,35 +81,38 @@ def parse_props(text: str) -> Props:
     """
     props = _json_object(text, "/props")
     is_router = props.get("role") == "router"
+    has_metrics = props.get("endpoint_metrics")
     return Props(
         is_router=is_router,
         build=_build_number(props.get("build_info")),
         can_sleep="is_sleeping" in props,
-        has_metrics=props.get("endpoint_metrics")
-        if isinstance(props.get("endpoint_metrics"), bool)
-        else None,
-        max_instances=_whole(props.get("max_instances")),
+        has_metrics=has_metrics if isinstance(has_metrics, bool) else None,
+        max_instances=_integer(props.get("max_instances")),
         model=None if is_router else _single_model(props),
-        slots=_whole(props.get("total_slots")),
+        slots=_integer(props.get("total_slots")),
     )
 
 
 def parse_models(text: str) -> tuple[ServedModel, ...]:
-    """Parse a router's answer of /models.
+    """Parse the answer of /models of a router.
 
     Raises:
         ParseError: it is not a list of models.
     """
     entries = _json_object(text, "/models").get("data")
     if not isinstance(entries, list) or len(entries) > MAX_MODELS:
-        raise ParseError("/models holds no list of models, or one that is too long")
+        raise ParseError("/models contains no list of models, or one that is too long")
     return tuple(
         _router_model(entry) for entry in entries if isinstance(entry, dict) and _text(entry.get("id"))
     )
 
 
 def _single_model(props: dict[str, Any]) -> ServedModel:
-    """Return the model of /props. Without an alias, builds report the path or the file's name instead."""
+    """Return the model of /props.
+
+    A server without --alias reports the path or the name of the file as alias, depending on its build. Then
+    the name of the model is the name of the file without `.gguf`, the same for all builds.
+    """
     path = _path(props.get("model_path"))
     file = PurePath(path or "unknown")
     alias = _text(props.get("model_alias"))
@@ -119,16 +122,18 @@ def _single_model(props: dict[str, Any]) -> ServedModel:
         name=name[:MAX_NAME_CHARACTERS],
         path=path,
         state="sleeping" if props.get("is_sleeping") is True else "loaded",
-        context_size=_whole(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+        context_size=_integer(settings.get("n_ctx")) if isinstance(settings, dict) else None,
     )
 
 
 def _router_model(entry: dict[str, Any]) -> ServedModel:
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
-    given = status.get("args")
+    reported = status.get("args")
     arguments = (
-        tuple(argument for argument in given if isinstance(argument, str)) if isinstance(given, list) else ()
+        tuple(argument for argument in reported if isinstance(argument, str))
+        if isinstance(reported, list)
+        else ()
     )
     failed = status.get("failed") is True
     meta = entry.get("meta")
@@ -137,8 +142,8 @@ def _router_model(entry: dict[str, Any]) -> ServedModel:
         path=_path(option(arguments, "--model", "-m")),
         state="failed" if failed else _STATES.get(str(status.get("value")), "unloaded"),
         arguments=arguments,
-        exit_code=_whole(status.get("exit_code")) if failed else None,
-        context_size=_whole(meta.get("n_ctx")) if isinstance(meta, dict) else None,
+        exit_code=_integer(status.get("exit_code")) if failed else None,
+        context_size=_integer(meta.get("n_ctx")) if isinstance(meta, dict) else None,
     )
 
 
@@ -152,9 +157,9 @@ def _json_object(text: str, path: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ParseError(f"{path} is no JSON: {error}") from error
+        raise ParseError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ParseError(f"{path} is no JSON object")
+        raise ParseError(f"{path} is not a JSON object")
     return value
 
 
@@ -168,11 +173,12 @@ def _path(value: object) -> str | None:
 
 
 def _storable(text: str) -> str:
-    """Replace what SQLite and paths cannot contain and JSON can: NUL and halves of surrogate pairs."""
+    """Return a text without NUL and lone surrogates: JSON can contain them, SQLite and paths cannot."""
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def _whole(value: object) -> int | None:
+def _integer(value: object) -> int | None:
+    """Return an integer that SQLite can store; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         return None
     return value

@@ -1,4 +1,4 @@
-"""The interface of a source: something that is read once per tick and returns rows."""
+"""The interface of a source: an object that is read once per tick and returns rows."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +24,11 @@ class Reading(Generic[Detail_co]):
     """The result of reading one source in one tick.
 
     Args:
-        detail: values for other parts of the collector, in a type of the source's own.
-        rows: rows of the source's tables, with all their columns.
+        detail: values for other sources; their type depends on the source.
+        rows: rows of the tables of the source.
         snapshot: the columns of `metrics` that this source fills.
         state: the state of the source.
-        changes: rows about changes, which are never dropped, however long the database is locked.
+        changes: rows about changes, which are never dropped, even if the database is locked for hours.
     """
 
     detail: Detail_co
@@ -39,10 +39,10 @@ class Reading(Generic[Detail_co]):
 
 
 class Source(Protocol[Detail_co]):
-    """Something that is read once per tick.
+    """An object that is read once per tick.
 
-    `read` is called by one thread at a time. It may block; the other sources are read nevertheless. If it
-    raises, no row is written.
+    `read` is called by one thread at a time. It may block: another thread then reads the other sources. If it
+    raises, the source has no rows in this tick.
     """
 
     @property
@@ -51,26 +51,26 @@ class Source(Protocol[Detail_co]):
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables of its rows."""
+        """The tables that it fills."""
 
     @property
     def defaults(self) -> Mapping[str, SqlValue]:
-        """Values of this source's columns of `metrics` while it has no reading."""
+        """Values of its columns of `metrics` if it has no reading."""
 
     def read(self, tick: "Tick") -> Reading[Detail_co]:
         """Read the source once.
 
         Raises:
-            SourceAbsent: what it reads does not exist on this machine.
-            SourceFailed: it exists and could not be read.
+            SourceAbsent: this machine does not have what the source reads.
+            SourceFailed: it has it, but it could not be read.
         """
 
     def close(self) -> None:
-        """Release what is open."""
+        """Close files, connections and libraries that it has opened."""
 
 
 class Tick:
-    """One sampling moment and its readings, by the name of the source.
+    """One moment of sampling, and the readings of the sources in it.
 
     Args:
         timestamp: Unix seconds of every row of the tick.
@@ -82,7 +82,7 @@ class Tick:
         self.readings: dict[str, Future[Reading[Any] | None]] = {}
 
     def read(self, source: Source[Any]) -> Reading[Any]:
-        """Read a source in this thread, and store its reading for other sources.
+        """Read a source in this thread, and store its reading for other sources. Used outside the daemon.
 
         Raises:
             SourceAbsent, SourceFailed: see `Source.read`.
@@ -93,9 +93,11 @@ class Tick:
         return reading
 
     def wait(self, seconds: float) -> None:
-        """Wait until every reading that was started has ended, but at most this long."""
+        """Wait until all readings that were started have ended, but at most this long."""
         deadline = time.monotonic() + seconds
-        for future in reversed(self.readings.values()):  # once the last one has ended, most others have
+        for future in reversed(
+            self.readings.values()
+        ):  # when the last one has ended, most others have as well
             if not future.done():
                 with suppress(TimeoutError):
                     future.result(max(0.0, deadline - time.monotonic()))
@@ -103,7 +105,7 @@ class Tick:
     def reading_of(
         self, source: Source[Detail_co], timeout: float = READING_TIMEOUT_SECONDS
     ) -> Reading[Detail_co] | None:
-        """Return an earlier source's reading of this tick; None if it failed or is not there in time.
+        """Return the reading of an earlier source in this tick; None if it failed or did not arrive in time.
 
         Args:
             source: the other source.

@@ -1,4 +1,4 @@
-"""All sources, in an order in which each one comes after those whose readings it uses."""
+"""All sources. Each one comes after those whose readings it uses."""
 
 import threading
 from typing import Any
@@ -25,13 +25,13 @@ SOURCE_TABLES: tuple[Table, ...] = tuple(table for source in SOURCE_TYPES for ta
 def build_sources(
     settings: Settings, api_key: str | None, database: Database, runs: ServerRuns
 ) -> list[Source[Any]]:
-    """Return every source that the settings ask for.
+    """Return the sources that the settings enable, in the order in which they are read.
 
     Args:
         settings: checked settings.
-        api_key: of llama-server; None for none.
-        database: what sources read of earlier rows, and where models get their rows.
-        runs: the processes that serve models, of all servers.
+        api_key: API key of llama-server; None for none.
+        database: read for stored runs, events and energy; rows of new models are saved to it.
+        runs: the runs of all servers.
     """
     query = database.query
     disk = DiskSource(settings.models_directories[0])
@@ -57,11 +57,11 @@ def build_llama_server(
     """Return the source of one llama-server.
 
     Args:
-        address: where it is.
-        processes: the llama-server processes of this machine.
-        gpu: the GPUs of this machine; None where they are not read.
-        database: None for a source that is read only to see its state.
-        runs: the processes that serve models.
+        address: address of the server.
+        processes: the source of the llama-server processes of this machine.
+        gpu: the source of the GPUs of this machine; None if they are not read.
+        database: the database; None for a source whose rows are not stored, as in the command `check`.
+        runs: the runs of all servers.
     """
     name = listening_address(address.url)
     models = ModelIndex(database)
@@ -72,13 +72,13 @@ def build_llama_server(
 def build_upgrade(
     settings: Settings, database: Database, runs: ServerRuns, stop: threading.Event
 ) -> RowUpgrade:
-    """Return the upgrade of the rows of version 0.1.0, which watched the one server of the settings.
+    """Return the upgrade of the rows of version 0.1.0.
 
     Args:
-        settings: where no server is named, its rows are those of the default one.
-        database: with the rows.
-        runs: gives ids to runs.
-        stop: ends the upgrade early.
+        settings: version 0.1.0 sampled only the server of `[llama_server] url`, or the one at its default.
+        database: the database with the rows.
+        runs: provides ids of runs.
+        stop: set to end the upgrade early.
     """
     url = settings.llama_server.url or LlamaServerSettings().url
     return RowUpgrade(database, runs, listening_address(url), stop)

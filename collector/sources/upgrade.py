@@ -1,13 +1,13 @@
-"""The upgrade of rows that version 0.1.0 wrote: their runs, servers and energy, in small steps.
+"""The upgrade of rows that version 0.1.0 wrote: adds their runs, server and used energy, in small steps.
 
-Version 0.1.0 recorded no runs. Its views guessed from uptimes and falling counters where a process was
-restarted. The same guess is made here once for every old row and stored, so that views treat old and new
-rows alike.
+Version 0.1.0 recorded no runs. Its views inferred from uptimes and falling counters where a process was
+restarted. This module infers the same once for every old row and stores the result, so that the views of this
+version handle old and new rows alike.
 
-`begin` is called before the first sample. It creates the run that each model's newest old row belongs to:
-the process may still serve the model, and the first new row then continues that run. `run` goes through the
-old rows beside the sampling. Each step is one transaction that also stores how far it came, so that a kill
-at any point loses and repeats nothing.
+1. `begin` is called before the first sample. It creates the run of the newest old row of each model. If the
+   process of that row still serves the model, the first new row continues this run.
+2. `run` upgrades all other old rows while sampling continues. Each step is one transaction, which also stores
+   the progress, so that a kill at any point neither skips nor repeats a row.
 """
 
 import threading
@@ -22,34 +22,51 @@ from collector.sources.llama.run_table import RESTART_COUNTERS, Run
 from collector.sources.llama.runs import UNOBSERVED, ServerRuns
 
 STATE_KEY = "upgradeFrom010"
-"""In `metadata` while the upgrade is not finished: how far it came."""
+"""Key of the progress in `metadata`, as JSON; it is deleted when the upgrade is complete.
+
+first, last: by table, the ids between which the rows to upgrade are (after the first, up to the last)
+models: by model, the oldest upgraded row of `llama_metrics` and its run (see `_upgrade_metrics`)
+gpus: by uuid, time and energy of the newest upgraded row of `gpu_metrics`
+"""
 
 STEP_ROWS = 1000
-"""Rows of one transaction: 10 to 20 ms."""
+"""Rows per transaction, which takes 10 to 20 ms."""
 
 _SHORTEST_PAUSE_SECONDS = 0.01
-_START_TOLERANCE_SECONDS, _START_TOLERANCE_FALLEN_SECONDS = 2.0, 0.1
+
+_START_TOLERANCE_SECONDS = 2.0
+"""How much the computed start of one process may differ: timestamps are whole seconds."""
+
+_START_TOLERANCE_AFTER_FALL_SECONDS = 0.1
+"""The same if a counter fell, which already suggests a restart."""
+
 _SAME_PROCESS_SECONDS = 60.0
+"""An uptime that grew by at most this much between two rows is that of one process."""
+
 
 Record = dict[str, Any]
 Update = tuple[Any, ...]
 
 _METRICS_COLUMNS = f"timestamp, model, model_id, uptime_seconds, {', '.join(RESTART_COUNTERS)}"
+_NEWEST_ROWS = (
+    f"SELECT id, {_METRICS_COLUMNS} FROM llama_metrics "  # noqa: S608 - our own names
+    "WHERE id IN (SELECT max(id) FROM llama_metrics WHERE id > ? GROUP BY model)"
+)
 _UPDATE_METRICS = "UPDATE llama_metrics SET server = ?, run_id = ?, counted_from_zero = ? WHERE id = ?"
 _UPDATE_EVENTS = "UPDATE model_events SET server = ? WHERE id = ?"
 _UPDATE_GPUS = "UPDATE gpu_metrics SET vendor = 'nvidia', energy_used_joules = ? WHERE id = ?"
 _TABLES = {"llama_metrics": "run_id", "model_events": "server", "gpu_metrics": "vendor"}
-"""The tables that are upgraded, and a column that version 0.1.0 left out of its rows."""
+"""The tables to upgrade, each with a column that is NULL in rows of version 0.1.0 only."""
 
 
 class RowUpgrade:
-    """Upgrades the rows of version 0.1.0 in one database.
+    """The upgrade of the rows of version 0.1.0 in one database.
 
     Args:
         database: the database.
-        runs: gives ids to runs, and knows since when there are samples.
-        server: name of the server that version 0.1.0 watched: it watched only one.
-        stop: ends the upgrade early; the next start continues it.
+        runs: provides ids of runs, and the time of the first sample.
+        server: name of the server of all old rows: version 0.1.0 sampled only one.
+        stop: set to end the upgrade early; the next start continues it.
     """
 
     def __init__(self, database: Database, runs: ServerRuns, server: str, stop: threading.Event) -> None:
@@ -59,10 +76,12 @@ class RowUpgrade:
         self._stop = stop
 
     def begin(self) -> None:
-        """Record what is to be upgraded, unless that was done already or there is nothing.
+        """Store which rows must be upgraded, and upgrade the newest row of each model.
+
+        Does nothing if there are no such rows, or if an upgrade has begun already.
 
         Raises:
-            DatabaseBusy: another program holds a lock; nothing was recorded.
+            DatabaseBusy: another program holds a lock; nothing was stored.
         """
         if self._database.meta.get(STATE_KEY):
             return
@@ -71,11 +90,10 @@ class RowUpgrade:
             return
         with self._database.transaction() as connection:
             newest: dict[str, Record] = {}
-            for row in self._newest_rows(ranges["llama_metrics"][0]):
-                run = self._run_of(row, outcome=None)
-                newest[row["model"]] = {**row, "run_id": run.id}
-                connection.executemany(run.save().statement, run.save().rows)
-                connection.execute(_UPDATE_METRICS, (self._server, run.id, 0, row["id"]))
+            for row in self._database.query(_NEWEST_ROWS, (ranges["llama_metrics"][0],)):
+                run_id = self._save_run(row, outcome=None)
+                newest[row["model"]] = {**row, "run_id": run_id}
+                connection.execute(_UPDATE_METRICS, (self._server, run_id, 0, row["id"]))
             connection.execute(
                 "UPDATE model_events SET server = ? WHERE server IS NULL "
                 "AND id IN (SELECT max(id) FROM model_events GROUP BY model)",
@@ -91,10 +109,10 @@ class RowUpgrade:
         return self._database.meta.get(STATE_KEY) is not None
 
     def run(self) -> None:
-        """Upgrade what is left.
+        """Upgrade all rows that are left.
 
         Raises:
-            DatabaseBusy: another program holds a lock; what was done stays done.
+            DatabaseBusy: another program holds a lock; the steps before it are stored.
             DatabaseError: disk full, read-only, damaged.
         """
         state: Record | None = self._database.meta.get(STATE_KEY)
@@ -114,47 +132,59 @@ class RowUpgrade:
             self._store(state, _UPDATE_EVENTS, [(self._server, row["id"]) for row in rows])
 
     def _upgrade_metrics(self, state: Record) -> None:
-        """Assign a run to each row, newest first, so that recent times are complete soon.
+        """Assign a run to each row of `llama_metrics`.
 
-        `state["models"]` has the row after, of each model, with its run. Where that one belongs to another
-        process, it is the first row of its run: its counters count in full. An example, newest first: 50
-        tokens after 40 s, 150 tokens after 900 s. The process of 50 tokens is younger than the time between
-        the two rows, so a new run begins with it, and the row of 150 tokens ends the run before.
+        The rows are read newest first, so that the views of recent days are complete first. `later` is the
+        next newer row of the same model; for the first row of a model it is this row itself.
+
+        An example of one model, in the order in which its rows are read:
+
+            id 9: 150 tokens, uptime 45 s    the newest row: `begin` gave it run 1
+            id 8: 120 tokens, uptime 40 s    the same process as id 9: run 1
+            id 7: 100 tokens, uptime 900 s   another process: the last row of run 2
+
+        At id 7 it becomes known that id 8 is the first row of run 1. So id 8 is updated again: its 120 tokens
+        count in full, as they were all generated since id 7.
         """
-        following: dict[str, Record] = state["models"]
+        later_rows: dict[str, Record] = state["models"]
         for rows in self._rows_before(state, "llama_metrics", _METRICS_COLUMNS):
             with self._database.transaction():
                 updates: list[Update] = []
                 for row in rows:
-                    later = following.get(row["model"])
-                    if (
-                        later is None
-                    ):  # every row of the newest ones' models has one, but for ids out of order
-                        later = {**row, "run_id": self._save_run(row)}
+                    model = row["model"]
+                    later = later_rows.get(model)
+                    if later is None:
+                        # `begin` stored a row of each model: another program has changed old rows since.
+                        later = {**row, "run_id": self._save_run(row, UNOBSERVED)}
                     elif row["id"] != later["id"] and is_restarted(row, later):
                         updates.append((self._server, later["run_id"], 1, later["id"]))
-                        later = {**row, "run_id": self._save_run(row)}
+                        later = {**row, "run_id": self._save_run(row, UNOBSERVED)}
                     updates.append((self._server, later["run_id"], 0, row["id"]))
-                    if row["tokens_predicted_total"] is not None or row["model"] not in following:
-                        following[row["model"]] = {**row, "run_id": later["run_id"]}
+                    # A row without this counter belongs to the run of the next newer row, but is not compared
+                    # with older rows.
+                    if row["tokens_predicted_total"] is not None or model not in later_rows:
+                        later_rows[model] = {**row, "run_id": later["run_id"]}
                 self._store(state, _UPDATE_METRICS, updates)
-        self._finish_oldest_runs(following)
+        self._complete_oldest_rows(later_rows)
 
-    def _finish_oldest_runs(self, oldest: dict[str, Record]) -> None:
-        """Count the oldest row of a model in full where its process started after the first sample."""
-        began = self._runs.history_start().timestamp
+    def _complete_oldest_rows(self, oldest: dict[str, Record]) -> None:
+        """Let the oldest row of a model count in full if its process started after the first sample.
+
+        No older row shows when the process started, but its uptime does.
+        """
+        first_sample = self._runs.history_start().timestamp
         with self._database.transaction() as connection:
             for row in oldest.values():
-                if began is not None and row["uptime_seconds"] is not None:
-                    from_zero = row["timestamp"] - row["uptime_seconds"] >= began - 1
+                if first_sample is not None and row["uptime_seconds"] is not None:
+                    from_zero = row["timestamp"] - row["uptime_seconds"] >= first_sample - 1
                     values = (self._server, row["run_id"], int(from_zero), row["id"])
                     connection.execute(_UPDATE_METRICS, values)
 
     def _upgrade_gpus(self, state: Record) -> None:
-        """Compute the energy that was used since the row before of each GPU, oldest first."""
+        """Compute the energy that each GPU used since its previous row, oldest row first."""
         before: dict[str, tuple[int, float] | None] = state["gpus"]
         query = (
-            "SELECT id, timestamp, uuid, energy_joules FROM gpu_metrics "  # noqa: S608 - our own number
+            "SELECT id, timestamp, uuid, energy_joules FROM gpu_metrics "  # noqa: S608 - a constant
             f"WHERE id > ? AND id <= ? ORDER BY id LIMIT {STEP_ROWS}"
         )
         first, last = state["first"], state["last"]["gpu_metrics"]
@@ -170,7 +200,7 @@ class RowUpgrade:
             self._pause(0)
 
     def _rows_before(self, state: Record, table: str, columns: str) -> Iterator[list[Record]]:
-        """Yield the rows of a table that are left, newest first, in steps with a pause after each.
+        """Yield the rows that are left of a table, newest first, in steps with a pause after each.
 
         Raises:
             Stopped: the collector is stopping.
@@ -190,15 +220,21 @@ class RowUpgrade:
             raise Stopped("the collector is stopping")
 
     def _store(self, state: Record, statement: str, updates: Sequence[Update]) -> None:
-        """Write some rows, and how far the upgrade came, in one transaction."""
+        """Execute updates and store the progress, in one transaction."""
         with self._database.transaction() as connection:
             connection.executemany(statement, updates)
             self._database.meta.set(STATE_KEY, state)
 
     def _old_range(self, table: str, column: str) -> tuple[int, int]:
-        """Return the ids between which the rows of version 0.1.0 are: after the first, up to the second.
+        """Return the ids between which rows of version 0.1.0 are: after the first, up to the second.
 
-        They are the newest ones: also where version 0.1.0 was used again after this one for a while.
+        These rows are always the newest ones of the table, because this method is called before the first
+        sample. They are all rows, or only those at the end: after a user of this version went back to version
+        0.1.0 for a while.
+
+        Args:
+            table: name of the table.
+            column: a column that is NULL in rows of version 0.1.0.
         """
         newest = self._database.query(f"SELECT id, {column} FROM {table} ORDER BY id DESC LIMIT 1")  # noqa: S608
         if not newest or newest[0][column] is not None:
@@ -208,21 +244,10 @@ class RowUpgrade:
         upgraded = f"SELECT coalesce(max(id), 0) AS id FROM {table} WHERE {column} IS NOT NULL"  # noqa: S608
         return self._database.query(upgraded)[0]["id"], newest[0]["id"]
 
-    def _newest_rows(self, after: int) -> list[Record]:
-        """Return the newest row of each model in `llama_metrics`, of those after an id."""
-        newest = "SELECT max(id) FROM llama_metrics WHERE id > ? GROUP BY model"
-        query = f"SELECT id, {_METRICS_COLUMNS} FROM llama_metrics WHERE id IN ({newest})"  # noqa: S608
-        return self._database.query(query, (after,))
-
-    def _save_run(self, row: Record) -> int:
-        run = self._run_of(row, UNOBSERVED)
-        with self._database.transaction() as connection:
-            connection.executemany(run.save().statement, run.save().rows)
-        return run.id
-
-    def _run_of(self, row: Record, outcome: str | None) -> Run:
+    def _save_run(self, row: Record, outcome: str | None) -> int:
+        """Write a run for the process of a row of `llama_metrics`, and return its id."""
         uptime = row["uptime_seconds"]
-        return Run(
+        run = Run(
             self._runs.new_id(),
             self._server,
             None,
@@ -232,30 +257,40 @@ class RowUpgrade:
             first_seen_at=row["timestamp"],
             outcome=outcome,
         )
+        write = run.save()
+        with self._database.transaction() as connection:
+            connection.executemany(write.statement, write.rows)
+        return run.id
 
 
 def is_restarted(earlier: Record, later: Record) -> bool:
-    """Return whether two rows of one model, one after the other, are of two processes.
+    """Return whether two consecutive rows of one model are of two different processes.
 
-    Without uptimes only a counter that fell shows it. With uptimes the start of the process moved: by the
-    wall clock, which may have been set between the two rows. A process that is older than the time between
-    the rows, or whose uptime grew by a usual interval, is the same one, however the clock was set.
+    The start of a process is `timestamp - uptime_seconds`. If two rows are of one process, the uptime grew by
+    as much as the timestamp, and both have the same start. But the timestamp is that of the wall clock, which
+    may have been set between the two rows: then the start differs although the process is the same.
 
     Args:
         earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
         later: a row with a greater id.
     """
-    fell = any(
+    has_fallen = any(
         earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
         for name in RESTART_COUNTERS
     )
     if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
-        return fell
+        return has_fallen  # the process was not visible: only its counters can tell
     elapsed = later["timestamp"] - earlier["timestamp"]
     grown = later["uptime_seconds"] - earlier["uptime_seconds"]
-    if fell:
-        return bool(elapsed - grown > _START_TOLERANCE_FALLEN_SECONDS or grown < 0)
+    if has_fallen:
+        # The start moved, even if by little. Example: uptime 0.5 s, and 1 s later 0.7 s and fewer tokens.
+        return bool(elapsed - grown > _START_TOLERANCE_AFTER_FALL_SECONDS or grown < 0)
     if 0 <= grown <= _SAME_PROCESS_SECONDS:
+        # The uptime grew by a usual interval. Example: the clock was set forward by a day, so that the
+        # timestamps of the rows are 86,405 s apart, while the uptime grew by 5 s.
         return False
+    # There is a long pause between the rows. The process is another one if it started after the earlier row.
+    # Example: uptimes of 900 s and of 3,500 s in two rows that are 3,600 s apart. But an uptime of 100,600 s
+    # in a row 603 s after the earlier one is that of the same process: the clock was set forward by 3 s.
     is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
     return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

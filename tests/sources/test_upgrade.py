@@ -18,7 +18,7 @@ from collector.catalog import OWN_TABLES, VIEWS
 from collector.database import Database
 from collector.parsers.server_answers import ServedModel
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.runs import ServerRuns, Sighting
+from collector.sources.llama.runs import ObservedProcess, ServerRuns
 from collector.sources.upgrade import RowUpgrade, is_restarted
 from tests.support.version_010 import SERVER, create, is_upgraded, upgrade_rows
 
@@ -110,13 +110,13 @@ def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: P
             boot_id="b",
         )
         tokens = old["tokens_predicted_total"]
-        seen = Sighting(
+        seen = ObservedProcess(
             old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
             counters=(tokens + 3, None, None),
         )  # fmt: skip
-        observation = runs.observe(seen)
+        assignment = runs.assign(seen)
         (row,) = database.query("SELECT run_id FROM llama_metrics WHERE id = ?", (old["id"],))
-        assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+        assert (assignment.run_id, assignment.counted_from_zero) == (row["run_id"], False)
 
 
 def test_a_process_that_came_after_the_old_rows_has_a_run_of_its_own(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_a_process_that_came_after_the_old_rows_has_a_run_of_its_own(tmp_path: P
         process = LlamaProcess(
             7, old["timestamp"] + 100.0, None, 0, 0, (), started_boot_seconds=1.0, boot_id="b"
         )
-        seen = Sighting(
+        seen = ObservedProcess(
             old["timestamp"] + 500, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
             counters=(9e9, None, None),
         )  # fmt: skip
-        assert ServerRuns(database.query).observe(seen).counted_from_zero
+        assert ServerRuns(database.query).assign(seen).counted_from_zero
 
 
 def test_rows_that_version_0_1_0_wrote_after_this_version_are_upgraded_as_well(tmp_path: Path) -> None:

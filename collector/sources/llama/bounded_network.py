@@ -1,4 +1,7 @@
-"""Sockets with a bound on a whole answer: on its time, however often a byte arrives, and on its size."""
+"""Sockets that bound a whole HTTP answer in time and size.
+
+The time-outs of httpx apply to each read: an answer that sends one byte per second would never time out.
+"""
 
 import ssl
 import time
@@ -11,22 +14,26 @@ from collector.errors import AnswerTooLong
 
 
 class BoundedNetwork(httpcore.SyncBackend):
-    """Opens connections that share one bound, that of the request in progress."""
+    """A network backend of httpcore whose connections share the bounds of the request in progress."""
 
     def __init__(self) -> None:
         self._deadline = 0.0
         self._bytes_left = 0
 
     def begin(self, seconds: float, size_bytes: int) -> None:
-        """Start the bound of one request: the time and the bytes that its answer may need."""
+        """Set the bounds of the next request: the time that it may last, and the size of its answer."""
         self._deadline = time.monotonic() + seconds
         self._bytes_left = size_bytes
 
     def seconds_left(self, timeout: float | None, error: type[httpcore.TimeoutException]) -> float:
-        """Return how long one step may last.
+        """Return how long the next operation on a socket may last.
+
+        Args:
+            timeout: time-out of the operation; None for none.
+            error: type of the error to raise.
 
         Raises:
-            TimeoutException: of the type `error`: no time is left.
+            TimeoutException: of the type `error`; no time is left.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -37,7 +44,7 @@ class BoundedNetwork(httpcore.SyncBackend):
         """Count received bytes.
 
         Raises:
-            AnswerTooLong: they are more than the answer may have.
+            AnswerTooLong: the answer is larger than its bound.
         """
         self._bytes_left -= size_bytes
         if self._bytes_left < 0:
@@ -51,7 +58,7 @@ class BoundedNetwork(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """See httpcore."""
+        """Open a connection; see httpcore."""
         seconds = self.seconds_left(timeout, httpcore.ConnectTimeout)
         stream = super().connect_tcp(host, port, seconds, local_address, socket_options)
         return _BoundedStream(stream, self)
@@ -62,13 +69,13 @@ class BoundedNetwork(httpcore.SyncBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """See httpcore."""
+        """Open a connection; see httpcore."""
         seconds = self.seconds_left(timeout, httpcore.ConnectTimeout)
         return _BoundedStream(super().connect_unix_socket(path, seconds, socket_options), self)
 
 
 class _BoundedStream(httpcore.NetworkStream):
-    """A connection whose steps count against the bound."""
+    """A connection whose operations count against the bounds of the request."""
 
     def __init__(self, stream: httpcore.NetworkStream, network: BoundedNetwork) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""What the readers of one llama-server use of other sources and of the database."""
+"""What `Router` and `SingleServer` need from other sources and from the database."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """Everything beside HTTP that the rows of a server are made of.
+    """Access of one llama-server source to other sources and to `models`.
 
     Args:
-        server: name of the server, for the column `server`.
-        processes: the llama-server processes of this machine.
-        gpu: the GPUs of this machine; None where they are not read.
+        server: name of the server, as in the column `server`.
+        processes: the source of the llama-server processes of this machine.
+        gpu: the source of the GPUs of this machine; None if they are not read.
         models: the rows of `models`.
     """
 
@@ -26,16 +26,16 @@ class ServerContext:
     models: ModelIndex
 
     def processes_of(self, tick: Tick) -> tuple[LlamaProcess, ...]:
-        """Return the processes of this tick; none where they could not be read."""
+        """Return the llama-server processes of this tick; empty if they could not be read."""
         reading = tick.reading_of(self.processes)
         return reading.detail if reading else ()
 
     def gpus_of(self, tick: Tick) -> GpuDetail | None:
-        """Return the GPUs of this tick; None where they were not read."""
+        """Return the GPUs of this tick; None if they were not read."""
         reading = tick.reading_of(self.gpu) if self.gpu else None
         return reading.detail if reading else None
 
     def model_id(self, model: ServedModel) -> str | None:
-        """Return `models.id` of a model; None where the model has no row."""
+        """Return `models.id` of a model; None if the model has no row."""
         row = self.models.find(model)
         return row.id if row else None

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of one process that serves a model: whether /metrics may be read, and what it says."""
+"""The HTTP endpoint of one process that serves a model: reads /metrics if that is harmless."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,39 +11,39 @@ from collector.sources.llama.idle_guard import IdleGuard
 from collector.sources.llama.processes import LlamaProcess
 
 UP = State("up")
-METRICS_ARE_OFF = State("metrics off", "start llama-server with --metrics", level="warning", success=False)
-NO_SUCH_PATH, METRICS_OFF = 404, 501
-"""Statuses of /metrics without --metrics; 404 on builds of early 2024."""
+METRICS_DISABLED = State("metrics off", "start llama-server with --metrics", level="warning", success=False)
+NO_SUCH_PATH_STATUS, METRICS_DISABLED_STATUS = 404, 501
+"""HTTP statuses of /metrics of a server without --metrics: 404 on builds of early 2024, else 501."""
 
 RUN_HEADER = "process-start-time-unix"
-"""A number that each process draws anew at its start; in spite of its name not Unix time."""
+"""Header with a number that is different in each process. In spite of its name it is not a Unix time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What /metrics of one process says.
+    """An answer of /metrics of one process.
 
     Args:
-        samples: value by name.
-        run: the header `RUN_HEADER`; None where the build does not send it.
+        samples: values by name.
+        run_number: value of the header `RUN_HEADER`; None if the build does not send it.
     """
 
     samples: Mapping[str, float | None]
-    run: str | None
+    run_number: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class ServedProcess:
-    """A model that is in memory, and the process that serves it, in one sample.
+class ServingProcess:
+    """A process that serves a model, in one sample.
 
     Args:
-        model: the model.
-        address: where the process answers.
-        process: None where it cannot be seen.
-        metrics: None where they were not read.
-        is_new: whether it is known that nothing served the model at an earlier sample.
-        build: its build number.
-        slots: requests that it works on at the same time.
+        model: the model, which is loaded or sleeping.
+        address: address of the process; empty if it is not known.
+        process: its measurements; None if it is not visible from here.
+        metrics: its answer of /metrics; None if that was not read.
+        is_new: whether an earlier sample of this collector found that no process served the model.
+        build: its build number; None if it is not known.
+        slots: requests that it processes at the same time; None if that is not known.
     """
 
     model: ServedModel
@@ -57,24 +57,24 @@ class ServedProcess:
 
 @dataclass(frozen=True, slots=True)
 class ServerReading:
-    """What one sample read of a server.
+    """What one sample read from a server.
 
     Args:
         models: all its models.
-        processes: those that are in memory, as far as they can be reached.
-        state: of the source.
+        processes: one process for each model that is loaded or sleeping.
+        state: state of the source.
     """
 
     models: tuple[ServedModel, ...]
-    processes: tuple[ServedProcess, ...] = ()
+    processes: tuple[ServingProcess, ...] = ()
     state: State = UP
 
 
 class ModelEndpoint:
-    """/metrics of the process that serves a model, in single mode and of a router's child alike.
+    """The endpoint of the process that serves a model: a single server, or the child of a router.
 
-    Reading /metrics of builds before b10531 wakes a sleeping model and keeps a loaded one awake. The endpoint
-    reads it only where that does no harm: see `IdleGuard`.
+    Reading /metrics of builds before b10531 wakes a sleeping model and keeps a loaded one awake. `may_read`
+    returns when that does no harm: see `IdleGuard`.
 
     Args:
         http: connection to the process.
@@ -83,26 +83,26 @@ class ModelEndpoint:
     def __init__(self, http: LlamaHttp) -> None:
         self._http = http
         self._guard: IdleGuard | None = None
-        self._run: str | None = None
+        self._run_number: str | None = None
         self.props: Props | None = None
 
     @property
     def is_harmless(self) -> bool:
-        """Whether reading neither wakes the model nor keeps it awake."""
+        """Whether /metrics of this build can always be read; False while /props was not read."""
         return self._guard is not None and self._guard.is_harmless
 
-    def identify(self, props: Props, *, is_new: bool) -> None:
-        """Record what /props of the process says, unless that is known already.
+    def set_props(self, props: Props, *, is_new: bool) -> None:
+        """Store the answer of /props of the process, if none is stored.
 
         Args:
             props: the answer.
-            is_new: whether the process started since the last sample.
+            is_new: whether the process started since the previous sample.
         """
         if self._guard is None:
             self._guard, self.props = IdleGuard(props, is_new=is_new), props
 
-    def forget(self) -> None:
-        """Forget what the process said of itself: the next one may be another build."""
+    def reset(self) -> None:
+        """Remove the stored answer of /props: the next process may be another build."""
         self._guard = self.props = None
 
     def may_read(self, process: LlamaProcess | None) -> bool:
@@ -119,10 +119,10 @@ class ModelEndpoint:
         answer = self._http.get("/metrics")
         metrics = Metrics(parse_exposition(answer.text), answer.headers.get(RUN_HEADER))
         if self._guard:
-            self._guard.has_read()
+            self._guard.record_read()
         return metrics
 
-    def is_another_process(self, metrics: Metrics) -> bool:
-        """Return whether the process is another one than at the last call, as far as the header says."""
-        before, self._run = self._run, metrics.run
-        return before is not None and before != metrics.run
+    def is_new_process(self, metrics: Metrics) -> bool:
+        """Return whether another process answered than at the previous call: the header has changed."""
+        before, self._run_number = self._run_number, metrics.run_number
+        return before is not None and before != metrics.run_number

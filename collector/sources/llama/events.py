@@ -36,7 +36,7 @@ MODEL_EVENTS = Table(
         ),
         Column("exit_code", "INTEGER", "label", "exit code of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "path of its file, as configured on the server"),
-        Column("context_size", "INTEGER", "label", "context of one slot, tokens; NULL = it is not loaded"),
+        Column("context_size", "INTEGER", "label", "context of one slot, tokens, while it is loaded"),
         Column("build", "INTEGER", "label", "build number of llama-server; NULL = not reported"),
         Column("server", "TEXT", "label", "server of the model: its listening address"),
         Column("run_id", "INTEGER", "key", "server_runs.id of the process that serves, or served, the model"),
@@ -48,8 +48,8 @@ MODEL_EVENTS = Table(
     retired_indexes=("idx_model_events_model",),  # of version 0.1.0
 )
 
-_OCCUPYING = ("loading", "loaded", "sleeping")
-"""States in which a model counts against a router's maximum of loaded models."""
+_IN_MEMORY = ("loading", "loaded", "sleeping")
+"""States in which a model counts towards --models-max of a router."""
 
 _LAST_EVENTS = (
     "SELECT model, state, timestamp, model_path FROM model_events "
@@ -62,10 +62,11 @@ class Change:
     """A change of a model's state.
 
     Args:
-        model: with its new state.
-        event: its name; None for a change that is no event, such as a first sight of an unloaded model.
-        previous_state: None where it is not known.
-        seconds: how long the model had its previous state; None where that is not known.
+        model: the model, with its new state. event: name of the event; None if the change is not an event: a
+        model that is unloaded when it is first
+            reported, or that had failed and is unloaded now.
+        previous_state: None if it is not known.
+        seconds: how long the model was in its previous state; None if that is not known.
     """
 
     model: ServedModel
@@ -75,23 +76,28 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A model's last state, and since when it has it, in seconds of the clock since boot."""
+class _LastState:
+    """A model with its state in the previous sample, and the time of that state's begin.
+
+    Args:
+        model: the model.
+        since: seconds since boot; None if the model already had this state when it was first reported.
+    """
 
     model: ServedModel
     since: float | None
 
 
 class ModelEvents:
-    """Compares the models of one server with those of the sample before.
+    """The states of the models of one server, compared from sample to sample.
 
-    In the first sample of a collector it compares with the last events in the database.
+    The first sample of a collector is compared with the newest stored event of each model.
 
     Args:
         server: name of the server.
         models: the rows of `models`.
-        runs: the processes that serve models.
-        clock: seconds that nobody sets.
+        runs: the runs of all servers.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(
@@ -105,64 +111,71 @@ class ModelEvents:
         self._models = models
         self._runs = runs
         self._clock = clock
-        self._known: dict[str, _Known] | None = None
+        self._last_states: dict[str, _LastState] | None = None
 
     def compare(self, models: Sequence[ServedModel], max_loaded: int | None) -> list[Change]:
-        """Return what has changed since the last sample; a model that is not reported any more is unloaded.
+        """Return the changes since the previous sample. A model that is not reported any more is unloaded.
+
+        A model was evicted, and not only unloaded, if the router had as many models in memory as it may, and
+        another model was loaded in the same interval. Example with --models-max 2: `a` and `b` were loaded,
+        now `a` is unloaded and `c` is loading: `a` was evicted.
 
         Args:
-            models: what the server reports.
-            max_loaded: how many models it keeps loaded; None or 0 = no maximum.
+            models: all models that the server reports.
+            max_loaded: how many models it keeps loaded; None or 0 = no limit.
 
         Raises:
-            DatabaseBusy: in the first sample, while another program holds a lock; nothing was compared.
+            DatabaseBusy: another program holds a lock, and the stored events were not read yet; nothing was
+                compared.
         """
-        known = self._last_known()
+        last = self._read_last_states()
         present = {model.name for model in models}
-        gone = [_after_end(k.model) for name, k in known.items() if name not in present]
-        is_full = bool(max_loaded) and sum(k.model.state in _OCCUPYING for k in known.values()) >= (
+        gone = [_without_process(one.model) for name, one in last.items() if name not in present]
+        is_full = bool(max_loaded) and sum(one.model.state in _IN_MEMORY for one in last.values()) >= (
             max_loaded or 0
         )
-        evicting = is_full and any(_newly_occupies(known, model) for model in models)
+        evicting = is_full and any(_was_loaded(last, model) for model in models)
         changes = []
         for model in (*gone, *models):
-            before = known.get(model.name)
+            before = last.get(model.name)
             if before and before.model.state == model.state:
                 continue
             now = self._clock()
             previous = before.model.state if before else None
             seconds = max(0.0, now - before.since) if before and before.since is not None else None
-            # How long a model has had the state in which it is seen first is not known.
-            known[model.name] = _Known(model, now if before else None)
+            last[model.name] = _LastState(model, now if before else None)
             changes.append(Change(model, _event(previous, model.state, evicting=evicting), previous, seconds))
         return changes
 
-    def models_after_end(self) -> list[ServedModel]:
-        """Return all models as they are when their server has gone: what was loading has failed."""
+    def models_after_server_end(self) -> list[ServedModel]:
+        """Return all models in their states after the end of the server: one that was loading has failed."""
         return [
-            replace(k.model, state="failed" if k.model.state == "loading" else _after_end(k.model).state)
-            for k in (self._known or {}).values()
+            replace(
+                one.model,
+                state="failed" if one.model.state == "loading" else _without_process(one.model).state,
+            )
+            for one in (self._last_states or {}).values()
         ]
 
-    def known_models(self) -> list[ServedModel]:
-        """Return the last state of every model that the server has reported."""
-        return [k.model for k in (self._known or {}).values()]
+    def reported_models(self) -> list[ServedModel]:
+        """Return every model that the server has ever reported, with its last state."""
+        return [one.model for one in (self._last_states or {}).values()]
 
     def writes(
         self, timestamp: int, changes: Iterable[Change], build: int | None, outcome: str | None = None
     ) -> list[Write]:
-        """Return what must be written of some changes: the events, and the runs that ended with them.
+        """Return the rows of some changes: their events, and the runs that end with them.
 
         Args:
             timestamp: Unix seconds of the sample.
-            changes: in their order.
-            build: the server's build number.
-            outcome: how all runs ended; None = as the events say.
+            changes: the changes that `compare` returned.
+            build: build number of the server.
+            outcome: outcome of all runs that end; None = as the events say.
         """
         written: list[Write] = []
         for change in changes:
             model, run = change.model, self._runs.current(self._server, change.model.name)
-            if run and model.state not in _OCCUPYING:
+            if run and model.state not in _IN_MEMORY:
                 ended_as = outcome or change.event or model.state
                 written += self._runs.end(self._server, model.name, timestamp, ended_as, model.exit_code)
             if change.event:
@@ -188,41 +201,49 @@ class ModelEvents:
         }
         return MODEL_EVENTS.row(values)
 
-    def _last_known(self) -> dict[str, _Known]:
-        if self._known is None:
+    def _read_last_states(self) -> dict[str, _LastState]:
+        if self._last_states is None:
             now, wall = self._clock(), time.time()
-            self._known = {
-                row["model"]: _Known(
+            self._last_states = {
+                row["model"]: _LastState(
                     ServedModel(row["model"], row["model_path"], row["state"]),
                     now - (wall - row["timestamp"]),
                 )
                 for row in self._runs.query(_LAST_EVENTS, (self._server,))
             }
-        return self._known
+        return self._last_states
 
 
 def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> str | None:
-    was_up = before in ("loaded", "sleeping")
+    """Return the name of the event of a change; None if it is not an event.
+
+    Args:
+        before: previous state; None if it is not known.
+        after: new state.
+        evicting: whether the router had to unload a model in this interval to load another one.
+    """
+    was_loaded = before in ("loaded", "sleeping")
     match after:
         case "loaded":
             return "woke" if before == "sleeping" else "loaded"
         case "failed":
-            return "crashed" if was_up else "failed"
+            return "crashed" if was_loaded else "failed"
         case "unloaded":
-            if before not in _OCCUPYING:
+            if before not in _IN_MEMORY:
                 return None
-            return "evicted" if evicting and was_up else "unloaded"
+            return "evicted" if evicting and was_loaded else "unloaded"
     return after
 
 
-def _after_end(model: ServedModel) -> ServedModel:
-    state: ModelState = "unloaded" if model.state in _OCCUPYING else model.state
+def _without_process(model: ServedModel) -> ServedModel:
+    """Return a model in its state after the end of its process; one that had failed stays failed."""
+    state: ModelState = "unloaded" if model.state in _IN_MEMORY else model.state
     return ServedModel(model.name, model.path, state)
 
 
-def _newly_occupies(known: dict[str, _Known], model: ServedModel) -> bool:
-    """Return whether a model was loaded since the last sample, or failed to."""
-    before = known.get(model.name)
+def _was_loaded(last: dict[str, _LastState], model: ServedModel) -> bool:
+    """Return whether the server began to load a model since the previous sample, even if it failed."""
+    before = last.get(model.name)
     if before is None:
-        return model.state in _OCCUPYING
-    return model.state != "unloaded" and before.model.state not in (*_OCCUPYING, model.state)
+        return model.state in _IN_MEMORY
+    return model.state != "unloaded" and before.model.state not in (*_IN_MEMORY, model.state)

@@ -1,4 +1,4 @@
-"""HTTP requests to llama-server: a kept-alive connection, bounded answers, errors in terms of the server."""
+"""HTTP requests to llama-server, with bounded answers and errors that name the state of the server."""
 
 import os
 import ssl
@@ -9,31 +9,38 @@ from urllib.parse import quote, urlsplit
 import httpcore
 import httpx
 
-from collector.errors import AnswerTooLong, InvalidAnswer, ServerBusy, ServerDown, UnexpectedStatus
+from collector.errors import (
+    AnswerTooLong,
+    InvalidAnswer,
+    RequestFailed,
+    ServerBusy,
+    ServerDown,
+    UnexpectedStatus,
+)
 from collector.sources.llama.bounded_network import BoundedNetwork
 
 MAX_ANSWER_BYTES = 4 * 2**20
-"""A router's list of 200 models has about 0.3 MB, /metrics 3 KB."""
+"""Largest accepted answer: /models of a router with 200 models has about 0.3 MB, /metrics 3 KB."""
 
 _OK = 200
-_KEPT_SECONDS = 5
-"""The server closes a connection that is idle for longer."""
+_KEEP_ALIVE_SECONDS = 5
+"""After this time the server closes an idle connection."""
 
-_SHOWN_CHARACTERS = 200
-"""Of a library's message about an answer: it can contain whole headers."""
+_MESSAGE_CHARACTERS = 200
+"""Length to which a message of h11 is cut: it can contain whole headers."""
 
-_MAY_BE_CLOSING = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_CONNECTION_CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _UNKNOWN_ISSUER = (18, 19, 20, 21)
-"""OpenSSL's numbers of the errors that a file of certificates can fix."""
+"""Error numbers of OpenSSL that are fixed by adding a certificate to the trusted ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer of status 200.
+    """A complete answer with status 200.
 
     Args:
         text: its body.
-        headers: by name, case-insensitive.
+        headers: values by name, case-insensitive.
     """
 
     text: str
@@ -42,12 +49,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a llama-server is, and with which key and time-out it is asked.
+    """Address of a llama-server, with the key and time-out of requests.
 
     Args:
-        url: http://, https:// or unix:///PATH.sock, with the prefix that all its paths have.
+        url: http://, https:// or unix:///PATH.sock, with its --api-prefix.
         api_key: sent with every request; None for none.
-        timeout: seconds to connect, and to answer.
+        timeout: seconds for the connection, and for each read of the answer.
     """
 
     url: str
@@ -56,7 +63,7 @@ class Address:
 
 
 def listening_address(url: str) -> str:
-    """Return where a URL leads to, as `HOST:PORT` or the path of a socket: the name of a server in rows."""
+    """Return `HOST:PORT` or the path of the socket of a URL: the name of a server in the database."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
@@ -69,7 +76,7 @@ class LlamaHttp:
     """A connection to one llama-server.
 
     Args:
-        address: where it is.
+        address: address of the server.
     """
 
     def __init__(self, address: Address) -> None:
@@ -79,12 +86,12 @@ class LlamaHttp:
         self._base = (
             "http://localhost" if parts.scheme == "unix" else f"{parts.scheme}://{parts.netloc}{path}"
         )
-        self._headers = {b"Accept-Encoding": b"identity"}  # a compressed answer could unpack without bound
+        self._headers = {b"Accept-Encoding": b"identity"}  # a small compressed answer could become a huge one
         if address.api_key:
             self._headers[b"Authorization"] = f"Bearer {address.api_key}".encode()
         self._requests: dict[str, httpx.Request] = {}
         self._network = BoundedNetwork()
-        # Only the transport: cookies, redirects and proxies of a client are not used.
+        # A transport, not a client: cookies, redirects and proxies are not wanted.
         self._transport = _Transport(
             _trusted_certificates() if parts.scheme == "https" else None,
             parts.path if parts.scheme == "unix" else None,
@@ -92,10 +99,11 @@ class LlamaHttp:
         )
 
     def get(self, path: str) -> Answer:
-        """Send a GET request.
+        """Send a GET request, and return the answer.
 
-        The server closes a kept-alive connection after 5 seconds or 100 requests. A request that arrives just
-        then is sent once more. Both attempts together last at most twice the time-out.
+        The server closes a kept-alive connection after 5 seconds or 100 requests. If it does so while a
+        request is on its way, the request is sent once more, over a new connection. Both attempts together
+        last at most twice the time-out.
 
         Raises:
             ServerDown: nothing listens there.
@@ -106,15 +114,15 @@ class LlamaHttp:
         self._network.begin(2 * self._timeout, MAX_ANSWER_BYTES)
         try:
             try:
-                return self._ask(path)
-            except _MAY_BE_CLOSING:
-                return self._ask(path)
+                return self._send(path)
+            except _CONNECTION_CLOSED:
+                return self._send(path)
         except AnswerTooLong as error:
             raise InvalidAnswer(f"the answer to {path} is longer than {MAX_ANSWER_BYTES} bytes") from error
         except httpx.TransportError as error:
-            raise _explained(error) from error
-        except httpx.InvalidURL as error:  # a child's --api-prefix can be anything
-            raise InvalidAnswer(f"its address cannot be asked: {error}") from error
+            raise _translate(error) from error
+        except httpx.InvalidURL as error:  # --api-prefix of a child can be any text
+            raise InvalidAnswer(f"its address is not valid: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -128,7 +136,7 @@ class LlamaHttp:
             )
         return self._requests[path]
 
-    def _ask(self, path: str) -> Answer:
+    def _send(self, path: str) -> Answer:
         response = self._transport.handle_request(self._request(path))
         try:
             body = b"".join(response.iter_raw())
@@ -140,18 +148,28 @@ class LlamaHttp:
 
 
 class _Transport(httpx.HTTPTransport):
-    """httpx's transport with our network backend, which only its connection pool accepts."""
+    """The transport of httpx with another network backend, for which httpx has no argument."""
 
     def __init__(
         self, certificates: ssl.SSLContext | None, socket: str | None, network: BoundedNetwork
     ) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=certificates, keepalive_expiry=_KEPT_SECONDS, uds=socket, network_backend=network
+            ssl_context=certificates,
+            keepalive_expiry=_KEEP_ALIVE_SECONDS,
+            uds=socket,
+            network_backend=network,
         )
 
 
-def _explained(error: httpx.TransportError) -> Exception:
-    cause = _system_error(error)
+def _translate(error: httpx.TransportError) -> RequestFailed:
+    """Return what an error of httpx means for the state of the server.
+
+    Examples: a port without a listener is `ServerDown`. A server that hangs, so that its queue of connections
+    is full, is `ServerBusy`: on a Unix socket the kernel then reports BlockingIOError. A program that speaks
+    another protocol is `InvalidAnswer`.
+    """
+    # httpx wraps an exception of httpcore, whose argument is the error of the system or of OpenSSL.
+    cause = next(iter(error.__cause__.args), None) if error.__cause__ else None
     if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
         return ServerBusy(
             "it accepts no connection within [llama_server] timeout: "
@@ -160,34 +178,29 @@ def _explained(error: httpx.TransportError) -> Exception:
     if isinstance(error, httpx.TimeoutException):
         return ServerBusy("it does not answer within [llama_server] timeout")
     if isinstance(cause, ssl.SSLError):
-        return InvalidAnswer(_tls_fault(cause))
+        return InvalidAnswer(_tls_message(cause))
     if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
         return ServerDown(str(error))
-    return InvalidAnswer(_http_fault(error))
+    return InvalidAnswer(_http_message(error))
 
 
-def _system_error(error: httpx.TransportError) -> object:
-    """Return the error of the system or of OpenSSL, from the exception of httpcore that httpx wraps."""
-    return next(iter(error.__cause__.args), None) if error.__cause__ else None
-
-
-def _http_fault(error: httpx.TransportError) -> str:
+def _http_message(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.NetworkError):
-        return "it closes the connection before its answer is whole"
+        return "it closes the connection before its answer is complete"
     if isinstance(error, httpx.LocalProtocolError):
         return "the API key contains characters that no header may contain"
-    return f"what answers there does not speak HTTP ({error!s:.{_SHOWN_CHARACTERS}})"
+    return f"the program at this address does not speak HTTP ({error!s:.{_MESSAGE_CHARACTERS}})"
 
 
-def _tls_fault(error: ssl.SSLError) -> str:
+def _tls_message(error: ssl.SSLError) -> str:
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return f"what listens there does not speak https ({error.reason})"
+        return f"the program at this address does not speak https ({error.reason})"
     if error.verify_code in _UNKNOWN_ISSUER:
         return (
             f"its certificate is not trusted ({error.verify_message}): "
             "name the file that contains it in the environment variable SSL_CERT_FILE"
         )
-    return f"its certificate is not valid here ({error.verify_message}): replace it by one that is"
+    return f"its certificate is not valid here ({error.verify_message}): replace it by a valid one"
 
 
 def _trusted_certificates() -> ssl.SSLContext:

@@ -1,58 +1,61 @@
-"""When /metrics of a model can be read without keeping the model awake or waking it."""
+"""Whether /metrics of a model may be read now without waking the model or keeping it awake."""
 
 from collector.parsers.server_answers import Props
 from collector.sources.llama.processes import LlamaProcess
 
 FIRST_HARMLESS_BUILD = 10531
-"""From here on, reading /metrics neither wakes a sleeping model nor restarts its idle timer."""
+"""First build whose /metrics neither wakes a sleeping model nor restarts its idle timer when it is read."""
 
 ACTIVE_CPU_SECONDS = 0.0199
-"""Processor time since the last sample that counts as activity: two steps of the kernel's clock. Our own
-request costs the server less than 1 ms, which moves the clock by one step now and then, never by two."""
+"""Processor time since the previous sample that counts as activity: two steps of the kernel's clock of 10 ms.
+
+The collector's own request costs the server less than 1 ms. It may move the clock by one step, never by two.
+"""
 
 
 class IdleGuard:
-    """Decides in every sample whether a model's /metrics may be read.
+    """Decides in each sample whether /metrics of a model may be read.
 
-    Always where reading is harmless. Else only while the process works, and once more after it became idle,
-    when the counters contain all that it did. An example with an old build: a request runs for three samples;
-    those three are read and the one after them, then none until the next request.
+    On new builds, and on builds that never sleep, it may always be read. On other builds, reading it restarts
+    the idle timer of the model. So it is read only while the process uses processor time: then it is awake
+    and busy anyway. After that it is read once more, because llama-server counts the tokens of a request at
+    its end.
+
+    Example with an old build, sampled every 5 s: a request is processed during three samples. /metrics is
+    read in these three and in the next one, then not until another request comes. So the model goes to sleep
+    at most one interval later than without the collector.
 
     Args:
-        props: what the model's server says of itself.
-        is_new: whether its process started since the last sample: then it worked to load its model.
+        props: answer of /props of the process. is_new: whether the process started since the previous sample.
+        Then loading the model counts as activity.
     """
 
     def __init__(self, props: Props, *, is_new: bool) -> None:
         known_harmless = props.build is not None and props.build >= FIRST_HARMLESS_BUILD
         self.is_harmless = known_harmless or not props.can_sleep
-        """Whether a reading neither wakes a model nor keeps it awake."""
+        """Whether /metrics can always be read."""
         self._cpu_seconds: float | None = 0.0 if is_new else None
-        self._wanted_reads = 1 if is_new else 0
+        self._reads_left = 1 if is_new else 0
 
     def may_read(self, process: LlamaProcess | None) -> bool:
-        """Return whether to read in this sample. Call `has_read` after a success: else it is tried again.
+        """Return whether to read /metrics in this sample.
+
+        The caller calls `record_read` if reading succeeded. Otherwise the next sample tries again.
 
         Args:
-            process: the model's; None where it cannot be seen just now.
+            process: process of the model; None if it is not visible now.
         """
         if self.is_harmless:
             return True
         if process is None:
             return False
         before, self._cpu_seconds = self._cpu_seconds, process.cpu_seconds
-        if before is not None and _works(before, process.cpu_seconds):
-            self._wanted_reads = _NOW_AND_ONCE_MORE
-        return self._wanted_reads > 0
+        if before is not None:
+            used = process.cpu_seconds - before
+            if used >= ACTIVE_CPU_SECONDS or used < 0:  # less than before: it is another process
+                self._reads_left = 2  # now, and once more when it is idle
+        return self._reads_left > 0
 
-    def has_read(self) -> None:
-        """Record that a reading succeeded."""
-        self._wanted_reads = max(0, self._wanted_reads - 1)
-
-
-_NOW_AND_ONCE_MORE = 2
-
-
-def _works(before: float, cpu_seconds: float) -> bool:
-    """Return whether a process worked between two samples; less time than before means a new process."""
-    return cpu_seconds < before or cpu_seconds - before >= ACTIVE_CPU_SECONDS
+    def record_read(self) -> None:
+        """Record that /metrics was read in this sample."""
+        self._reads_left = max(0, self._reads_left - 1)

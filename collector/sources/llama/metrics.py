@@ -1,4 +1,4 @@
-"""The table `llama_metrics`: the values of /metrics of one model in one sample, and speeds computed from them."""
+"""The table `llama_metrics`: the values of /metrics per model and sample, and speeds computed from them."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from math import isfinite
 
 from collector.parsers.exposition import resolution
 from collector.schema import AUTOMATIC_ID, BYTES_PER_MB, Column, Index, Row, SqlValue, Table
-from collector.sources.llama.runs import Observation, Sighting
+from collector.sources.llama.runs import ObservedProcess, RunAssignment
 
 _COUNTERS = (
     Column("prompt_tokens_total", "REAL", "counter", "prompt tokens processed, without cached ones"),
@@ -52,7 +52,7 @@ FINISHED_REQUESTS = "predicted_tokens_per_second IS NOT NULL OR prompt_tokens_pe
 
 LLAMA_METRICS = Table(
     "llama_metrics",
-    "One row per sample and loaded model. Counters start at 0 in each run; NULL = not reported by this build.",
+    "One row per sample and loaded model. Counters start at 0 in each run. NULL = not reported by the build.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the sample"),
@@ -179,15 +179,15 @@ class RunSpeeds:
 
 
 def metrics_row(
-    sighting: Sighting,
+    observed: ObservedProcess,
     samples: Mapping[str, float | None],
     speeds: Mapping[str, SqlValue],
-    observation: Observation | None,
+    observation: RunAssignment | None,
 ) -> Row:
     """Return the row of `llama_metrics` of one model in one sample.
 
     Args:
-        sighting: the process whose /metrics was read.
+        observed: the process whose /metrics was read.
         samples: the values of /metrics by name.
         speeds: the columns that `RunSpeeds.update` returned.
         observation: the run of the row; None while the database is locked before the first sample.
@@ -196,16 +196,16 @@ def metrics_row(
     values: dict[str, SqlValue] = {
         **{name: value for name, value in samples.items() if name in _KNOWN},
         **speeds,
-        "timestamp": sighting.timestamp,
-        "model": sighting.model.name,
-        "model_id": sighting.model_id,
+        "timestamp": observed.timestamp,
+        "model": observed.model.name,
+        "model_id": observed.model_id,
         "extra": json.dumps(extra) if extra else None,
-        "server": sighting.server,
+        "server": observed.server,
         "run_id": observation.run_id if observation else None,
         "counted_from_zero": int(observation.counted_from_zero) if observation else None,
     }
-    if process := sighting.process:
-        gpus = sighting.gpus
+    if process := observed.process:
+        gpus = observed.gpus
         values |= {
             "cpu_usage": process.cpu_usage,
             "memory_used_mb": process.resident_bytes / BYTES_PER_MB,

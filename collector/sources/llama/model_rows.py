@@ -1,4 +1,4 @@
-"""The rows of `models` that belong to the models of servers, and their status."""
+"""The rows of `models` of the models that servers report, and their column `status`."""
 
 import os
 import time
@@ -13,7 +13,10 @@ from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 
 REFRESH_SECONDS = 60
-UNKNOWN_REFRESH_SECONDS = 10
+"""How often the table is read again: scans and other programs change it."""
+
+MISSING_REFRESH_SECONDS = 10
+"""How often it is read again to find a model that has no row."""
 
 DOCUMENTED_STATUS: Mapping[ModelState, str] = {
     "unloaded": "unloaded",
@@ -22,7 +25,7 @@ DOCUMENTED_STATUS: Mapping[ModelState, str] = {
     "sleeping": "idle",
     "failed": "error",
 }
-"""`models.status` of a state."""
+"""Value of `models.status` for each state."""
 
 
 @dataclass(slots=True)
@@ -36,13 +39,11 @@ class ModelRow:
 
 
 class ModelIndex:
-    """The rows of `models` by path, else by name; one index serves all servers.
-
-    The table is read again when a model is not found, and now and then: scans and other programs change it.
+    """A cache of the rows of `models`, which finds the row of a model by path, else by name.
 
     Args:
-        database: None for an index without rows.
-        clock: seconds, ever increasing.
+        database: the database; None for an index without rows.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(self, database: Database | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,14 +55,14 @@ class ModelIndex:
 
     @property
     def rows(self) -> Sequence[ModelRow]:
-        """All rows, as last read."""
+        """All rows, at most `REFRESH_SECONDS` old."""
         self._refresh(REFRESH_SECONDS)
         return self._rows
 
     def find(self, model: ServedModel) -> ModelRow | None:
-        """Return the row of a model; None where it has none."""
+        """Return the row of a model; None if it has none."""
         key = (model.name, model.path)
-        self._refresh(REFRESH_SECONDS if self._found.get(key) else UNKNOWN_REFRESH_SECONDS)
+        self._refresh(REFRESH_SECONDS if self._found.get(key) else MISSING_REFRESH_SECONDS)
         if key not in self._found:
             self._found[key] = self._search(model)
         return self._found[key]
@@ -69,9 +70,9 @@ class ModelIndex:
     def add_missing(self, models: Iterable[ServedModel]) -> None:
         """Save a row for each model that has none, so that every `model_id` refers to a row.
 
-        Rows are saved at once, not through the buffer: a scan may save the same file at this moment, and only
-        inside a transaction it is certain which of the two did. While another program holds a lock nothing is
-        saved; the next tick tries again, and until then `model_id` is NULL.
+        The rows are not written through the buffer: a scan may save a row of the same file at the same time.
+        The transaction prevents that both do so, because the table is read again inside it. While another
+        program holds a lock, nothing is saved; `model_id` is NULL until a later tick succeeds.
         """
         missing = [model for model in models if self.find(model) is None]
         if not missing or self._database is None:
@@ -80,38 +81,45 @@ class ModelIndex:
             self._refresh(0)
             for model in missing:
                 if self._search(model) is None:
-                    self._save(self._database, model)
+                    name = PurePath(model.path).stem if model.path else model.name
+                    values = {
+                        "name": name,
+                        "model_path": model.path,
+                        "status": DOCUMENTED_STATUS[model.state],
+                    }
+                    saved = self._database.models.save(values)
+                    self._rows.append(
+                        ModelRow(saved["id"], name, values["status"], _resolve_links(model.path))
+                    )
             self._found.clear()
 
-    def _save(self, database: Database, model: ServedModel) -> None:
-        name = PurePath(model.path).stem if model.path else model.name
-        status = DOCUMENTED_STATUS[model.state]
-        saved = database.models.save({"name": name, "model_path": model.path, "status": status})
-        self._rows.append(ModelRow(saved["id"], name, status, _resolved(model.path)))
-
     def _refresh(self, seconds: float) -> None:
-        """Read the table again unless that was done within the last seconds."""
+        """Read the table again if it was last read at least this many seconds ago."""
         if self._database is None or self._clock() - self._read_at < seconds:
             return
-        with suppress(DatabaseBusy):  # what was read before is used until then
+        with suppress(DatabaseBusy):  # the rows that were read before are used until a later call succeeds
             rows = self._database.query(
                 "SELECT id, name, status, model_path FROM models ORDER BY created_at, id"
             )
             self._rows = [
-                ModelRow(row["id"], row["name"], row["status"], _resolved(row["model_path"])) for row in rows
+                ModelRow(row["id"], row["name"], row["status"], _resolve_links(row["model_path"]))
+                for row in rows
             ]
             self._found.clear()
             self._read_at = self._clock()
 
     def _search(self, model: ServedModel) -> ModelRow | None:
-        path = _resolved(model.path)
+        path = _resolve_links(model.path)
         by_path = (row for row in self._rows if path and row.path == path)
         by_name = (row for row in self._rows if row.name == model.name and not (path and row.path))
         return next(by_path, None) or next(by_name, None)
 
 
-def _resolved(path: str | None) -> str | None:
-    """Resolve symbolic links; a relative path, which depends on the server's directory, stays as it is."""
+def _resolve_links(path: str | None) -> str | None:
+    """Return a path without symbolic links.
+
+    A relative path is returned unchanged, because the working directory of the server is not known.
+    """
     return os.path.realpath(path) if path and os.path.isabs(path) else path  # noqa: PTH117
 
 
@@ -120,46 +128,44 @@ _UPDATE = "UPDATE models SET status = ?, updated_at = ? WHERE id = ?"
 
 
 class ModelStatuses:
-    """Combines what several servers report of the same models: the best state counts.
+    """The column `models.status`, combined from the states that several servers report of the same model.
 
-    A model that one server has loaded and another one unloaded is loaded. With a status per server, the two
-    would overwrite each other in turn.
+    Example: one server has a model loaded, and another one lists it as unloaded. The status is `loaded`, as
+    the best state counts. If each server wrote its own state, the two would overwrite each other at every
+    tick.
 
     Args:
         models: the rows of `models`.
-        servers: names of all servers that will report.
+        servers: names of all servers that call `update`.
     """
 
     def __init__(self, models: ModelIndex, servers: Sequence[str]) -> None:
         self._models = models
         self._reported: dict[str, dict[str, str]] = {}
-        self._silent = set(servers)
+        self._not_reported = set(servers)
 
     def update(self, server: str, timestamp: int, models: Sequence[ServedModel]) -> list[Write]:
-        """Record what one server reports; return what must be written.
+        """Store the states that one server reports; return the rows of `models` whose status changes.
 
-        Rows that are loaded in the database and that no server reports were left so by an earlier collector:
-        once every server has reported they become unloaded.
+        A row may be loaded that no server reports: an earlier collector stopped before the model was
+        unloaded. It becomes unloaded as soon as every server has reported once.
 
         Args:
-            server: its name.
+            server: name of the server.
             timestamp: Unix seconds of the sample.
-            models: all its models, those that have just ended included.
+            models: all models that it has ever reported, with their states.
         """
-        self._silent.discard(server)
+        self._not_reported.discard(server)
         self._reported[server] = {
             row.id: DOCUMENTED_STATUS[model.state] for model in models if (row := self._models.find(model))
         }
         changes: list[Write] = []
         for row in self._models.rows:
-            status = self._best(row)
-            if status is None and row.status in ("loaded", "loading") and not self._silent:
+            states = [statuses[row.id] for statuses in self._reported.values() if row.id in statuses]
+            status = min(states, key=_BEST_FIRST.index, default=None)
+            if status is None and row.status in ("loaded", "loading") and not self._not_reported:
                 status = "unloaded"
             if status not in (None, row.status):
                 row.status = status
                 changes.append(Write(_UPDATE, ((status, timestamp, row.id),)))
         return changes
-
-    def _best(self, row: ModelRow) -> str | None:
-        reported = [statuses[row.id] for statuses in self._reported.values() if row.id in statuses]
-        return min(reported, key=_BEST_FIRST.index, default=None)

@@ -1,8 +1,9 @@
-"""The llama-server processes of this machine: what each of them uses, and since when it runs."""
+"""The source of the llama-server processes of this machine: usage and uptime of each."""
 
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,25 +16,28 @@ from collector.sources.base import Reading, Tick
 SLEEP_OPTION, SLEEP_VARIABLE = "--sleep-idle-seconds", "LLAMA_ARG_SLEEP_IDLE_SECONDS"
 
 FULL_SEARCH_SECONDS = 60
-"""How often the names of all processes are read, not only of new ones: a wrapper may call exec late."""
+"""How often the names of all processes are read, not only those of new ones.
+
+A process gets another name by exec, which a wrapper script may call long after its start.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaProcess:
-    """One llama-server process at one moment.
+    """One llama-server process, as measured in one tick.
 
     Args:
-        pid: its process id.
+        pid: process id.
         started_at: Unix seconds of its start.
-        cpu_usage: percent of all cores since the last reading (0-100); None when first seen.
+        cpu_usage: percent of all cores since the previous reading (0-100); None in the first reading.
         cpu_seconds: processor time since its start.
-        resident_bytes: resident memory, shared pages included.
-        arguments: its command line; empty where it cannot be read.
-        may_sleep: whether its model may sleep when idle; also true where its options cannot be read.
-        uptime_seconds: since its start, by a clock that nobody sets.
-        started_boot_seconds: its start, seconds since the boot of the host: with the boot and the pid its
-            identity, which no setting of the clock changes.
-        boot_id: the boot of the host; None where the kernel does not report it.
+        resident_bytes: resident memory, including shared pages.
+        arguments: command line; empty if it cannot be read.
+        may_sleep: whether its model may sleep when idle; True if its options cannot be read.
+        uptime_seconds: seconds since its start, by a monotonic clock.
+        started_boot_seconds: its start, seconds since the boot of the host. Together with `boot_id` and `pid`
+            it identifies the process, also after the wall clock was set.
+        boot_id: id of the boot of the host; None if the kernel does not report it.
     """
 
     pid: int
@@ -49,16 +53,16 @@ class LlamaProcess:
 
     @property
     def port(self) -> int:
-        """TCP port of its option --port; llama-server's default without it."""
+        """TCP port of its option --port; 8080, the default of builds up to b11434, without it."""
         value = option(self.arguments, "--port") or ""
         return int(value) if value.isdecimal() else 8080
 
 
 class LlamaProcessSource:
-    """Measures all processes of one name.
+    """The source of all processes with one name.
 
     Args:
-        process_name: the name, as `ps -o comm` or the program file gives it.
+        process_name: name of the program file, as `ps -o comm` shows it.
     """
 
     name = "llama_process"
@@ -67,8 +71,8 @@ class LlamaProcessSource:
 
     def __init__(self, process_name: str) -> None:
         self._process_name = process_name
-        self._known: dict[int, _Measured] = {}
-        self._unsettled: set[int] = set()
+        self._known: dict[int, _Tracked] = {}
+        self._new: set[int] = set()
         self._present: set[int] = set()
         self._searched_at = float("-inf")
         self._read_at: float | None = None
@@ -77,19 +81,20 @@ class LlamaProcessSource:
         self._boot_id = read_boot_id()
 
     def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
-        """Measure every process of that name, the longest running first."""
-        since_boot = _since_boot()  # once, so that the ages of all processes are of one moment
+        """Measure each process of that name; the one that has run longest comes first."""
+        # Read once, so that the uptimes of all processes refer to the same moment.
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._find()
         now = time.monotonic()
         elapsed = now - self._read_at if self._read_at is not None else None
         self._read_at = now
         measured = [self._measure(pid, elapsed, since_boot) for pid in list(self._known)]
-        found = [process for process in measured if process]
-        processes = tuple(sorted(found, key=lambda process: (-process.uptime_seconds, process.pid)))
+        running = [process for process in measured if process]
+        processes = tuple(sorted(running, key=lambda process: (-process.uptime_seconds, process.pid)))
         return Reading(processes, snapshot=self._snapshot(processes))
 
     def close(self) -> None:
-        """Do nothing: no resource is open."""
+        """Do nothing: nothing is kept open."""
 
     def _snapshot(self, processes: tuple[LlamaProcess, ...]) -> dict[str, SqlValue]:
         shares = [process.cpu_usage for process in processes]
@@ -101,72 +106,74 @@ class LlamaProcessSource:
         }
 
     def _find(self) -> None:
-        """Read the names of new processes, and those of the last reading's new ones once more.
+        """Find processes of that name among the new ones, and among those that were new in the last reading.
 
-        A process that was seen between fork and exec still has the name of its parent.
+        A new process may be read between fork and exec, when it still has the name of its parent.
         """
         present = set(psutil.pids())
         new = present - self._present
-        candidates = new | self._unsettled
+        candidates = new | self._new
         if time.monotonic() - self._searched_at >= FULL_SEARCH_SECONDS:
             self._searched_at, candidates = time.monotonic(), present
         for pid in candidates & present - self._known.keys():
-            self._add_if_named(pid, since_last_reading=pid in new and self._read_at is not None)
-        self._present, self._unsettled = present, new
-
-    def _add_if_named(self, pid: int, *, since_last_reading: bool) -> None:
-        try:
-            process = psutil.Process(pid)
-            if process.name() == self._process_name and process.status() != psutil.STATUS_ZOMBIE:
-                # A process that started since the last reading used all its time since then.
-                self._known[pid] = _Measured(process, 0.0 if since_last_reading else None)
-        except psutil.Error:
-            return  # it has ended, or belongs to another user who hides it
+            started_since_last_reading = pid in new and self._read_at is not None
+            with suppress(psutil.Error):  # it has ended, or /proc hides processes of other users
+                process = psutil.Process(pid)
+                if process.name() == self._process_name and process.status() != psutil.STATUS_ZOMBIE:
+                    self._known[pid] = _Tracked(process, 0.0 if started_since_last_reading else None)
+        self._present, self._new = present, new
 
     def _measure(self, pid: int, elapsed: float | None, since_boot: float) -> LlamaProcess | None:
-        measured = self._known[pid]
+        tracked = self._known[pid]
         try:
-            with measured.process.oneshot():
-                times = measured.process.cpu_times()
-                resident = measured.process.memory_info().rss
-                started_at = measured.process.create_time()
-                ended = measured.process.status() == psutil.STATUS_ZOMBIE
-            if ended or not measured.process.is_running():
+            with tracked.process.oneshot():
+                times = tracked.process.cpu_times()
+                resident = tracked.process.memory_info().rss
+                started_at = tracked.process.create_time()
+                ended = tracked.process.status() == psutil.STATUS_ZOMBIE
+            if ended or not tracked.process.is_running():
                 raise psutil.NoSuchProcess(pid)
         except psutil.Error:
             del self._known[pid]
-            self._present.discard(pid)  # the number may already belong to another process
+            self._present.discard(pid)  # another process may already have this process id
             return None
         cpu_seconds = times.user + times.system
         return LlamaProcess(
             pid,
             started_at,
-            measured.usage(cpu_seconds, elapsed, self._cores),
+            tracked.usage(cpu_seconds, elapsed, self._cores),
             cpu_seconds,
             resident,
-            measured.arguments,
-            measured.may_sleep,
-            measured.uptime_seconds(since_boot),
-            measured.started_boot_seconds,
+            tracked.arguments,
+            tracked.may_sleep,
+            tracked.uptime_seconds(since_boot),
+            tracked.started_boot_seconds,
             self._boot_id,
         )
 
 
-class _Measured:
-    """One process, and its processor time at the last reading."""
+class _Tracked:
+    """One process, from reading to reading.
+
+    Args:
+        process: the process.
+        cpu_seconds: its processor time at the previous reading; 0 if it started since, None if not known.
+    """
 
     def __init__(self, process: psutil.Process, cpu_seconds: float | None) -> None:
         self.process = process
         self._cpu_seconds = cpu_seconds
         self.arguments = _arguments(process)
         self.may_sleep = _may_sleep(process, self.arguments)
-        # psutil adds the time of the boot by today's wall clock; without it the start does not move.
+        # `create_time` is the start since boot, plus `boot_time` by the current wall clock: the difference
+        # does not depend on that clock.
         self.started_boot_seconds = round(process.create_time() - psutil.boot_time(), 2)
 
     def uptime_seconds(self, since_boot: float) -> float:
         return max(0.0, since_boot - self.started_boot_seconds)
 
     def usage(self, cpu_seconds: float, elapsed: float | None, cores: int) -> float | None:
+        """Return the percentage of all cores since the previous reading; None if it is not known."""
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds
         if before is None or not elapsed:
             return None
@@ -174,7 +181,7 @@ class _Measured:
 
 
 def read_boot_id() -> str | None:
-    """Return the kernel's random id of the present boot; None where it has none."""
+    """Return the random id of the present boot of the kernel; None if it does not report one."""
     try:
         return _BOOT_ID.read_text().strip() or None
     except OSError:
@@ -182,11 +189,6 @@ def read_boot_id() -> str | None:
 
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def _since_boot() -> float:
-    """Return seconds since the boot, time asleep included, by a clock that nobody sets."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _arguments(process: psutil.Process) -> tuple[str, ...]:
@@ -197,7 +199,7 @@ def _arguments(process: psutil.Process) -> tuple[str, ...]:
 
 
 def _may_sleep(process: psutil.Process, arguments: tuple[str, ...]) -> bool:
-    """Return False only if command line and environment can be read and set no sleep."""
+    """Return False only if command line and environment can be read, and neither enables sleeping."""
     if not arguments or option(arguments, SLEEP_OPTION):
         return True
     try:

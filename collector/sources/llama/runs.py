@@ -1,20 +1,21 @@
-"""Runs: which process served which model, from when to when, and where its counters began.
+"""Runs: which process served which model, from when to when, and whether its counters count in full.
 
 The counters of /metrics start at 0 in every process. So two rows of `llama_metrics` can be compared only
-within one run. Which run a row belongs to is decided here, once, when the row is written:
+within one run, which is one process. `ServerRuns.assign` decides which run a row belongs to, once, when the
+row is written:
 
-- The process is known (id and start since boot): another process is another run.
-- It is not (a remote server, another container): the header of /metrics that every process draws anew
-  decides; without one, a counter that fell shows that the process is another one.
+- If the process is visible, its id and its start decide: another process is another run.
+- If it is not (a server on another machine or in another container), the header of /metrics decides that
+  identifies the process.
+- Without that header, a counter that fell shows that another process answered.
 
-Neither decision uses the wall clock, so setting it changes no sum.
+No decision uses the wall clock, so that setting it changes no sum.
 """
 
 import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from collector.parsers.command_line import mask_secrets
 from collector.parsers.server_answers import ServedModel
@@ -25,28 +26,30 @@ from collector.sources.llama.processes import LlamaProcess
 from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run
 
 START_TOLERANCE_SECONDS = 2.0
-"""Of a run of version 0.1.0 the start is known by the wall clock only, to a second."""
+"""How much the start of one process may differ between two rows: version 0.1.0 stored it in whole seconds."""
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
+"""Values of `server_runs.outcome`, which explains them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """What one sample saw of the process that serves a model.
+class ObservedProcess:
+    """What one sample observed of the process that serves a model.
 
     Args:
         timestamp: Unix seconds of the sample.
         server: name of the server.
-        address: where the process answers.
+        address: address of the process.
         model: the model that it serves.
         model_id: `models.id`.
-        process: None where it cannot be seen.
-        metrics_run: the header of /metrics; None where it was not read or has none.
-        counters: values of `RESTART_COUNTERS`; None where /metrics was not read.
-        is_new: whether it is known that nothing served the model at an earlier sample.
+        process: its measurements; None if it is not visible from here.
+        metrics_run: the header of /metrics that identifies the process; None if /metrics was not read or
+            this build does not send it.
+        counters: values of `RESTART_COUNTERS`; None if /metrics was not read.
+        is_new: whether an earlier sample of this collector found that no process served the model.
         build: its build number.
-        slots: requests that it works on at the same time.
-        gpus: the GPUs of the host; None where they are not read.
+        slots: requests that it processes at the same time.
+        gpus: the GPUs of the host; None if they are not read.
     """
 
     timestamp: int
@@ -64,14 +67,14 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """The run that a sample belongs to.
+class RunAssignment:
+    """The run that a sample of a process was assigned to.
 
     Args:
         run_id: `server_runs.id`.
-        counted_from_zero: whether the counters of this sample count in full: it is the first one of a run
-            that began within the recorded time.
-        changes: what must be written of the run.
+        counted_from_zero: whether the counters of this sample count in full, because it is the first one of a
+            run that began after the first sample of all.
+        changes: changed rows of `server_runs`.
     """
 
     run_id: int
@@ -81,12 +84,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class HistoryStart:
-    """When the recorded time began.
+    """When the first collector started on this database. Nothing is known about the time before.
 
     Args:
-        boot_id: boot in which it began; None where it is not known (rows of version 0.1.0).
+        boot_id: id of the boot in which it started; None if it was version 0.1.0, which did not record it.
         boot_seconds: seconds since that boot.
-        timestamp: Unix seconds; None where nothing was recorded yet.
+        timestamp: Unix seconds; None if nothing was recorded yet.
     """
 
     boot_id: str | None
@@ -94,23 +97,22 @@ class HistoryStart:
     timestamp: float | None
 
     def is_before(self, process: LlamaProcess) -> bool:
-        """Return whether a process of the present boot started within the recorded time.
+        """Return whether a running process started after the first collector.
 
-        By the clock that nobody sets where that is possible: a process of another boot than the one in which
-        the history began is younger than it, in the same boot the seconds since the boot decide.
+        The wall clock, which may have been set since then, is compared only if nothing else was recorded.
         """
         if self.boot_id is None:
             return self.timestamp is not None and process.started_at >= self.timestamp
         if self.boot_id != process.boot_id or self.boot_seconds is None:
-            return True
+            return True  # the host was rebooted since: every process that runs now is younger
         return process.started_boot_seconds >= self.boot_seconds
 
 
 class ServerRuns:
-    """The newest run of each server and model; any thread may call it.
+    """The newest run of each server and model. All methods may be called by any thread.
 
-    Ids are assigned here, not by SQLite: rows that refer to a run wait in the buffer together with it, for
-    hours if the database is locked.
+    Ids of runs are generated here, not by SQLite: a run and the rows that refer to it wait in the buffer
+    together, for hours if the database is locked, and the rows must contain the id.
 
     Args:
         query: reads the database.
@@ -124,7 +126,7 @@ class ServerRuns:
         self._last_id = 0
 
     def load(self) -> None:
-        """Read what earlier collectors recorded, on the first call.
+        """Read the runs that earlier collectors stored; do nothing if that was done.
 
         Raises:
             DatabaseBusy: another program holds a lock; the next call tries again.
@@ -133,24 +135,32 @@ class ServerRuns:
             if self._history is None:
                 stored = [Run(**row) for row in self.query(_NEWEST_RUNS, ())]
                 for run in stored:
-                    run.counters = self._newest_counters(run.id)
-                history = self._read_history_start()
-                self._last_id = self._query_number(_LAST_ID)
+                    for counters in self.query(_NEWEST_COUNTERS, (run.id,)):
+                        run.counters = tuple(counters.values())
+                first = self.query(_FIRST_COLLECTOR_RUN, ())
+                last_id = self.query(_LAST_ID, ())
+                self._last_id = int(last_id[0]["id"]) if last_id else 0
                 self._runs = {(run.server, run.model): run for run in stored}
-                self._history = history
+                self._history = (
+                    HistoryStart(
+                        first[0]["boot_id"], first[0]["started_boot_seconds"], first[0]["started_at"]
+                    )
+                    if first
+                    else HistoryStart(None, None, None)
+                )
 
     def new_id(self) -> int:
-        """Return an id that no run has had.
+        """Return an id for a new run, which no run has had before.
 
         Raises:
             DatabaseBusy: see `load`.
         """
         self.load()
         with self._lock:
-            return self._new_id()
+            return self._next_id()
 
     def history_start(self) -> HistoryStart:
-        """Return when the recorded time began.
+        """Return when the first collector started on this database.
 
         Raises:
             DatabaseBusy: see `load`.
@@ -160,45 +170,59 @@ class ServerRuns:
         return self._history
 
     def current(self, server: str, model: str) -> Run | None:
-        """Return the run that serves a model now, or None."""
+        """Return the run of a model that has not ended; None if there is none."""
         run = self._runs.get((server, model))
         return run if run and run.outcome is None else None
 
-    def observe(self, sighting: Sighting) -> Observation:
-        """Return the run of a process that serves a model now, and what must be written of it.
+    def assign(self, observed: ObservedProcess) -> RunAssignment:
+        """Return the run of a process that serves a model now: the newest run of the model, or a new one.
+
+        Four situations, of a model that is sampled every 5 seconds:
+
+        1. The process of the previous sample still serves it: the run continues. Its row is written again
+           only if it changed, for example because /props of the process was read and reported the build.
+        2. A llama-server was restarted between two samples: the process is another one. The old run ends as
+           `replaced`, and a new run begins.
+        3. The collector was restarted, and the process is still the one of the stored run: the run continues.
+        4. The collector was stopped for a night, and the process is another one: the old run ends as
+           `unobserved`, without `ended_at`, because nobody knows when it ended.
+
+        A run that has ended can continue, too: see `_is_same_process`. Its end is then removed from its row.
 
         Raises:
             DatabaseBusy: see `load`.
         """
         self.load()
         with self._lock:
-            key = (sighting.server, sighting.model.name)
+            key = (observed.server, observed.model.name)
             run, changes = self._runs.get(key), []
-            if run is None or not _is_same_process(run, sighting):
+            if run is None or not _is_same_process(run, observed):
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
-                run = self._begin(sighting, run)
+                run = self._begin(observed, run)
                 self._runs[key] = run
                 changes.append(run.save())
-            elif _update(run, sighting):
+            elif _update(run, observed):
                 changes.append(run.save())
-            is_first = run.counters is None and sighting.counters is not None
-            run.counters = sighting.counters or run.counters
+            # The first row of the run, which need not be of its first sample: /metrics of a sleeping model of
+            # an old build is not read before the model is used. Its counters then still count in full.
+            is_first = run.counters is None and observed.counters is not None
+            run.counters = observed.counters or run.counters
             run.is_observed = True
-            return Observation(run.id, is_first and bool(run.counters_from_zero), changes)
+            return RunAssignment(run.id, is_first and bool(run.counters_from_zero), changes)
 
     def end(
         self, server: str, model: str, timestamp: int, outcome: str, exit_code: int | None = None
     ) -> list[Write]:
-        """Record how the current run of a model ended; return what must be written.
+        """End the current run of a model; return the rows to write.
 
         Args:
             server: name of the server.
-            model: its name for the model.
-            timestamp: Unix seconds of the sample that saw the end.
+            model: name of the model on that server.
+            timestamp: Unix seconds of the first sample after the end.
             outcome: see `server_runs.outcome`.
-            exit_code: of the process, where it is reported.
+            exit_code: exit code of the process; None if it is not reported.
         """
         with self._lock:
             run = self.current(server, model)
@@ -207,10 +231,15 @@ class ServerRuns:
             run.outcome, run.ended_at, run.exit_code = outcome, timestamp, exit_code
             return [run.save()]
 
-    def end_absent(self, server: str, present: Iterable[str], timestamp: int) -> list[Write]:
-        """End all runs of a server but those of the models that are present; return what must be written.
+    def end_others(self, server: str, present: Iterable[str], timestamp: int) -> list[Write]:
+        """End the runs of a server whose model is not in memory any more; return the rows to write.
 
-        A run that only an earlier collector saw ended at an unknown time.
+        A run that this collector never sampled ended while no collector ran, so that its end is not known.
+
+        Args:
+            server: name of the server.
+            present: names of its models that are in memory.
+            timestamp: Unix seconds of the sample.
         """
         changes: list[Write] = []
         names = set(present)
@@ -222,48 +251,39 @@ class ServerRuns:
                     changes.append(run.save())
         return changes
 
-    def _new_id(self) -> int:
+    def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
-    def _begin(self, sighting: Sighting, previous: Run | None) -> Run:
-        """Create the run of a process that was not seen before.
+    def _begin(self, observed: ObservedProcess, previous: Run | None) -> Run:
+        """Return a new run for a process that no earlier sample saw.
 
-        Its counters count in full where it began within the recorded time: a process came before it, or it is
-        known that none was there, or its start says so.
+        Its counters count in full if all their growth is within the recorded time. One of these shows that:
+
+        - The model had an earlier run, so the process started after that one.
+        - An earlier sample found that no process served the model.
+        - The process started after the first collector.
+
+        Otherwise the process may have served for weeks before the first sample of all.
         """
         assert self._history is not None
-        process = sighting.process
+        process = observed.process
         from_zero = (
             previous is not None
-            or sighting.is_new
+            or observed.is_new
             or (process is not None and self._history.is_before(process))
         )
         run = Run(
-            self._new_id(),
-            sighting.server,
-            sighting.address,
-            sighting.model.name,
-            sighting.model_id,
-            first_seen_at=sighting.timestamp,
+            self._next_id(),
+            observed.server,
+            observed.address,
+            observed.model.name,
+            observed.model_id,
+            first_seen_at=observed.timestamp,
             counters_from_zero=int(from_zero),
         )
-        _update(run, sighting)
+        _update(run, observed)
         return run
-
-    def _query_number(self, statement: str) -> int:
-        rows = self.query(statement, ())
-        return int(rows[0]["id"]) if rows else 0
-
-    def _newest_counters(self, run_id: int) -> Counters | None:
-        rows = self.query(_NEWEST_COUNTERS, (run_id,))
-        return tuple(rows[0].values()) if rows else None
-
-    def _read_history_start(self) -> HistoryStart:
-        rows = self.query(_FIRST_COLLECTOR_RUN, ())
-        if not rows:
-            return HistoryStart(None, None, None)
-        return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
 
 
 _NEWEST_RUNS = (
@@ -287,72 +307,80 @@ def counters_of(samples: Mapping[str, float | None]) -> Counters:
     return tuple(samples.get(name) for name in RESTART_COUNTERS)
 
 
-def _is_same_process(run: Run, sighting: Sighting) -> bool:
-    """Return whether the process that serves a model is that of its newest run.
+def _is_same_process(run: Run, observed: ObservedProcess) -> bool:
+    """Return whether an observed process is that of a model's newest run.
 
-    Where nothing identifies the process, a run that ended because its model was unloaded never goes on,
-    while one whose server could not be reached for a while does: the network may have been away, not the
-    server. A counter that fell is always another run.
+    The first comparison decides for which both sides have values:
+
+    1. Process id, boot, and start since that boot: both processes were visible here. A process id alone is
+       not enough, because the kernel reuses it.
+    2. The header of /metrics that identifies a process: a server on another machine.
+    3. The start by the wall clock: a run of version 0.1.0, which recorded no process id.
+    4. Nothing identifies the process, as with a remote server of an old build. Then an open run continues. So
+       does one that ended because its server could not be reached: perhaps only the network was down for a
+       minute. But a run whose model was unloaded (or evicted, crashed, ...) never continues, because the
+       model was then loaded by a new process.
+
+    In all cases a counter that fell shows another process. Example: a remote server is restarted between two
+    samples, and `tokens_predicted_total` goes from 9,000 to 40.
     """
-    process = sighting.process
+    process = observed.process
     if run.process_id is not None and process:
         same = (run.boot_id, run.process_id, run.started_boot_seconds) == (
             process.boot_id,
             process.pid,
             process.started_boot_seconds,
         )
-    elif run.metrics_run and sighting.metrics_run:
-        same = run.metrics_run == sighting.metrics_run
-    elif run.started_at is not None and process:  # a run of version 0.1.0, which recorded no process id
+    elif run.metrics_run and observed.metrics_run:
+        same = run.metrics_run == observed.metrics_run
+    elif run.started_at is not None and process:
         same = abs(run.started_at - process.started_at) <= START_TOLERANCE_SECONDS
     else:
         same = run.outcome in (None, ENDED)
-    return same and not _has_fallen(run.counters, sighting.counters)
+    pairs = zip(run.counters or (), observed.counters or (), strict=False)
+    has_fallen = any(old is not None and new is not None and new < old for old, new in pairs)
+    return same and not has_fallen
 
 
-def _has_fallen(before: Counters | None, now: Counters | None) -> bool:
-    pairs = zip(before or (), now or (), strict=False)
-    return any(old is not None and new is not None and new < old for old, new in pairs)
+def _update(run: Run, observed: ObservedProcess) -> bool:
+    """Store in a run what a sample observed of it, and reopen it if it had ended.
 
+    A value that this sample does not have, such as the header of /metrics if that was not read, is unchanged.
 
-def _update(run: Run, sighting: Sighting) -> bool:
-    """Record what is known of a run; return whether its row changed."""
-    process = sighting.process
-    known: dict[str, SqlValue] = {
-        "address": sighting.address,
-        "model_id": sighting.model_id,
-        "metrics_run": sighting.metrics_run,
-        "build": sighting.build,
-        "slots": sighting.slots,
-        "context_size": sighting.model.context_size,
+    Returns:
+        whether the row of the run must be written.
+    """
+    process = observed.process
+    values: dict[str, SqlValue] = {
+        "address": observed.address,
+        "model_id": observed.model_id,
+        "metrics_run": observed.metrics_run,
+        "build": observed.build,
+        "slots": observed.slots,
+        "context_size": observed.model.context_size,
     }
     if run.process_id is None:
-        arguments = process.arguments if process else sighting.model.arguments
-        known["arguments"] = json.dumps(mask_secrets(arguments), ensure_ascii=False) if arguments else None
+        arguments = process.arguments if process else observed.model.arguments
+        values["arguments"] = json.dumps(mask_secrets(arguments), ensure_ascii=False) if arguments else None
         if process:
-            known |= {
+            values |= {
                 "process_id": process.pid,
                 "boot_id": process.boot_id,
                 "started_boot_seconds": process.started_boot_seconds,
                 "started_at": process.started_at,
             }
-    if run.gpus is None and sighting.gpus:
-        known |= _gpu_columns(sighting.gpus)
-    changed = {name: value for name, value in known.items() if value not in (None, getattr(run, name))}
+    if run.gpus is None and observed.gpus:
+        gpus = observed.gpus.gpus
+        versions = sorted({gpu.driver_version for gpu in gpus if gpu.driver_version})
+        described = [
+            {"vendor": gpu.vendor, "uuid": gpu.uuid, "name": gpu.name, "bus_address": gpu.bus_address}
+            for gpu in gpus
+        ]
+        values["driver_version"] = ", ".join(versions) or None
+        values["gpus"] = json.dumps(described, ensure_ascii=False) if described else None
+    changed = {name: value for name, value in values.items() if value not in (None, getattr(run, name))}
     is_reopened = run.outcome is not None
     run.outcome = run.ended_at = run.exit_code = None
     for name, value in changed.items():
         setattr(run, name, value)
     return is_reopened or bool(changed)
-
-
-def _gpu_columns(detail: GpuDetail) -> dict[str, SqlValue]:
-    versions = sorted({gpu.driver_version for gpu in detail.gpus if gpu.driver_version})
-    gpus: list[dict[str, Any]] = [
-        {"vendor": gpu.vendor, "uuid": gpu.uuid, "name": gpu.name, "bus_address": gpu.bus_address}
-        for gpu in detail.gpus
-    ]
-    return {
-        "driver_version": ", ".join(versions) or None,
-        "gpus": json.dumps(gpus, ensure_ascii=False) if gpus else None,
-    }

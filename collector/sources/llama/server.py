@@ -1,10 +1,11 @@
-"""llama-server: its state, its models, and what /metrics says of each that is loaded.
+"""The source of one llama-server: its state, its models, and /metrics of each loaded model.
 
-Only requests that load, wake and evict nothing are sent: /props, a router's /models, and /metrics of a
-model's own process where reading that keeps no model awake.
+It sends only requests that load, wake and evict no model: /props, /models of a router, and /metrics of the
+process that serves a model, if reading it does not keep the model awake.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from collector.errors import (
     DatabaseBusy,
@@ -20,30 +21,30 @@ from collector.schema import Row, SqlValue, Table, Write
 from collector.settings import API_KEY_VARIABLE
 from collector.sources.base import Reading, Tick
 from collector.sources.llama.context import ServerContext
-from collector.sources.llama.endpoint import ServedProcess
+from collector.sources.llama.endpoint import ServingProcess
 from collector.sources.llama.events import MODEL_EVENTS, ModelEvents
 from collector.sources.llama.http import Address, LlamaHttp
 from collector.sources.llama.metrics import LLAMA_METRICS, RunSpeeds, metrics_row
 from collector.sources.llama.model_rows import ModelStatuses
 from collector.sources.llama.router import Router
 from collector.sources.llama.run_table import SERVER_RUNS
-from collector.sources.llama.runs import ENDED, Observation, ServerRuns, Sighting, counters_of
+from collector.sources.llama.runs import ENDED, ObservedProcess, ServerRuns, counters_of
 from collector.sources.llama.single import SingleServer
 
 _START = "Start llama-server there, or change [llama_server] url"
-_IS_IT = (
+_IS_IT_LLAMA_SERVER = (
     "Is it a llama-server? Check [llama_server] url, and its prefix if llama-server runs with --api-prefix"
 )
 
 
 class LlamaServerSource:
-    """One llama-server, single or router.
+    """The source of one llama-server, which is a router or serves a single model.
 
     Args:
-        address: where it is.
-        context: its name, processes, GPUs and the rows of `models`.
-        runs: the processes that serve models, of all servers.
-        statuses: `models.status` over all servers.
+        address: address of the server.
+        context: its name, and access to other sources.
+        runs: the runs of all servers.
+        statuses: `models.status`, which depends on all servers.
     """
 
     name = "llama_server"
@@ -69,20 +70,22 @@ class LlamaServerSource:
         self._props: Props | None = None
 
     def read(self, tick: Tick) -> Reading[None]:
-        """Read once; a server that is away, loading or busy is a state, not an error."""
+        """Read the server once. A server that is down, loading or busy is a state, not an error."""
         try:
             return self._read(tick)
         except ServerDown as error:
-            self._single.was_down()
-            changes = self._record(tick, self._events.models_after_end(), None, None, outcome=ENDED)
-            changes += self._runs.end_absent(self._context.server, (), tick.timestamp)
-            return self._away("down", f"nothing listens at {self._url} ({error}). {_START}", 0, changes)
+            self._single.record_down()
+            changes = self._record(tick, self._events.models_after_server_end(), None, None, outcome=ENDED)
+            changes += self._runs.end_others(self._context.server, (), tick.timestamp)
+            message = f"nothing listens at {self._url} ({error}). {_START}"
+            return self._disconnected("down", message, 0, changes)
         except ServerBusy as error:
             return _without_rows(State("busy", f"{error}: no sample"), None)
         except UnexpectedStatus as error:
-            return self._refused(tick, error.status)
+            return self._reading_of_status(tick, error.status)
         except (InvalidAnswer, ParseError) as error:
-            return self._away("wrong answer", f"{self._url}: {error}. {_IS_IT}", None)
+            message = f"{self._url}: {error}. {_IS_IT_LLAMA_SERVER}"
+            return self._disconnected("wrong answer", message, None)
 
     def close(self) -> None:
         """Close all connections."""
@@ -95,7 +98,7 @@ class LlamaServerSource:
         rows, changes = self._rows(tick, reading.processes)
         changes += self._record(tick, reading.models, props.build, props.max_instances)
         in_memory = (served.model.name for served in reading.processes)
-        changes += self._runs.end_absent(self._context.server, in_memory, tick.timestamp)
+        changes += self._runs.end_others(self._context.server, in_memory, tick.timestamp)
         return Reading(
             None,
             rows=tuple((LLAMA_METRICS, row) for row in rows),
@@ -104,43 +107,38 @@ class LlamaServerSource:
             changes=changes,
         )
 
-    def _rows(self, tick: Tick, processes: Sequence[ServedProcess]) -> tuple[list[Row], list[Write]]:
-        """Return the rows of the processes that were read, and what changed of their runs."""
+    def _rows(self, tick: Tick, processes: Sequence[ServingProcess]) -> tuple[list[Row], list[Write]]:
+        """Return the rows of `llama_metrics`, and the changed rows of `server_runs`."""
         rows, changes, speeds = [], [], {}
         gpus = self._context.gpus_of(tick)
         for served in processes:
             metrics = served.metrics
-            sighting = Sighting(
+            observed = ObservedProcess(
                 tick.timestamp,
                 self._context.server,
                 served.address,
                 served.model,
                 self._context.model_id(served.model),
                 served.process,
-                metrics.run if metrics else None,
+                metrics.run_number if metrics else None,
                 counters_of(metrics.samples) if metrics else None,
                 is_new=served.is_new,
                 build=served.build,
                 slots=served.slots,
                 gpus=gpus,
             )
-            observation = self._observe(sighting)
-            if observation:
-                changes += observation.changes
-                speeds[observation.run_id] = self._speeds.get(observation.run_id) or RunSpeeds(
-                    from_zero=observation.counted_from_zero
-                )
+            assignment, values = None, {}
+            with suppress(DatabaseBusy):  # only until the runs of earlier collectors have been read
+                assignment = self._runs.assign(observed)
+            if assignment:
+                run_id = assignment.run_id
+                changes += assignment.changes
+                speeds[run_id] = self._speeds.get(run_id) or RunSpeeds(from_zero=assignment.counted_from_zero)
+                values = speeds[run_id].update(metrics.samples) if metrics else {}
             if metrics:
-                values = speeds[observation.run_id].update(metrics.samples) if observation else {}
-                rows.append(metrics_row(sighting, metrics.samples, values, observation))
+                rows.append(metrics_row(observed, metrics.samples, values, assignment))
         self._speeds = speeds
         return rows, changes
-
-    def _observe(self, sighting: Sighting) -> Observation | None:
-        try:
-            return self._runs.observe(sighting)
-        except DatabaseBusy:  # in the first sample: what earlier collectors recorded cannot be read yet
-            return None
 
     def _record(
         self,
@@ -150,45 +148,63 @@ class LlamaServerSource:
         max_loaded: int | None,
         outcome: str | None = None,
     ) -> list[Write]:
-        """Return events and statuses of the models of one sample."""
+        """Return the rows of `models`, `model_events` and `server_runs` that change with states of models.
+
+        Args:
+            tick: the present tick.
+            models: the models with their new states.
+            build: build number of the server; None if it did not answer.
+            max_loaded: how many models a router keeps loaded; None or 0 = no limit.
+            outcome: outcome of all runs that end; None = as the events say.
+        """
         self._context.models.add_missing(models)
         try:
             compared = self._events.compare(models, max_loaded)
         except DatabaseBusy:
-            return []  # the next sample compares again
-        statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.known_models())
+            return []  # before the first sample: the next one compares with the stored events
+        statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.reported_models())
         return statuses + self._events.writes(tick.timestamp, compared, build, outcome)
 
-    def _refused(self, tick: Tick, status: int) -> Reading[None]:
-        """Return what an HTTP status means."""
+    def _reading_of_status(self, tick: Tick, status: int) -> Reading[None]:
+        """Return the reading of a server that answers with an HTTP status other than 200."""
         match status:
             case 503:
                 models = self._single.loading_model(tick)
                 changes = self._record(tick, models, None, None) if models else []
-                return self._away("loading", "it loads its model", 0, changes)
+                return self._disconnected("loading", "it loads its model", 0, changes)
             case 401:
-                return self._away(
-                    "needs key",
-                    "it wants its API key: put it into a file and name that in [llama_server] api_key_file, "
-                    f"or set {API_KEY_VARIABLE}",
-                    None,
+                message = (
+                    "it requires its API key: write it to a file and name that in [llama_server] "
+                    f"api_key_file, or set {API_KEY_VARIABLE}"
                 )
+                return self._disconnected("needs key", message, None)
             case 403:
-                return self._away("needs key", "it refuses the API key of [llama_server] api_key_file", None)
+                message = "it refuses the API key of [llama_server] api_key_file"
+                return self._disconnected("needs key", message, None)
             case 404:
                 message = (
                     f"it has no such path: is its --api-prefix at the end of [llama_server] url? {_START}"
                 )
-                return self._away("not found", message, None)
+                return self._disconnected("not found", message, None)
             case _:
-                return self._away("wrong answer", f"{self._url} answers {status}. {_IS_IT}", None)
+                message = f"{self._url} answers {status}. {_IS_IT_LLAMA_SERVER}"
+                return self._disconnected("wrong answer", message, None)
 
-    def _away(
+    def _disconnected(
         self, name: str, message: str, active: int | None, changes: Sequence[Write] = ()
     ) -> Reading[None]:
-        """Return a reading without rows; what answers next may be another server, with other models."""
+        """Remove all that is stored about the server, and return a reading without rows.
+
+        The next answer may be that of another server, such as a newer build with other models.
+
+        Args:
+            name: name of the state.
+            message: what happened, and what to change.
+            active: value of `metrics.active_models`.
+            changes: rows that must be written.
+        """
         self._props = None
-        self._single.was_away()
+        self._single.reset()
         self._router.close()
         harmless = name == "loading"
         state = State(name, message, level="info" if harmless else "warning", success=harmless)

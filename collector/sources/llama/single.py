@@ -10,29 +10,31 @@ from collector.parsers.server_answers import Props, ServedModel, parse_props
 from collector.sources.base import Tick
 from collector.sources.llama.context import ServerContext
 from collector.sources.llama.endpoint import (
-    METRICS_ARE_OFF,
-    METRICS_OFF,
-    NO_SUCH_PATH,
+    METRICS_DISABLED,
+    METRICS_DISABLED_STATUS,
+    NO_SUCH_PATH_STATUS,
     UP,
+    Metrics,
     ModelEndpoint,
-    ServedProcess,
     ServerReading,
+    ServingProcess,
 )
 from collector.sources.llama.http import LlamaHttp, listening_address
 from collector.sources.llama.processes import LlamaProcess
 
-UNSEEN = State(
+PROCESS_NOT_VISIBLE = State(
     "up",
-    "reading /metrics of this build could keep its model awake, and its process cannot be seen here: only "
-    "its state is read. Builds from b10531 on that know their number can be read at any time",
+    "only the state of its model is read: reading /metrics of this build could keep the model awake, and its "
+    "process is not visible from here. /metrics of builds from b10531 on that report their build number is "
+    "always read",
 )
 
 
 class SingleServer:
-    """The one model of a server, through all the processes that serve it one after another.
+    """A server without router mode: at any time one process that serves one model.
 
     Args:
-        url: where the server is, to distinguish its process from others.
+        url: URL of the server; also used to find its process.
         http: connection to it.
         context: processes, GPUs and rows of `models`.
     """
@@ -42,30 +44,30 @@ class SingleServer:
         self._http = http
         self._context = context
         self._endpoint = ModelEndpoint(http)
-        self._was_seen = False
-        self._was_down = False
+        self._was_read = False  # /metrics, at least once
+        self._was_down = False  # since /metrics was read last
 
-    def was_down(self) -> None:
-        """Record that nothing listened: the next process starts its counters at 0."""
+    def record_down(self) -> None:
+        """Record that nothing listens at the URL: the counters of the next process start at 0."""
         self._was_down = True
 
-    def was_away(self) -> None:
-        """Record that the server could not be read: the next process may be another build."""
-        self._endpoint.forget()
+    def reset(self) -> None:
+        """Remove the stored answer of /props, because the next process may be another build."""
+        self._endpoint.reset()
 
     def read(self, tick: Tick, props: Props) -> ServerReading:
-        """Read the model's state, and its metrics unless that would keep it awake.
+        """Read the state of the model, and /metrics unless that would keep the model awake.
 
         Args:
-            tick: the sample.
-            props: what /props said at the last contact. Where the model may sleep it is asked again, which
-                shows a sleeping model and wakes nothing.
+            tick: the present tick.
+            props: an earlier answer of /props. If the model may sleep, /props is read again: it reports
+                whether the model sleeps, and does not wake it.
 
         Raises:
             RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
         process = process_at(self._url, self._context.processes_of(tick))
-        self._endpoint.identify(props, is_new=self._was_down and not self._was_seen)
+        self._endpoint.set_props(props, is_new=self._was_down and not self._was_read)
         if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
@@ -73,35 +75,27 @@ class SingleServer:
             return ServerReading(())
         self._context.models.add_missing((model,))
         if props.has_metrics is False:
-            return self._reading(props, model, process, METRICS_ARE_OFF)
+            return self._reading(props, model, process, METRICS_DISABLED)
         if model.state != "loaded":
             return self._reading(props, model, process)
         if not self._endpoint.may_read(process):
-            return self._reading(props, model, process, UP if process else UNSEEN)
+            return self._reading(props, model, process, UP if process else PROCESS_NOT_VISIBLE)
         try:
             metrics = self._endpoint.read()
         except UnexpectedStatus as error:
-            if error.status in (NO_SUCH_PATH, METRICS_OFF):
-                return self._reading(props, model, process, METRICS_ARE_OFF)
+            if error.status in (NO_SUCH_PATH_STATUS, METRICS_DISABLED_STATUS):
+                return self._reading(props, model, process, METRICS_DISABLED)
             raise
-        if self._endpoint.is_another_process(metrics):
+        if self._endpoint.is_new_process(metrics):
             props = parse_props(self._http.get("/props").text)
             model = props.model or model
             self._context.models.add_missing((model,))
-        served = ServedProcess(
-            model,
-            listening_address(self._url),
-            process,
-            metrics,
-            is_new=self._was_down,
-            build=props.build,
-            slots=props.slots,
-        )
-        self._was_seen, self._was_down = True, False
-        return ServerReading((model,), (served,))
+        reading = self._reading(props, model, process, metrics=metrics)
+        self._was_read, self._was_down = True, False
+        return reading
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
-        """Return the model that a server which answers `Loading model` loads, from its command line."""
+        """Return the model of a server that still loads it, from its command line; empty if not visible."""
         process = process_at(self._url, self._context.processes_of(tick))
         path = option(process.arguments, "--model", "-m") if process else None
         if process is None or path is None:
@@ -110,13 +104,18 @@ class SingleServer:
         return (ServedModel(name, path, "loading"),)
 
     def _reading(
-        self, props: Props, model: ServedModel, process: LlamaProcess | None, state: State = UP
+        self,
+        props: Props,
+        model: ServedModel,
+        process: LlamaProcess | None,
+        state: State = UP,
+        metrics: Metrics | None = None,
     ) -> ServerReading:
-        """Return a reading without metrics."""
-        served = ServedProcess(
+        served = ServingProcess(
             model,
             listening_address(self._url),
             process,
+            metrics,
             is_new=self._was_down,
             build=props.build,
             slots=props.slots,
@@ -125,7 +124,11 @@ class SingleServer:
 
 
 def process_at(url: str, processes: tuple[LlamaProcess, ...]) -> LlamaProcess | None:
-    """Return the process that serves a URL: the one started with its address, else the only one there is."""
+    """Return the process that listens at a URL; None if it cannot be determined.
+
+    It is the process whose command line contains the port or socket. If none does, because the port was set
+    by an environment variable, it is the only llama-server process of this machine.
+    """
     parts = urlsplit(url)
     if parts.scheme == "unix":
         listening = [p for p in processes if option(p.arguments, "--host") == parts.path]

@@ -13,7 +13,7 @@ from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 from collector.sources.llama.events import ModelEvents
 from collector.sources.llama.model_rows import ModelIndex, ModelStatuses
-from collector.sources.llama.runs import ServerRuns, Sighting
+from collector.sources.llama.runs import ObservedProcess, ServerRuns
 
 SERVER, OTHER = "127.0.0.1:8080", "127.0.0.1:8081"
 
@@ -40,17 +40,17 @@ class History:
         self.index.add_missing(models)
         for model in models:
             if model.state in ("loaded", "sleeping"):
-                self._write(self.runs.observe(Sighting(timestamp, server, "", model, None)).changes)
+                self._write(self.runs.assign(ObservedProcess(timestamp, server, "", model, None)).changes)
         events = self.of_server[server]
         changes = events.compare(models, max_loaded)
-        self._write(self.statuses.update(server, timestamp, events.known_models()))
+        self._write(self.statuses.update(server, timestamp, events.reported_models()))
         self._write(events.writes(timestamp, changes, 11434))
 
     def end(self, timestamp: int) -> None:
         """A sample in which the server is down."""
         events = self.of_server[SERVER]
-        changes = events.compare(events.models_after_end(), None)
-        self._write(self.statuses.update(SERVER, timestamp, events.known_models()))
+        changes = events.compare(events.models_after_server_end(), None)
+        self._write(self.statuses.update(SERVER, timestamp, events.reported_models()))
         self._write(events.writes(timestamp, changes, None, "ended"))
 
     def _write(self, writes: list[Write]) -> None:
@@ -153,7 +153,7 @@ def test_a_locked_database_delays_the_comparison_and_invents_nothing(history: Hi
     for _ in range(2):
         with pytest.raises(DatabaseBusy):
             events.compare((model("a", "loaded"),), None)
-    assert events.models_after_end() == []
+    assert events.models_after_server_end() == []
 
 
 def test_a_new_collector_continues_from_the_recorded_events(history: History) -> None:

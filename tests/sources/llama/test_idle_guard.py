@@ -19,7 +19,7 @@ def decisions(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
     for spent in cpu_seconds:
         answers.append(guard.may_read(None if spent is None else process(spent)))
         if answers[-1]:
-            guard.has_read()
+            guard.record_read()
     return answers
 
 

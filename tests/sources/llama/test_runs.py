@@ -16,7 +16,7 @@ from collector.schema import Write
 from collector.sources.gpu.source import GpuDetail, GpuIdentity
 from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.runs import HistoryStart, Observation, ServerRuns, Sighting
+from collector.sources.llama.runs import HistoryStart, ObservedProcess, RunAssignment, ServerRuns
 
 MODEL = ServedModel("m", "/models/m.gguf", "loaded", context_size=4096)
 BOOT, EARLIER_BOOT = "boot-2", "boot-1"
@@ -29,14 +29,14 @@ def process(pid: int, started: float = 100.0, boot_id: str = BOOT, wall: float =
     )
 
 
-def sighting(tokens: float | None = None, **more: Any) -> Sighting:
+def observed(tokens: float | None = None, **more: Any) -> ObservedProcess:
     counters = None if tokens is None else (tokens, None, None)
-    plain = Sighting(1000, "127.0.0.1:8080", "127.0.0.1:8080", MODEL, None, counters=counters)
+    plain = ObservedProcess(1000, "127.0.0.1:8080", "127.0.0.1:8080", MODEL, None, counters=counters)
     return replace(plain, **more)
 
 
-class Recorded:
-    """Runs over a real database; every observation is written at once."""
+class RecordedRuns:
+    """Runs over a real database; every changed row is written at once."""
 
     def __init__(self, database: Database, history: HistoryStart = HistoryStart(BOOT, 50.0, 4000.0)) -> None:  # noqa: B008
         self.database = database
@@ -44,20 +44,20 @@ class Recorded:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew with what the database holds, as a new collector does."""
+        """Read the stored runs again, as a restarted collector does."""
         self.runs = ServerRuns(self.database.query)
         self.runs.load()
         self.runs._history = self._history
 
-    def observe(self, seen: Sighting) -> Observation:
-        observation = self.runs.observe(seen)
-        self.write(observation.changes)
+    def assign(self, seen: ObservedProcess) -> RunAssignment:
+        assignment = self.runs.assign(seen)
+        self.write(assignment.changes)
         if seen.counters:
-            row: dict[str, Any] = {"timestamp": seen.timestamp, "model": "m", "run_id": observation.run_id}
+            row: dict[str, Any] = {"timestamp": seen.timestamp, "model": "m", "run_id": assignment.run_id}
             self.write(
                 [LLAMA_METRICS.insert(LLAMA_METRICS.row(row | {"tokens_predicted_total": seen.counters[0]}))]
             )
-        return observation
+        return assignment
 
     def write(self, writes: list[Write]) -> None:
         with self.database.transaction() as connection:
@@ -70,69 +70,69 @@ class Recorded:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Iterator[Recorded]:
+def recorded(tmp_path: Path) -> Iterator[RecordedRuns]:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
-        yield Recorded(database)
+        yield RecordedRuns(database)
 
 
-def test_a_process_is_one_run_from_sample_to_sample(recorded: Recorded) -> None:
-    first = recorded.observe(sighting(5, process=process(7)))
-    again = recorded.observe(sighting(9, process=process(7)))
+def test_all_samples_of_a_process_belong_to_one_run(recorded: RecordedRuns) -> None:
+    first = recorded.assign(observed(5, process=process(7)))
+    again = recorded.assign(observed(9, process=process(7)))
     assert first.run_id == again.run_id
     assert (first.counted_from_zero, again.counted_from_zero) == (True, False)
     assert again.changes == []
 
 
-def test_another_process_is_another_run_also_where_its_counters_are_higher(recorded: Recorded) -> None:
-    first = recorded.observe(sighting(5, process=process(7)))
-    second = recorded.observe(sighting(900, process=process(8, 200.0)))
+def test_another_process_is_another_run_even_if_its_counters_are_higher(recorded: RecordedRuns) -> None:
+    first = recorded.assign(observed(5, process=process(7)))
+    second = recorded.assign(observed(900, process=process(8, 200.0)))
     assert second.run_id > first.run_id
     assert second.counted_from_zero
     assert [row["outcome"] for row in recorded.rows] == ["replaced", None]
 
 
-def test_a_reused_process_id_is_another_run(recorded: Recorded) -> None:
+def test_a_reused_process_id_belongs_to_another_run(recorded: RecordedRuns) -> None:
     assert (
-        recorded.observe(sighting(5, process=process(7, 100.0))).run_id
-        != recorded.observe(sighting(6, process=process(7, 300.0))).run_id
+        recorded.assign(observed(5, process=process(7, 100.0))).run_id
+        != recorded.assign(observed(6, process=process(7, 300.0))).run_id
     )
 
 
-def test_setting_the_clock_changes_no_run(recorded: Recorded) -> None:
-    """psutil derives the start of a process from today's wall clock: it moves, the start since boot does not."""
-    first = recorded.observe(sighting(5, process=process(7, wall=5000.0)))
+def test_setting_the_clock_changes_no_run(recorded: RecordedRuns) -> None:
+    """psutil computes `create_time` from the current wall clock; the start since boot does not depend on it."""
+    first = recorded.assign(observed(5, process=process(7, wall=5000.0)))
     for step in (3.0, 3600.0, -86_400.0):
-        again = recorded.observe(sighting(5, process=process(7, wall=5000.0 + step)))
+        again = recorded.assign(observed(5, process=process(7, wall=5000.0 + step)))
         assert (again.run_id, again.counted_from_zero) == (first.run_id, False)
 
 
-def test_without_a_process_the_header_of_metrics_decides(recorded: Recorded) -> None:
+def test_the_header_of_metrics_decides_if_the_process_is_not_visible(recorded: RecordedRuns) -> None:
     runs = [
-        recorded.observe(sighting(tokens, metrics_run=run)).run_id
+        recorded.assign(observed(tokens, metrics_run=run)).run_id
         for tokens, run in ((5, "1"), (9, "1"), (20, "2"))
     ]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_without_process_and_header_a_counter_that_fell_decides(recorded: Recorded) -> None:
-    observations = [recorded.observe(sighting(tokens)) for tokens in (5.0, 9.0, 3.0, 4.0)]
-    runs = [one.run_id for one in observations]
+def test_a_counter_that_fell_begins_a_run_if_process_and_header_are_not_known(recorded: RecordedRuns) -> None:
+    assignments = [recorded.assign(observed(tokens)) for tokens in (5.0, 9.0, 3.0, 4.0)]
+    runs = [one.run_id for one in assignments]
     assert runs[0] == runs[1] != runs[2] == runs[3]
-    assert [one.counted_from_zero for one in observations] == [False, False, True, False]
+    assert [one.counted_from_zero for one in assignments] == [False, False, True, False]
 
 
-def test_a_new_collector_continues_the_run_of_a_process_that_still_runs(recorded: Recorded) -> None:
-    first = recorded.observe(sighting(5, process=process(7)))
+def test_a_new_collector_continues_the_run_of_a_process_that_still_runs(recorded: RecordedRuns) -> None:
+    first = recorded.assign(observed(5, process=process(7)))
     recorded.restart()
-    again = recorded.observe(sighting(9, process=process(7)))
+    again = recorded.assign(observed(9, process=process(7)))
     assert (again.run_id, again.counted_from_zero) == (first.run_id, False)
     assert len(recorded.rows) == 1
 
 
-def test_a_process_that_came_while_no_collector_ran_counts_in_full(recorded: Recorded) -> None:
-    recorded.observe(sighting(5, process=process(7)))
+def test_a_process_that_started_while_no_collector_ran_counts_in_full(recorded: RecordedRuns) -> None:
+    recorded.assign(observed(5, process=process(7)))
     recorded.restart()
-    assert recorded.observe(sighting(900, process=process(8, 200.0))).counted_from_zero
+    assert recorded.assign(observed(900, process=process(8, 200.0))).counted_from_zero
     assert recorded.rows[0]["outcome"] == "unobserved"
     assert recorded.rows[0]["ended_at"] is None
 
@@ -148,46 +148,46 @@ def test_a_process_that_came_while_no_collector_ran_counts_in_full(recorded: Rec
         (HistoryStart(None, None, None), process(7), False),
     ],
 )
-def test_the_first_run_of_all_counts_in_full_where_it_began_within_the_recorded_time(
+def test_the_first_run_of_a_model_counts_in_full_if_it_began_after_the_first_collector(
     tmp_path: Path, history: HistoryStart, seen: LlamaProcess, *, in_full: bool
 ) -> None:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
-        assert Recorded(database, history).observe(sighting(5, process=seen)).counted_from_zero == in_full
+        assert RecordedRuns(database, history).assign(observed(5, process=seen)).counted_from_zero == in_full
 
 
-def test_a_server_that_was_seen_absent_before_counts_in_full(recorded: Recorded) -> None:
-    assert recorded.observe(sighting(70, is_new=True)).counted_from_zero
+def test_a_server_that_was_down_in_an_earlier_sample_counts_in_full(recorded: RecordedRuns) -> None:
+    assert recorded.assign(observed(70, is_new=True)).counted_from_zero
 
 
-def test_a_model_that_was_not_read_yet_counts_in_full_when_it_is(recorded: Recorded) -> None:
-    """A sleeping model of an old build is seen before its metrics may be read, also by a new collector."""
-    assert not recorded.observe(sighting(process=process(7))).counted_from_zero
+def test_the_first_metrics_of_a_run_count_in_full_even_if_they_are_read_late(recorded: RecordedRuns) -> None:
+    """/metrics of a sleeping model of an old build is not read until the model is used."""
+    assert not recorded.assign(observed(process=process(7))).counted_from_zero
     recorded.restart()
-    assert recorded.observe(sighting(40, process=process(7))).counted_from_zero
-    assert not recorded.observe(sighting(50, process=process(7))).counted_from_zero
+    assert recorded.assign(observed(40, process=process(7))).counted_from_zero
+    assert not recorded.assign(observed(50, process=process(7))).counted_from_zero
 
 
-def test_a_run_that_ended_because_its_server_was_away_goes_on_when_the_same_one_answers(
-    recorded: Recorded,
+def test_a_run_continues_when_its_server_can_be_reached_again(
+    recorded: RecordedRuns,
 ) -> None:
-    first = recorded.observe(sighting(5, metrics_run="1"))
-    recorded.write(recorded.runs.end_absent("127.0.0.1:8080", (), 2000))
+    first = recorded.assign(observed(5, metrics_run="1"))
+    recorded.write(recorded.runs.end_others("127.0.0.1:8080", (), 2000))
     assert [(row["outcome"], row["ended_at"]) for row in recorded.rows] == [("ended", 2000)]
-    again = recorded.observe(sighting(7, metrics_run="1", is_new=True))
+    again = recorded.assign(observed(7, metrics_run="1", is_new=True))
     assert (again.run_id, again.counted_from_zero) == (first.run_id, False)
     assert [(row["outcome"], row["ended_at"]) for row in recorded.rows] == [(None, None)]
 
 
-def test_a_model_that_was_unloaded_comes_back_as_another_run(recorded: Recorded) -> None:
-    first = recorded.observe(sighting(5))
+def test_a_model_that_is_loaded_again_begins_another_run(recorded: RecordedRuns) -> None:
+    first = recorded.assign(observed(5))
     recorded.write(recorded.runs.end("127.0.0.1:8080", "m", 2000, "unloaded"))
-    again = recorded.observe(sighting(7))
+    again = recorded.assign(observed(7))
     assert again.run_id != first.run_id
     assert again.counted_from_zero
 
 
-def test_an_end_is_recorded_with_its_outcome_and_exit_code(recorded: Recorded) -> None:
-    recorded.observe(sighting(5, process=process(7)))
+def test_an_end_is_recorded_with_its_outcome_and_exit_code(recorded: RecordedRuns) -> None:
+    recorded.assign(observed(5, process=process(7)))
     recorded.write(recorded.runs.end("127.0.0.1:8080", "m", 2000, "crashed", 139))
     (row,) = recorded.rows
     assert (row["outcome"], row["ended_at"], row["exit_code"]) == ("crashed", 2000, 139)
@@ -195,18 +195,18 @@ def test_an_end_is_recorded_with_its_outcome_and_exit_code(recorded: Recorded) -
     assert recorded.runs.end("127.0.0.1:8080", "m", 3000, "unloaded") == []
 
 
-def test_two_servers_with_one_model_have_runs_of_their_own(recorded: Recorded) -> None:
-    one = recorded.observe(sighting(5, process=process(7)))
-    other = recorded.observe(sighting(3, server="127.0.0.1:8081", process=process(8)))
+def test_two_servers_that_serve_one_model_have_separate_runs(recorded: RecordedRuns) -> None:
+    one = recorded.assign(observed(5, process=process(7)))
+    other = recorded.assign(observed(3, server="127.0.0.1:8081", process=process(8)))
     assert one.run_id != other.run_id
-    assert recorded.runs.end_absent("127.0.0.1:8081", ("m",), 2000) == []
-    assert recorded.observe(sighting(6, process=process(7))).run_id == one.run_id
+    assert recorded.runs.end_others("127.0.0.1:8081", ("m",), 2000) == []
+    assert recorded.assign(observed(6, process=process(7))).run_id == one.run_id
 
 
-def test_a_row_contains_what_later_comparisons_need_and_no_key(recorded: Recorded) -> None:
+def test_a_row_contains_what_later_comparisons_need_and_no_key(recorded: RecordedRuns) -> None:
     gpu = GpuIdentity("nvidia", 0, "GPU-1", "RTX", "0000:01:00.0", "580.1")
     gpus = GpuDetail({}, (gpu,))
-    recorded.observe(sighting(5, process=process(7), metrics_run="42", build=11434, slots=4, gpus=gpus))
+    recorded.assign(observed(5, process=process(7), metrics_run="42", build=11434, slots=4, gpus=gpus))
     (row,) = recorded.rows
     assert (row["process_id"], row["boot_id"], row["started_boot_seconds"]) == (7, BOOT, 100.0)
     assert (row["build"], row["slots"], row["context_size"], row["metrics_run"]) == (11434, 4, 4096, "42")
@@ -217,12 +217,12 @@ def test_a_row_contains_what_later_comparisons_need_and_no_key(recorded: Recorde
     )
 
 
-def test_ids_are_never_used_again(recorded: Recorded) -> None:
-    first = recorded.observe(sighting(5, process=process(7)))
+def test_an_id_of_a_deleted_run_is_not_used_again(recorded: RecordedRuns) -> None:
+    first = recorded.assign(observed(5, process=process(7)))
     with recorded.database.transaction() as connection:
         connection.execute("DELETE FROM server_runs")
     recorded.restart()
-    assert recorded.observe(sighting(5, process=process(7))).run_id > first.run_id
+    assert recorded.assign(observed(5, process=process(7))).run_id > first.run_id
 
 
 @settings(max_examples=25)
@@ -231,12 +231,12 @@ def test_ids_are_never_used_again(recorded: Recorded) -> None:
         st.tuples(st.integers(0, 50), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=8
     )
 )
-def test_tokens_add_up_over_restarts_of_server_and_collector_whatever_the_clock_says(
+def test_the_sum_of_tokens_is_exact_over_restarts_of_server_and_collector_and_jumps_of_the_clock(
     tmp_path_factory: pytest.TempPathFactory, life: list[tuple[int, int, bool, bool]]
 ) -> None:
-    """Each process generates some tokens a sample; now and then a new collector begins, the clock jumps."""
+    """Each process generates the same number of tokens per sample; the collector restarts and the clock jumps."""
     with Database(tmp_path_factory.mktemp("runs") / "x.db", OWN_TABLES) as database:
-        recorded, wall = Recorded(database), 5000.0
+        recorded, wall = RecordedRuns(database), 5000.0
         total, counted = 0, 0.0
         for number, (tokens, samples, new_collector, clock_jumps) in enumerate(life):
             last = 0.0
@@ -245,10 +245,10 @@ def test_tokens_add_up_over_restarts_of_server_and_collector_whatever_the_clock_
                     recorded.restart()
                 wall += 1e6 if clock_jumps else -100.0
                 counter = float(tokens * sample)
-                observation = recorded.observe(
-                    sighting(counter, process=process(100 + number, 200.0 + number, wall=wall))
+                assignment = recorded.assign(
+                    observed(counter, process=process(100 + number, 200.0 + number, wall=wall))
                 )
-                counted += counter if observation.counted_from_zero else counter - last
+                counted += counter if assignment.counted_from_zero else counter - last
                 last = counter
             total += tokens * samples
         assert counted == total
