@@ -157,7 +157,7 @@ class TestLists:
     def test_every_state_of_llama_server_is_explained(self) -> None:
         files = (ROOT / "collector" / "sources" / "llama").glob("*.py")
         source = "".join(file.read_text() for file in files)
-        states = set(re.findall(r'(?:_away|State)\(\s*"([a-z ]+)"', source))
+        states = set(re.findall(r'(?:_disconnected|State)\(\s*"([a-z ]+)"', source))
         assert len(states) >= 8
         (table,) = re.findall(r"^\| state \| meaning \| what to do \|\n((?:\|.*\n)+)", CONFIG_README.read_text(), re.MULTILINE)  # fmt: skip
         documented = set(re.findall(r"^\| `([a-z ]+)` \|", table, re.MULTILINE))

@@ -19,7 +19,7 @@ SERVER_RUNS = Table(
             "process_id",
             "INTEGER",
             "label",
-            "process id; NULL = the process cannot be seen from this machine or container",
+            "process id; NULL = the process is not visible from this machine or container",
         ),
         Column("boot_id", "TEXT", "label", "id of the boot of the host in which the process ran"),
         Column(
