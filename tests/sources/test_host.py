@@ -35,7 +35,7 @@ def test_a_rate_is_unknown_on_the_first_reading_and_known_on_the_second(source: 
     assert 0 < second["cpu_usage"] <= 100
 
 
-def test_the_time_since_the_last_sample_is_counted_by_the_clock_that_nobody_sets(
+def test_the_time_since_the_previous_sample_does_not_depend_on_the_wall_clock(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_boot, unix = iter([100.0, 105.25, 4000.0]), iter([1_700_000_000, 1_600_000_000, 1_800_000_000])
@@ -49,7 +49,7 @@ def test_the_time_since_the_last_sample_is_counted_by_the_clock_that_nobody_sets
     assert [values["elapsed_seconds"] for values in rows] == [None, 5.25, 3894.75]
 
 
-def test_a_rate_times_the_time_since_the_last_sample_is_the_growth_of_the_counter(
+def test_a_rate_multiplied_by_the_elapsed_time_is_the_growth_of_the_counter(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = iter([1000, 251_000])
@@ -61,7 +61,7 @@ def test_a_rate_times_the_time_since_the_last_sample_is_the_growth_of_the_counte
     assert values["disk_read_bytes_per_second"] * values["elapsed_seconds"] == pytest.approx(250_000)
 
 
-def test_a_reading_that_failed_is_no_sample_to_compare_with(
+def test_counters_of_a_reading_that_failed_are_not_used(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since_boot = iter([100.0, 105.0, 110.0])

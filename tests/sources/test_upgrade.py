@@ -1,4 +1,4 @@
-"""Rows of version 0.1.0 keep their meaning: what its own views said of them is what ours say after the upgrade."""
+"""The upgrade of rows of version 0.1.0: after it, the views return what those of version 0.1.0 returned before."""
 
 import os
 import random
@@ -30,8 +30,8 @@ GPUS = "SELECT timestamp, gpus, energy_joules FROM gpu_by_hour ORDER BY timestam
 LOADS = "SELECT timestamp, model, came_by, left_at, left_by FROM model_loads ORDER BY model, timestamp"
 
 
-def answers(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What the views that a database holds say, without the collector."""
+def view_rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of the views that are stored in a database."""
     with closing(sqlite3.connect(path)) as connection:
         return {
             question: connection.execute(question).fetchall() for question in (TOKENS, BY_HOUR, GPUS, LOADS)
@@ -39,17 +39,17 @@ def answers(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_view_says_what_version_0_1_0_said(tmp_path: Path, seed: int) -> None:
+def test_every_view_returns_the_rows_that_version_0_1_0_returned(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "old.db"
     create(path, 3000, seed)
-    before = answers(path)
+    before = view_rows(path)
     assert len(before[BY_HOUR]) > 10
     with Database(path, OWN_TABLES, VIEWS) as database:
         upgrade_rows(database)
         assert is_upgraded(database)
         assert database.query("SELECT 1 FROM llama_metrics WHERE run_id IS NULL LIMIT 1") == []
         assert database.query("SELECT 1 FROM model_events WHERE server IS NULL LIMIT 1") == []
-    after = answers(path)
+    after = view_rows(path)
     for question, rows in before.items():
         assert after[question] == rows, question
 
@@ -67,9 +67,9 @@ def test_every_row_refers_to_a_run_of_its_model(tmp_path: Path) -> None:
         assert [row["model"] for row in open_runs] == ["chat", "code", "embed"]
 
 
-def test_an_upgrade_that_is_stopped_and_begun_anew_at_any_step_ends_the_same(tmp_path: Path) -> None:
+def test_an_upgrade_that_is_stopped_at_any_step_and_continued_has_the_same_result(tmp_path: Path) -> None:
     class StopAfter(threading.Event):
-        """Is set after some waits."""
+        """An event that is set after a number of waits."""
 
         def __init__(self, steps: int) -> None:
             super().__init__()
@@ -80,7 +80,7 @@ def test_an_upgrade_that_is_stopped_and_begun_anew_at_any_step_ends_the_same(tmp
             return self._left < 0
 
     create(tmp_path / "old.db", 1500, seed=7)
-    before = answers(tmp_path / "old.db")
+    before = view_rows(tmp_path / "old.db")
     chance, rounds = random.Random(1), 0
     upgraded = False
     while not upgraded:
@@ -89,7 +89,7 @@ def test_an_upgrade_that_is_stopped_and_begun_anew_at_any_step_ends_the_same(tmp
             upgraded = is_upgraded(database)
         rounds += 1
     assert rounds > 2
-    assert answers(tmp_path / "old.db") == before
+    assert view_rows(tmp_path / "old.db") == before
 
 
 def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: P
         assert (assignment.run_id, assignment.counted_from_zero) == (row["run_id"], False)
 
 
-def test_a_process_that_came_after_the_old_rows_has_a_run_of_its_own(tmp_path: Path) -> None:
+def test_a_process_that_started_after_the_old_rows_begins_another_run(tmp_path: Path) -> None:
     create(tmp_path / "old.db", 200, seed=3)
     with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
         (old,) = database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")
@@ -151,7 +151,7 @@ def test_rows_that_version_0_1_0_wrote_after_this_version_are_upgraded_as_well(t
         assert database.query("SELECT count(*) AS n FROM server_runs")[0]["n"] == count + 1
 
 
-def test_a_database_without_old_rows_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_without_old_rows_is_not_changed(tmp_path: Path) -> None:
     with Database(tmp_path / "new.db", OWN_TABLES, VIEWS) as database:
         upgrade_rows(database)
         assert database.query("SELECT * FROM metadata") == []
@@ -172,12 +172,12 @@ def row(
     [
         (row(0, 100), row(5, 105), False),
         (row(0, 100), row(5, 3), True),
-        (row(0, 900), row(3600, 3500), True),  # both ran for long, with a gap between
+        (row(0, 900), row(3600, 3500), True),  # each ran for a long time, with a pause between the rows
         (row(0, 900), row(3600, 4500), False),
-        (row(0, 9000), row(8, 9005), False),  # the clock went 3 s ahead
-        (row(0, 9000), row(86_405, 9005), False),  # a day ahead
-        (row(0, 9000), row(-3595, 9005), False),  # an hour back
-        (row(0, 0.5), row(1, 0.7, 40), True),  # a quick restart: the counter fell
+        (row(0, 9000), row(8, 9005), False),  # the clock was set forward by 3 s
+        (row(0, 9000), row(86_405, 9005), False),  # forward by a day
+        (row(0, 9000), row(-3595, 9005), False),  # back by an hour
+        (row(0, 0.5), row(1, 0.7, 40), True),  # a restart within a second: the counter fell
         (row(0, 0.0), row(1, 0.2, 140), False),
         (row(0, None), row(5, None, 90), True),
         (row(0, None), row(5, None, 110), False),
@@ -185,7 +185,7 @@ def row(
         (row(0, None, None), row(5, None, 150), False),
     ],
 )
-def test_two_rows_are_of_two_processes(
+def test_a_restart_between_two_rows_is_detected_from_uptimes_and_counters(
     earlier: dict[str, Any], later: dict[str, Any], *, restarted: bool
 ) -> None:
     assert is_restarted(earlier, later) == restarted
@@ -193,7 +193,7 @@ def test_two_rows_are_of_two_processes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_million_rows_are_upgraded_while_the_upgrade_is_killed_again_and_again(tmp_path: Path) -> None:
+def test_a_million_rows_are_upgraded_although_the_upgrade_is_killed_many_times(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     create(path, 165_000)  # 3 models, 2 GPUs, 2 rows a sample: a million rows
     with closing(sqlite3.connect(path)) as connection:

@@ -1,4 +1,4 @@
-"""Databases as version 0.1.0 wrote them."""
+"""Databases that are written as version 0.1.0 wrote them."""
 
 import random
 import sqlite3
@@ -30,11 +30,11 @@ _EVENTS = "INSERT INTO model_events (timestamp, model, event, state) VALUES (?, 
 
 
 def upgrade_rows(database: Database, stop: threading.Event | None = None) -> None:
-    """Upgrade the rows of version 0.1.0 that a database holds, as its collector does beside sampling."""
+    """Upgrade the rows of version 0.1.0 in a database, as the daemon does."""
     runs = ServerRuns(database.query)
     if not database.query("SELECT 1 FROM collector_runs"):
         oldest = database.query("SELECT min(timestamp) AS t FROM metrics")[0]["t"]
-        if oldest is not None:  # as the first start of this version records it
+        if oldest is not None:  # the daemon writes this row at its first start on a database of version 0.1.0
             with database.transaction() as connection:
                 connection.execute(
                     "INSERT INTO collector_runs (version, started_at) VALUES ('0.1.0', ?)", (oldest,)
@@ -52,9 +52,9 @@ def create(path: Path, samples: int, seed: int = 0) -> None:
     """Write a database of version 0.1.0 with restarts, unloads, gaps and two GPUs.
 
     Args:
-        path: of the new file.
-        samples: how many; each has one row for each loaded model, two of GPUs and one of each other table.
-        seed: of what happens by chance.
+        path: path of the new file.
+        samples: number of samples; each has one row per loaded model, two of GPUs and one of each other table.
+        seed: seed of the random events.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -1,4 +1,4 @@
-"""Views: rows made by hand whose answer is known, on the connection that the collector itself uses."""
+"""Views: their results for inserted rows, on the connection that the collector uses."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ from tests.support.version_010 import upgrade_rows
 HOUR = 3600
 NOON = 1_781_265_600  # 2026-06-12 12:00:00 UTC
 ALIASES = ("one", "later", "earlier", "first", "last", "row", "sample", "gpu_step", "token_steps")
-"""What the views call rows of these."""
+"""Aliases of these tables in the SQL of the views."""
 TIME_SERIES = ("metrics", "logs", "host_metrics", "gpu_metrics", "llama_metrics")
 
 
@@ -52,14 +52,14 @@ def insert(database: Database, table: Table, *rows: Mapping[str, Any]) -> None:
 
 
 def insert_tokens(database: Database, *rows: tuple[int, float | None], **more: SqlValue) -> None:
-    """Rows of one model: timestamp and tokens generated so far, half as many prompt tokens."""
+    """Insert rows of one model, each with a timestamp and the tokens generated so far."""
     for timestamp, tokens in rows:
         values: dict[str, SqlValue] = {"timestamp": timestamp, "model": "m", "tokens_predicted_total": tokens}
         insert(database, LLAMA_METRICS, values | more)
 
 
 def ask(database: Database, question: str) -> list[tuple[Any, ...]]:
-    """Rows of a question; rows without runs are those of version 0.1.0, and are upgraded before."""
+    """Return the rows of a query. Inserted rows without a run, as in version 0.1.0, are upgraded before."""
     upgrade_rows(database)
     return [tuple(row.values()) for row in database.query(question)]
 
@@ -72,18 +72,18 @@ def test_tokens_of_an_hour_are_the_growth_of_the_counter(database: Database) -> 
     assert ask(database, TOKENS) == [(NOON, "m", 90)]
 
 
-def test_a_counter_that_fell_began_again_at_0(database: Database) -> None:
+def test_a_counter_that_fell_started_again_at_0(database: Database) -> None:
     insert_tokens(database, (NOON, 100), (NOON + 5, 150), (NOON + 10, 20), (NOON + 15, 25))
     assert ask(database, TOKENS) == [(NOON, "m", 50 + 20 + 5)]
 
 
-def test_one_counter_that_fell_shows_that_all_began_again(database: Database) -> None:
+def test_one_counter_that_fell_shows_that_all_started_again_at_0(database: Database) -> None:
     insert_tokens(database, (NOON, 100), n_decode_total=500)
     insert_tokens(database, (NOON + 5, 150), n_decode_total=30)
     assert ask(database, TOKENS) == [(NOON, "m", 150)]
 
 
-def test_a_new_process_began_at_0_even_where_its_counter_is_the_higher_one(database: Database) -> None:
+def test_a_new_process_started_at_0_even_if_its_counter_is_higher(database: Database) -> None:
     insert_tokens(database, (NOON, 100), uptime_seconds=900.0)
     insert_tokens(database, (NOON + 60, 150), uptime_seconds=40.0)
     assert ask(database, TOKENS) == [(NOON, "m", 150)]
@@ -106,7 +106,7 @@ def test_setting_the_clock_changes_no_sum(database: Database, step: int) -> None
     assert sum(row[2] for row in ask(database, TOKENS) if row[2] is not None) == 600 + 50
 
 
-def test_the_first_row_of_a_run_that_began_before_the_recorded_time_counts_nothing(
+def test_the_first_row_of_a_run_that_began_before_the_first_sample_counts_nothing(
     database: Database,
 ) -> None:
     insert_tokens(database, (NOON, 7000), run_id=1, counted_from_zero=0)
@@ -114,7 +114,7 @@ def test_the_first_row_of_a_run_that_began_before_the_recorded_time_counts_nothi
     assert ask(database, TOKENS) == [(NOON, "m", 10)]
 
 
-def test_runs_of_two_servers_with_one_model_are_counted_apart(database: Database) -> None:
+def test_runs_of_one_model_on_two_servers_are_counted_separately(database: Database) -> None:
     for second, (one, other) in enumerate(((100, 9000), (130, 9001), (140, 9005))):
         insert_tokens(database, (NOON + second, one), run_id=1, server="a")
         insert_tokens(database, (NOON + second, other), run_id=2, server="b")
@@ -133,14 +133,14 @@ def test_pruned_rows_of_a_run_are_not_counted_again(database: Database) -> None:
     assert ask(database, TOKENS) == [(NOON, "m", 100)]
 
 
-def test_a_quick_restart_is_seen_where_the_counters_fell(database: Database) -> None:
+def test_a_restart_within_a_second_is_detected_if_the_counters_fell(database: Database) -> None:
     insert_tokens(database, (NOON, 100), uptime_seconds=0.5)
     insert_tokens(database, (NOON + 1, 40), uptime_seconds=0.7)
     assert ask(database, TOKENS) == [(NOON, "m", 40)]
 
 
-def test_a_process_that_started_a_second_ago_counts_as_one(database: Database) -> None:
-    insert_tokens(database, (NOON, 100), uptime_seconds=0.0)  # it started within the second of the sample
+def test_two_rows_of_a_process_that_just_started_belong_to_one_run(database: Database) -> None:
+    insert_tokens(database, (NOON, 100), uptime_seconds=0.0)  # it started in the same second as the sample
     insert_tokens(database, (NOON + 1, 140), uptime_seconds=0.2)
     assert ask(database, TOKENS) == [(NOON, "m", 40)]
 
@@ -150,12 +150,12 @@ def test_a_row_without_the_counter_is_skipped(database: Database) -> None:
     assert ask(database, TOKENS) == [(NOON, "m", 30)]
 
 
-def test_rows_of_one_second_follow_each_other_by_id(database: Database) -> None:
+def test_rows_of_one_second_are_ordered_by_id(database: Database) -> None:
     insert_tokens(database, (NOON, 100), (NOON, 110), (NOON, 150), (NOON + 5, 160))
     assert ask(database, TOKENS) == [(NOON, "m", 60)]
 
 
-def test_what_a_model_did_before_the_first_sample_is_not_known(database: Database) -> None:
+def test_tokens_generated_before_the_first_sample_are_not_counted(database: Database) -> None:
     insert(database, METRICS, {"timestamp": NOON})
     insert_tokens(database, (NOON, 7000), uptime_seconds=90_000.0)
     assert ask(database, TOKENS) == [(NOON, "m", None)]
@@ -177,13 +177,13 @@ def test_growth_belongs_to_the_hour_of_the_later_row(database: Database) -> None
     assert ask(database, TOKENS.replace("ORDER", f"WHERE timestamp >= {NOON} ORDER"))[0] == (NOON, "m", 30)
 
 
-def test_models_are_counted_apart(database: Database) -> None:
+def test_models_are_counted_separately(database: Database) -> None:
     insert_tokens(database, (NOON, 100), (NOON + 5, 130), model="a")
     insert_tokens(database, (NOON, 9000), (NOON + 5, 9001), model="b")
     assert ask(database, TOKENS) == [(NOON, "a", 30), (NOON, "b", 1)]
 
 
-def test_a_day_begins_at_midnight_where_the_reader_is(database: Database) -> None:
+def test_a_day_begins_at_midnight_in_the_time_zone_of_the_reader(database: Database) -> None:
     insert_tokens(database, (NOON, 0), (NOON + 9 * HOUR, 10), (NOON + 11 * HOUR, 30), (NOON + 12 * HOUR, 70))
     assert ask(
         database, "SELECT local_time, timestamp, generated_tokens FROM tokens_by_day ORDER BY timestamp"
@@ -211,7 +211,7 @@ def test_the_day_of_the_clock_change_lasts_25_hours(database: Database) -> None:
     ]
 
 
-def test_shares_and_speeds_of_an_hour_come_from_its_sums(database: Database) -> None:
+def test_shares_and_speeds_of_an_hour_are_computed_from_its_sums(database: Database) -> None:
     def counters(timestamp: int, *values: float) -> dict[str, SqlValue]:
         names = (
             "tokens_predicted_total", "tokens_predicted_seconds_total", "prompt_tokens_total", "prompt_seconds_total",
@@ -234,7 +234,7 @@ def test_shares_and_speeds_of_an_hour_come_from_its_sums(database: Database) -> 
     assert row["work_seconds"] == 5
 
 
-def test_what_a_build_does_not_count_is_null(database: Database) -> None:
+def test_columns_of_counters_that_a_build_lacks_are_null(database: Database) -> None:
     insert_tokens(database, (NOON, 0), (NOON + 5, 90))
     upgrade_rows(database)
     (row,) = database.query("SELECT * FROM tokens_by_hour")
@@ -256,7 +256,7 @@ def test_an_hour_without_a_request_has_no_speed_and_no_share(database: Database)
     )
 
 
-def test_speeds_name_the_quantization(database: Database) -> None:
+def test_speeds_contain_the_quantization(database: Database) -> None:
     insert(database, MODELS, {"id": "i", "name": "m", "quantization": "Q4_K_M", "file_size": 2 * 2**20})
     insert_tokens(database, (NOON, 5), model_id="i")
     insert_tokens(database, (NOON + 5, 50), model_id="i", predicted_tokens_per_second=30.5)
@@ -296,7 +296,7 @@ def gpu(
     }
 
 
-def test_gpus_are_added_up_beside_the_tokens(database: Database) -> None:
+def test_values_of_gpus_are_summed_and_compared_with_the_tokens(database: Database) -> None:
     insert(
         database,
         GPU_METRICS,
@@ -308,12 +308,14 @@ def test_gpus_are_added_up_beside_the_tokens(database: Database) -> None:
     upgrade_rows(database)
     (row,) = database.query(f"SELECT * FROM gpu_by_hour WHERE timestamp = {NOON}")
     assert (row["gpus"], row["gpu_usage"], row["memory_used_mb"], row["power_watts"]) == (2, 50, 3000, 300)
-    assert row["energy_joules"] == (600 + 900) + (200 + 100)  # the second began again at 0: a new driver
+    assert row["energy_joules"] == (600 + 900) + (
+        200 + 100
+    )  # the counter of the second GPU fell to 0: its driver was loaded again
     assert row["generated_tokens"] == 500
     assert row["watt_hours_per_million_tokens"] == pytest.approx(1800 / 3600 / 500 * 1_000_000)
 
 
-def test_energy_is_unknown_where_a_gpu_does_not_report_it(database: Database) -> None:
+def test_energy_is_unknown_if_a_gpu_does_not_report_it(database: Database) -> None:
     insert(database, GPU_METRICS, gpu(NOON, 0, 1), gpu(NOON, 1), gpu(NOON + 5, 0, 900, 899), gpu(NOON + 5, 1))
     insert_tokens(database, (NOON, 0), (NOON + 5, 500))
     rows = ask(database, "SELECT energy_joules, watt_hours_per_million_tokens, power_watts FROM gpu_by_hour")
@@ -330,7 +332,7 @@ def event(
     }  # fmt: skip
 
 
-def insert_story(database: Database) -> None:
+def insert_events(database: Database) -> None:
     insert(database, METRICS, {"timestamp": NOON}, {"timestamp": NOON + 500})
     insert(
         database,
@@ -344,8 +346,8 @@ def insert_story(database: Database) -> None:
     )
 
 
-def test_a_load_has_its_duration_and_how_long_the_model_stayed(database: Database) -> None:
-    insert_story(database)
+def test_a_load_has_its_duration_and_the_time_in_memory_after_it(database: Database) -> None:
+    insert_events(database)
     rows = ask(
         database,
         "SELECT timestamp, came_by, load_seconds, left_by, resident_seconds FROM model_loads ORDER BY timestamp",
@@ -358,7 +360,7 @@ def test_a_load_has_its_duration_and_how_long_the_model_stayed(database: Databas
 
 
 def test_residency_sums_up_the_loads_of_a_model(database: Database) -> None:
-    insert_story(database)
+    insert_events(database)
     (row,) = database.query("SELECT * FROM model_residency")
     assert (row["model"], row["timestamp"], row["loads"], row["resident_seconds"]) == (
         "m",
@@ -370,7 +372,7 @@ def test_residency_sums_up_the_loads_of_a_model(database: Database) -> None:
     assert (row["sleeps"], row["evictions"], row["crashes"]) == (1, 1, 0)
 
 
-def test_unused_models_show_since_when_and_how_large_they_are(database: Database) -> None:
+def test_unused_models_have_their_last_use_and_size(database: Database) -> None:
     now, day = int(time.time()), 86_400
     insert(database, METRICS, {"timestamp": now - 20 * day})
     for name, created in (("asked", 90), ("loaded", 90), ("never", 90), ("new", 3)):
@@ -388,7 +390,7 @@ def test_unused_models_show_since_when_and_how_large_they_are(database: Database
     assert sorted(rows) == [
         ("asked", 9.0, now - 9 * day, 1024),
         ("loaded", 12.0, now - 12 * day, 1024),
-        ("never", 20.0, None, 1024),  # nobody watched before that
+        ("never", 20.0, None, 1024),  # no sample is older than that
         ("new", 3.0, None, 1024),
     ]
 
@@ -418,7 +420,7 @@ def gaps_after(database: Database, *pauses: int) -> list[tuple[Any, ...]]:
     return ask(database, "SELECT began, timestamp, seconds, missing_samples FROM gaps ORDER BY timestamp")
 
 
-def test_a_gap_is_longer_than_the_pauses_around_it(database: Database) -> None:
+def test_a_gap_is_longer_than_the_intervals_around_it(database: Database) -> None:
     assert gaps_after(database, 5, 5, 60, 5, 5) == [(NOON + 10, NOON + 70, 60, 11)]
 
 
@@ -438,7 +440,7 @@ def test_samples_that_are_always_an_hour_apart_leave_no_gap(database: Database) 
     assert gaps_after(database, HOUR, HOUR, HOUR) == []
 
 
-def test_now_is_one_row_for_a_person(database: Database) -> None:
+def test_now_is_one_row_with_the_current_state(database: Database) -> None:
     now = int(time.time())
     insert(database, METRICS, {"timestamp": now - 65, "uptime": 1}, {"timestamp": now - 60, "uptime": 90.0})
     insert(database, HOST_METRICS, {"timestamp": now - 60, "cpu_usage": 12.0, "disk_free_mb": 99.0})
@@ -493,8 +495,8 @@ def test_the_range_of_a_day_scans_no_time_series(empty: Database, view: View) ->
     assert not scanned & {*TIME_SERIES, *ALIASES}, steps
 
 
-def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> None:
-    """Counted in steps of SQLite's machine: the same day costs the same, however much is stored around it."""
+def test_a_query_of_one_day_reads_only_that_day(database: Database) -> None:
+    """Counted in instructions of SQLite: a query of one day costs the same, however many days are stored."""
 
     def steps(question: str) -> int:
         count = 0
@@ -534,7 +536,12 @@ def test_a_day_of_a_year_is_answered_by_reading_that_day(database: Database) -> 
     questions = {
         name: f"SELECT * FROM {name} WHERE timestamp >= {NOON} AND timestamp < {NOON + 86_400}"
         for name in timed
-        if name not in ("now", "model_residency", "model_loads")  # the newest sample; as many rows as loads
+        if name
+        not in (
+            "now",
+            "model_residency",
+            "model_loads",
+        )  # these read only the newest sample, or one row per load
     }
     alone = {name: steps(question) for name, question in questions.items()}
     for day in (*range(-4, 0), *range(1, 5)):
@@ -610,7 +617,7 @@ def test_the_tokens_of_a_real_router_add_up_across_evictions_and_restarts(
             work(router, "beta", 5)  # which evicts the first
             work(router, "alpha", 12)
         with router:
-            work(router, "alpha", 15)  # a higher count than that of the run before
+            work(router, "alpha", 15)  # more than in the previous run
         assert collector.stop() == 0
     rows = collector.query("SELECT model, sum(generated_tokens) AS tokens FROM tokens_by_hour GROUP BY model")
     assert {row["model"]: row["tokens"] for row in rows} == {"alpha": 35 * 240, "beta": 5 * 240}

@@ -1,4 +1,4 @@
-"""Events and statuses of the models of one server and of several, over a real database."""
+"""Events and `models.status` of the models of one server and of several, with a real database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ SERVER, OTHER = "127.0.0.1:8080", "127.0.0.1:8081"
 
 
 class History:
-    """What collectors record of the models of two servers."""
+    """A database with the events of one or two servers, as one collector after another writes them."""
 
     def __init__(self, database: Database, servers: tuple[str, ...] = (SERVER,)) -> None:
         self.database = database
@@ -27,7 +27,7 @@ class History:
         self.restart()
 
     def restart(self) -> None:
-        """As after a new start of the collector."""
+        """Replace all objects, as a restart of the collector does."""
         self.index = ModelIndex(self.database)
         self.runs = ServerRuns(self.database.query)
         self.statuses = ModelStatuses(self.index, self._servers)
@@ -36,7 +36,7 @@ class History:
     def sample(
         self, timestamp: int, *models: ServedModel, max_loaded: int | None = None, server: str = SERVER
     ) -> None:
-        """One sample of one server."""
+        """Write one sample of one server."""
         self.index.add_missing(models)
         for model in models:
             if model.state in ("loaded", "sleeping"):
@@ -47,7 +47,7 @@ class History:
         self._write(events.writes(timestamp, changes, 11434))
 
     def end(self, timestamp: int) -> None:
-        """A sample in which the server is down."""
+        """Write a sample in which the server is down."""
         events = self.of_server[SERVER]
         changes = events.compare(events.models_after_server_end(), None)
         self._write(self.statuses.update(SERVER, timestamp, events.reported_models()))
@@ -105,7 +105,7 @@ def test_every_change_of_a_model_is_recorded_as_event_and_status(history: Histor
         assert history.status("a") == status
 
 
-def test_how_long_the_previous_state_lasted_is_known_from_the_second_change_on(history: History) -> None:
+def test_the_duration_of_the_previous_state_is_stored_from_the_second_change_on(history: History) -> None:
     for timestamp, state in enumerate(("unloaded", "loading", "loaded")):
         history.sample(timestamp, model("a", state))  # type: ignore[arg-type]
     rows = history.database.query(
@@ -117,19 +117,19 @@ def test_how_long_the_previous_state_lasted_is_known_from_the_second_change_on(h
     assert 0 <= rows[1]["s"] < 5
 
 
-def test_a_model_unloaded_because_another_one_needed_its_place_was_evicted(history: History) -> None:
+def test_a_model_that_was_unloaded_to_load_another_one_was_evicted(history: History) -> None:
     history.sample(1, model("a", "loaded"), model("b", "loaded"), model("c", "unloaded"), max_loaded=2)
     history.sample(2, model("a", "unloaded"), model("b", "loaded"), model("c", "loading"), max_loaded=2)
     assert history.events[-2:] == [("a", "evicted"), ("c", "loading")]
 
 
-def test_a_model_unloaded_while_there_was_room_was_not_evicted(history: History) -> None:
+def test_a_model_that_was_unloaded_below_the_limit_was_not_evicted(history: History) -> None:
     history.sample(1, model("a", "loaded"), model("c", "unloaded"), max_loaded=2)
     history.sample(2, model("a", "unloaded"), model("c", "loading"), max_loaded=2)
     assert ("a", "unloaded") in history.events
 
 
-def test_the_end_of_the_server_unloads_all(history: History) -> None:
+def test_the_end_of_the_server_unloads_all_its_models(history: History) -> None:
     history.sample(1, model("a", "loaded"), model("b", "failed"), model("c", "sleeping"))
     history.end(2)
     history.end(3)
@@ -145,7 +145,7 @@ def test_a_model_whose_server_ends_while_it_loads_has_failed(history: History) -
     assert history.status("a") == "error"
 
 
-def test_a_locked_database_delays_the_comparison_and_invents_nothing(history: History) -> None:
+def test_a_locked_database_delays_the_comparison_and_writes_no_event(history: History) -> None:
     def locked(_statement: str, _parameters: object) -> list[dict[str, Any]]:
         raise DatabaseBusy("locked")
 
@@ -156,14 +156,14 @@ def test_a_locked_database_delays_the_comparison_and_invents_nothing(history: Hi
     assert events.models_after_server_end() == []
 
 
-def test_a_new_collector_continues_from_the_recorded_events(history: History) -> None:
+def test_a_restarted_collector_continues_from_the_stored_events(history: History) -> None:
     history.sample(1, model("a", "loaded"), model("b", "loaded"))
     history.restart()
     history.sample(2, model("a", "loaded"), model("b", "unloaded"))
     assert history.events == [("a", "loaded"), ("b", "loaded"), ("b", "unloaded")]
 
 
-def test_a_row_of_a_scan_is_found_by_its_path_and_keeps_what_the_user_owns(
+def test_a_row_of_a_scan_is_found_by_its_path_and_keeps_the_values_of_the_user(
     history: History, tmp_path: Path
 ) -> None:
     file = tmp_path / "real.gguf"
@@ -175,7 +175,7 @@ def test_a_row_of_a_scan_is_found_by_its_path_and_keeps_what_the_user_owns(
     assert (saved["id"], saved["favorite"], saved["status"]) == (row["id"], 1, "loaded")
 
 
-def test_a_model_without_a_row_gets_one_with_what_is_known(history: History) -> None:
+def test_a_model_without_a_row_gets_one_with_the_reported_values(history: History) -> None:
     history.sample(1, model("a", "loaded"), ServedModel("remote", None, "unloaded"))
     rows = {row["name"]: row for row in history.database.models.get_all()}
     assert set(rows) == {"a", "remote"}
@@ -189,7 +189,7 @@ def test_a_model_without_a_row_gets_one_with_what_is_known(history: History) -> 
     assert len(history.database.models.get_all()) == 2
 
 
-def test_a_row_that_a_scan_saved_meanwhile_is_used(history: History) -> None:
+def test_a_row_that_a_scan_saved_in_the_meantime_is_used(history: History) -> None:
     assert history.index.find(model("a", "loaded")) is None
     row = history.database.models.save({"name": "a", "model_path": "/models/a.gguf"})
     history.sample(1, model("a", "loaded"))
@@ -197,13 +197,13 @@ def test_a_row_that_a_scan_saved_meanwhile_is_used(history: History) -> None:
     assert history.database.query("SELECT model_id FROM model_events")[0]["model_id"] == row["id"]
 
 
-def test_a_row_that_is_still_loaded_and_that_no_server_reports_becomes_unloaded(history: History) -> None:
+def test_a_loaded_row_that_no_server_reports_becomes_unloaded(history: History) -> None:
     history.database.models.save({"name": "stale", "status": "loaded"})
     history.sample(1, model("a", "loaded"))
     assert history.status("stale") == "unloaded"
 
 
-def test_an_event_refers_to_its_run_and_a_run_says_how_it_ended(history: History) -> None:
+def test_an_event_refers_to_its_run_and_the_run_has_its_outcome(history: History) -> None:
     history.sample(1, model("a", "loading"))
     history.sample(2, model("a", "loaded"))
     history.sample(3, model("a", "failed", exit_code=139))
@@ -218,7 +218,7 @@ def test_an_event_refers_to_its_run_and_a_run_says_how_it_ended(history: History
     assert (run["outcome"], run["exit_code"], run["ended_at"]) == ("crashed", 139, 3)
 
 
-def test_a_run_that_ends_with_its_server_says_so(history: History) -> None:
+def test_a_run_that_ends_with_its_server_has_the_outcome_ended(history: History) -> None:
     history.sample(1, model("a", "loaded"))
     history.end(2)
     (run,) = history.database.query("SELECT outcome, ended_at FROM server_runs")
@@ -244,7 +244,7 @@ def test_two_servers_do_not_unload_each_other_s_models(two_servers: History) -> 
         ("unloaded", "unloaded", "unloaded"),
     ],
 )
-def test_the_status_of_a_model_is_the_best_of_its_states(
+def test_the_status_of_a_model_is_the_best_of_its_states_on_all_servers(
     two_servers: History, one: ModelState, other: ModelState, status: str
 ) -> None:
     for timestamp in (1, 2):
@@ -253,7 +253,7 @@ def test_the_status_of_a_model_is_the_best_of_its_states(
     assert two_servers.status("a") == status
 
 
-def test_a_model_left_as_loaded_waits_until_every_server_has_reported(two_servers: History) -> None:
+def test_a_loaded_row_is_kept_until_every_server_has_reported(two_servers: History) -> None:
     two_servers.database.models.save({"name": "stale", "status": "loaded"})
     two_servers.sample(1, model("a", "loaded"))
     assert two_servers.status("stale") == "loaded"
@@ -261,7 +261,7 @@ def test_a_model_left_as_loaded_waits_until_every_server_has_reported(two_server
     assert two_servers.status("stale") == "unloaded"
 
 
-def test_a_new_collector_compares_each_server_with_its_own_events(two_servers: History) -> None:
+def test_a_restarted_collector_compares_each_server_with_its_own_events(two_servers: History) -> None:
     two_servers.sample(1, model("a", "loaded"))
     two_servers.sample(1, model("a", "unloaded"), server=OTHER)
     two_servers.sample(2, model("a", "loading"), server=OTHER)

@@ -1,7 +1,7 @@
-"""Whatever answers on llama-server's port: a state that is right, bounded time and memory, and no invented value.
+"""Any program that answers on the port of llama-server: the right state, bounded time and memory, no wrong value.
 
-The default suite tries each hostile answer at the first request that meets it; `-m slow` at every request,
-every cut of a good answer, and 1,000 restarts. What needs a whole daemon is in tests/faults/test_hostile_server.py.
+The default suite tests each hostile answer in one request; `-m slow` in every request, a valid answer that is cut
+at every byte, and 1,000 restarts. Tests with a whole daemon are in tests/faults/test_hostile_server.py.
 """
 
 import gc
@@ -43,19 +43,19 @@ METRICS = (HTTP / "single-metrics-busy.prom").read_text()
 ROUTER = (HTTP / "router-props.json").read_text()
 
 SHORT_SECONDS = 0.3
-"""Time-out where one has to pass."""
+"""Time-out of tests that wait for it."""
 
 SOME_SLOW = {"silence", "dripping headers", "dripping chunks"}
-"""Each lasts until a time-out: not every one is tried at every request."""
+"""Each of these lasts until a time-out: not all of them are tested in every request."""
 
 LONG_SECONDS = 10.0
-"""Time-out where none may pass, on however busy a machine."""
+"""Time-out of tests that must not reach it, even on a busy machine."""
 
 HANG_SECONDS = 10
-"""A reading ends so much sooner than this, and a fault so much later, that no busy machine matters."""
+"""A bounded reading ends much earlier than this, an unbounded one much later, even on a busy machine."""
 
 MEMORY_BYTES = 150 * 2**20
-"""The unit allows 256 MB; a million empty lists in 3 MB of JSON need 70."""
+"""The systemd unit allows 256 MB; a million empty lists in 3 MB of JSON need 70 MB."""
 
 MESSAGE_CHARACTERS = 600
 
@@ -71,7 +71,7 @@ SourceAt = Callable[..., LlamaServerSource]
 
 @pytest.fixture
 def source_at() -> Iterator[SourceAt]:
-    """Makes a source for a URL; all are closed at the end."""
+    """Return a function that creates a source for a URL; all sources are closed at the end."""
     with ExitStack() as made:
 
         def make(url: str, timeout: float = SHORT_SECONDS) -> LlamaServerSource:
@@ -83,7 +83,7 @@ def source_at() -> Iterator[SourceAt]:
 
 
 def read(source: LlamaServerSource) -> Reading[None]:
-    """Read within bounds of time and memory, with a message that any terminal can show."""
+    """Read the source; check that it takes bounded time, and that its message is short and printable."""
     started = time.monotonic()
     reading = source.read(Tick(1000))
     if source._http._timeout == SHORT_SECONDS:
@@ -104,8 +104,8 @@ def good(path: str) -> Pieces:
     yield answer(200, PROPS if path.endswith("/props") else METRICS)
 
 
-class Place:
-    """A server that is hostile at one request until `behave` is called."""
+class HostileServer:
+    """A server that sends a hostile answer to one path until `behave` is called."""
 
     def __init__(self, hostile: Hostile, stack: ExitStack) -> None:
         self._hostile: Hostile | None = hostile
@@ -124,31 +124,31 @@ class Place:
         return otherwise(path)
 
 
-def in_props(place: Place) -> None:
-    place.url = place.serve(lambda path: place.pieces(path, "/props")).url
+def in_props(server: HostileServer) -> None:
+    server.url = server.serve(lambda path: server.pieces(path, "/props")).url
 
 
-def in_metrics(place: Place) -> None:
-    place.url = place.serve(lambda path: place.pieces(path, "/metrics")).url
+def in_metrics(server: HostileServer) -> None:
+    server.url = server.serve(lambda path: server.pieces(path, "/metrics")).url
 
 
-def in_models(place: Place) -> None:
-    child = place.serve(good)
-    place.url = place.serve(lambda path: place.pieces(path, "/models", router_of(child))).url
+def in_models(server: HostileServer) -> None:
+    child = server.serve(good)
+    server.url = server.serve(lambda path: server.pieces(path, "/models", router_of(child))).url
 
 
-def in_props_of_a_model(place: Place) -> None:
-    child = place.serve(lambda path: place.pieces(path, "/props"))
-    place.url = place.serve(router_of(child)).url
+def in_props_of_a_model(server: HostileServer) -> None:
+    child = server.serve(lambda path: server.pieces(path, "/props"))
+    server.url = server.serve(router_of(child)).url
 
 
-def in_metrics_of_a_model(place: Place) -> None:
-    child = place.serve(lambda path: place.pieces(path, "/metrics"))
-    place.url = place.serve(router_of(child)).url
+def in_metrics_of_a_model(server: HostileServer) -> None:
+    child = server.serve(lambda path: server.pieces(path, "/metrics"))
+    server.url = server.serve(router_of(child)).url
 
 
 def router_of(child: OddServer) -> Pick:
-    """A router with one loaded model."""
+    """Return the script of a router with one loaded model."""
     model = (
         "gemma",
         "loaded",
@@ -162,34 +162,34 @@ def router_of(child: OddServer) -> Pick:
 
 
 @contextmanager
-def hostile_place(make: Callable[[Place], None], name: str) -> Iterator[Place]:
+def hostile_server(setup: Callable[[HostileServer], None], name: str) -> Iterator[HostileServer]:
     with ExitStack() as stack:
-        place = Place(EVERYTHING[name], stack)
-        make(place)
-        yield place
+        server = HostileServer(EVERYTHING[name], stack)
+        setup(server)
+        yield server
 
 
-def everywhere(*places: Callable[[Place], None]) -> list[Any]:
-    """Each answer in each place; by default all the quick ones where they come first, and some elsewhere."""
+def combinations(*setups: Callable[[HostileServer], None]) -> list[Any]:
+    """Return all combinations of answer and request; those that are not `is_quick` are marked as slow."""
     return [
-        pytest.param(place, name, marks=() if is_quick(place, name) else pytest.mark.slow)
-        for place in places
+        pytest.param(setup, name, marks=() if is_quick(setup, name) else pytest.mark.slow)
+        for setup in setups
         for name in EVERYTHING
-        if name not in SLOW.keys() - SOME_SLOW or place in (in_props, in_metrics)
+        if name not in SLOW.keys() - SOME_SLOW or setup in (in_props, in_metrics)
     ]
 
 
-def is_quick(place: Callable[[Place], None], name: str) -> bool:
-    if place is in_props:
+def is_quick(setup: Callable[[HostileServer], None], name: str) -> bool:
+    if setup is in_props:
         return name not in SLOW or name in SOME_SLOW
-    return name in ("HTML", "1 GB") or (place is in_metrics and ("metric" in name or "label" in name))
+    return name in ("HTML", "1 GB") or (setup is in_metrics and ("metric" in name or "label" in name))
 
 
-@pytest.mark.parametrize(("place", "name"), everywhere(in_props, in_metrics, in_models))
-def test_every_hostile_answer_has_its_state_and_the_next_good_one_is_read(
-    source_at: SourceAt, place: Callable[[Place], None], name: str
+@pytest.mark.parametrize(("setup", "name"), combinations(in_props, in_metrics, in_models))
+def test_every_hostile_answer_has_its_state_and_the_next_valid_one_is_read(
+    source_at: SourceAt, setup: Callable[[HostileServer], None], name: str
 ) -> None:
-    with hostile_place(place, name) as server:
+    with hostile_server(setup, name) as server:
         source = source_at(server.url, SHORT_SECONDS if name in SLOW else LONG_SECONDS)
         reading = read(source)
         assert reading.state.name in EVERYTHING[name].states, reading.state
@@ -201,11 +201,11 @@ def test_every_hostile_answer_has_its_state_and_the_next_good_one_is_read(
         assert values(after)["tokens_predicted_total"] == 64
 
 
-@pytest.mark.parametrize(("place", "name"), everywhere(in_props_of_a_model, in_metrics_of_a_model))
-def test_a_model_of_a_router_that_answers_oddly_gives_no_row_and_the_router_stays_up(
-    source_at: SourceAt, place: Callable[[Place], None], name: str
+@pytest.mark.parametrize(("setup", "name"), combinations(in_props_of_a_model, in_metrics_of_a_model))
+def test_a_child_that_sends_hostile_answers_has_no_row_and_its_router_stays_up(
+    source_at: SourceAt, setup: Callable[[HostileServer], None], name: str
 ) -> None:
-    with hostile_place(place, name) as server:
+    with hostile_server(setup, name) as server:
         source = source_at(server.url, SHORT_SECONDS if name in SLOW else LONG_SECONDS)
         reading = read(source)
         assert (reading.state.name, reading.rows, reading.snapshot) == ("up", (), {"active_models": 1})
@@ -214,13 +214,13 @@ def test_a_model_of_a_router_that_answers_oddly_gives_no_row_and_the_router_stay
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [in_props, in_metrics, in_models])
-def test_no_answer_needs_much_memory(source_at: SourceAt, place: Callable[[Place], None]) -> None:
+@pytest.mark.parametrize("setup", [in_props, in_metrics, in_models])
+def test_no_answer_needs_much_memory(source_at: SourceAt, setup: Callable[[HostileServer], None]) -> None:
     peaks = {}
     tracemalloc.start()
     try:
         for name in EVERYTHING.keys() - SLOW.keys():
-            with hostile_place(place, name) as server:
+            with hostile_server(setup, name) as server:
                 tracemalloc.reset_peak()
                 read(source_at(server.url, timeout=5))
                 peaks[name] = tracemalloc.get_traced_memory()[1]
@@ -267,7 +267,7 @@ def test_a_speed_beyond_the_range_of_numbers_is_unknown(source_at: SourceAt, tmp
 
 
 def write(directory: Path, readings: list[Reading[None]]) -> list[dict[str, Any]]:
-    """Commit all rows, and give back those of `llama_metrics`; a row that does not fit would be an error."""
+    """Commit all rows, and return those of `llama_metrics`; a row that cannot be stored fails the test."""
     with Database(directory / "hostile.db", OWN_TABLES) as database:
         buffer = Buffer()
         for reading in readings:
@@ -308,7 +308,7 @@ def test_labels_of_any_kind_stay_in_one_row_of_plain_json(source_at: SourceAt, t
         '{"default_generation_settings": {"n_ctx": 99999999999999999999999}, "max_instances": -1}',
     ],
 )  # fmt: skip
-def test_senseless_values_of_props_are_stored_as_unknown(
+def test_invalid_values_of_props_are_stored_as_unknown(
     source_at: SourceAt, tmp_path: Path, props: str
 ) -> None:
     with OddServer(lambda path: iter([answer(200, props if path == "/props" else METRICS)])) as server:
@@ -336,7 +336,7 @@ def test_senseless_values_of_props_are_stored_as_unknown(
         ["x"] * 100_000,
     ],
 )
-def test_no_command_line_of_a_child_leads_elsewhere_or_costs_much(
+def test_no_command_line_of_a_child_leads_to_another_host_or_takes_much_space(
     source_at: SourceAt, tmp_path: Path, arguments: list[str]
 ) -> None:
     models = router_models(
@@ -350,7 +350,7 @@ def test_no_command_line_of_a_child_leads_elsewhere_or_costs_much(
 
 @pytest.mark.parametrize("form", ["@127.0.0.1:{}/", "@127.0.0.1:{}", "x@127.0.0.1:{}/"])
 def test_a_prefix_cannot_name_another_port_or_host(source_at: SourceAt, form: str) -> None:
-    """The key would go there."""
+    """The API key would be sent to it."""
     with OddServer(good) as victim, OddServer(good) as child:
         port = child.url.split(":")[2]
         prefix = form.format(victim.url.split(":")[2])
@@ -363,7 +363,7 @@ def test_a_prefix_cannot_name_another_port_or_host(source_at: SourceAt, form: st
         assert len(child.paths) == 1
 
 
-def test_models_that_hang_do_not_delay_the_reading_of_others(source_at: SourceAt) -> None:
+def test_children_that_hang_do_not_delay_the_reading_of_others(source_at: SourceAt) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=200) as silent, OddServer(good) as child:
         hanging = [(f"h{number}", "loaded", ["--port", str(silent.getsockname()[1])]) for number in range(12)]
         path = "/srv/models/gemma-3-270m-q4_k_m.gguf"
@@ -379,7 +379,7 @@ def test_models_that_hang_do_not_delay_the_reading_of_others(source_at: SourceAt
             assert [len(read(source).rows) for _ in range(5)] == [1] * 5
 
 
-def test_the_number_of_connections_to_the_models_of_a_router_is_bounded(
+def test_the_number_of_connections_to_the_children_of_a_router_is_bounded(
     source_at: SourceAt,
 ) -> None:
     with OddServer(good) as child:
@@ -397,7 +397,7 @@ def test_the_number_of_connections_to_the_models_of_a_router_is_bounded(
 
 
 def test_a_port_whose_queue_is_full_is_busy(source_at: SourceAt) -> None:
-    """A server that is stopped (SIGSTOP, a hung disk) accepts no more connections, and is not down."""
+    """A server that hangs (SIGSTOP, a blocked disk) accepts no connections, but is not down."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as stopped, ExitStack() as clients:
         url = f"http://127.0.0.1:{stopped.getsockname()[1]}"
         for _ in range(3):
@@ -409,12 +409,12 @@ def test_a_port_whose_queue_is_full_is_busy(source_at: SourceAt) -> None:
 
 
 LEFT_TO_THE_INTERPRETER = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-"""httpcore lets a Unix socket that cannot connect go; what counts, the number of descriptors, has its own test."""
+"""httpcore does not close a Unix socket that cannot connect; a test of its own counts the open descriptors."""
 
 
 @LEFT_TO_THE_INTERPRETER
 class TestUnixSocket:
-    def test_no_file_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
+    def test_a_missing_socket_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
         reading = read(source_at(f"unix://{tmp_path}/none.sock"))
         assert (reading.state.name, reading.snapshot) == ("down", {"active_models": 0})
 
@@ -422,9 +422,7 @@ class TestUnixSocket:
         (tmp_path / "file.sock").write_text("x")
         assert read(source_at(f"unix://{tmp_path}/file.sock")).state.name == "down"
 
-    def test_a_socket_that_nobody_listens_on_any_more_is_down(
-        self, source_at: SourceAt, tmp_path: Path
-    ) -> None:
+    def test_a_socket_without_a_listener_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
         with socket.create_server(f"{tmp_path}/old.sock", family=socket.AF_UNIX):
             pass
         assert read(source_at(f"unix://{tmp_path}/old.sock")).state.name == "down"
@@ -474,31 +472,33 @@ class TestTls:
         certificate.configure_cert(context)
         return OddServer(good, context)
 
-    def test_an_expired_certificate_is_told_as_such(self, source_at: SourceAt, authority: trustme.CA) -> None:
+    def test_the_message_about_an_expired_certificate_says_so(
+        self, source_at: SourceAt, authority: trustme.CA
+    ) -> None:
         yesterday = datetime.now(UTC) - timedelta(days=1)
         with self.served(authority.issue_cert("127.0.0.1", not_after=yesterday)) as server:
             message = self.refusal(source_at, server.url)
         assert "expired" in message
-        assert "SSL_CERT_FILE" not in message  # which would not help
+        assert "SSL_CERT_FILE" not in message  # it would not help
 
-    def test_a_certificate_of_another_host_is_told_as_such(
+    def test_the_message_about_a_certificate_of_another_host_says_so(
         self, source_at: SourceAt, authority: trustme.CA
     ) -> None:
         with self.served(authority.issue_cert("example.org")) as server:
             assert "mismatch" in self.refusal(source_at, server.url)
 
-    def test_a_certificate_that_signs_itself_can_be_named(
+    def test_the_message_about_a_self_signed_certificate_names_the_variable_that_fixes_it(
         self, source_at: SourceAt, authority: trustme.CA
     ) -> None:
         del authority
         with self.served(trustme.CA().issue_cert("127.0.0.1")) as server:
             assert "SSL_CERT_FILE" in self.refusal(source_at, server.url)
 
-    def test_plain_http_behind_https_is_no_server_that_is_down(self, source_at: SourceAt) -> None:
+    def test_a_server_without_tls_at_an_https_url_is_a_wrong_answer(self, source_at: SourceAt) -> None:
         with OddServer(good) as server:
             assert "https" in self.refusal(source_at, server.url.replace("http:", "https:"))
 
-    def test_https_behind_plain_http_is_no_llama_server(
+    def test_a_server_with_tls_at_an_http_url_is_a_wrong_answer(
         self, source_at: SourceAt, authority: trustme.CA
     ) -> None:
         with self.served(authority.issue_cert("127.0.0.1")) as server:
@@ -547,7 +547,7 @@ def in_chunks(_status: int, body: str) -> bytes:
 @pytest.mark.parametrize("form", [answer, until_the_end, in_chunks])
 @pytest.mark.parametrize("odd_path", ["/props", "/metrics"])
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 97])
-def test_an_answer_cut_at_any_byte_gives_no_value_that_the_whole_one_does_not_have(
+def test_an_answer_that_is_cut_at_any_byte_has_no_value_that_the_whole_one_lacks(
     form: Callable[[int, str], bytes], odd_path: str, step: int
 ) -> None:
     body = PROPS if odd_path == "/props" else METRICS
@@ -555,7 +555,7 @@ def test_an_answer_cut_at_any_byte_gives_no_value_that_the_whole_one_does_not_ha
     with OddServer(lambda path: iter([whole[:end]]) if path == odd_path else good(path)) as server:
         source = make_source(server.url, timeout=5)
         end = len(whole)
-        read(source)  # gives the model its row
+        read(source)  # saves the row of the model
         truth = values(read(source))
         for end in (*range(len(whole) - 10, len(whole)), *range(0, len(whole), step)):
             reading = read(source)
@@ -566,16 +566,16 @@ def test_an_answer_cut_at_any_byte_gives_no_value_that_the_whole_one_does_not_ha
 
 
 def counters(path: str, run: int) -> str:
-    """Another number in each run."""
+    """Return an answer whose counter is the number of the run."""
     return PROPS if path == "/props" else METRICS.replace("n_decode_total 96", f"n_decode_total {run}")
 
 
 class Restarts:
-    """A server that is ended in every way, and what the source makes of it.
+    """A server that is stopped in different ways, and the readings of a source.
 
     Args:
-        server: running.
-        source: samples at it.
+        server: the server, which is running.
+        source: the source that reads it.
     """
 
     def __init__(self, server: RestartingServer, source: LlamaServerSource) -> None:
@@ -592,7 +592,7 @@ class Restarts:
         assert runs == ([self._server.run] if state == "up" else [])
 
     def round(self, number: int) -> None:
-        """It ends between two samples, in the middle of an answer, and unseen."""
+        """Stop the server between two samples, in the middle of an answer, and so briefly that no sample sees it."""
         self._server.stop()
         self.read("down")
         self.read("down")
@@ -632,11 +632,11 @@ def test_restarts_of_the_server_leak_nothing_and_are_logged_once_each(
             if number in (rounds // 3, rounds - 1):
                 memory.append(memory_of_the_client())
     assert levels[-1] == levels[rounds // 3]
-    assert memory[1] - memory[0] < 32 * 1024  # 50 bytes a restart would be more
+    assert memory[1] - memory[0] < 32 * 1024  # a leak of 50 bytes per restart would be more
 
 
 def memory_of_the_client() -> int:
-    """Bytes that were allocated in our own files and the libraries below, since the start of the tracing."""
+    """Return the bytes that the collector and its libraries have allocated since the start of the tracing."""
     gc.collect()
     files = ("*/collector/*", "*/httpcore/*", "*/h11/*", "*/ssl.py", "*/socket.py")
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, file) for file in files])  # noqa: FBT003

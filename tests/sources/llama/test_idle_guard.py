@@ -14,7 +14,7 @@ def process(cpu_seconds: float) -> LlamaProcess:
 
 
 def decisions(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
-    """Whether each sample is read; every reading succeeds."""
+    """Return whether each sample is read; every reading succeeds."""
     answers = []
     for spent in cpu_seconds:
         answers.append(guard.may_read(None if spent is None else process(spent)))
@@ -23,7 +23,7 @@ def decisions(guard: IdleGuard, *cpu_seconds: float | None) -> list[bool]:
     return answers
 
 
-def test_a_build_that_reads_without_waking_is_always_read() -> None:
+def test_a_build_whose_metrics_do_not_wake_models_is_always_read() -> None:
     assert decisions(IdleGuard(props(FIRST_HARMLESS_BUILD), is_new=False), None, 1.0, 1.0) == [
         True,
         True,
@@ -35,7 +35,7 @@ def test_a_build_without_sleep_is_always_read() -> None:
     assert decisions(IdleGuard(props(5000, can_sleep=False), is_new=False), None, 1.0) == [True, True]
 
 
-def test_other_builds_are_read_while_they_work_and_once_more() -> None:
+def test_other_builds_are_read_while_they_are_active_and_once_more() -> None:
     for build in (None, FIRST_HARMLESS_BUILD - 1):
         guard = IdleGuard(props(build), is_new=False)
         assert decisions(guard, 1.0, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0) == [
@@ -49,12 +49,12 @@ def test_other_builds_are_read_while_they_work_and_once_more() -> None:
         ]
 
 
-def test_our_own_reading_does_not_count_as_activity() -> None:
+def test_the_request_of_the_collector_does_not_count_as_activity() -> None:
     guard = IdleGuard(props(None), is_new=False)
     assert decisions(guard, 1.0, 2.0, 2.01, 2.01, 2.02, 2.02) == [False, True, True, False, False, False]
 
 
-def test_a_model_that_just_came_up_is_read_once() -> None:
+def test_a_model_that_was_just_loaded_is_read_once() -> None:
     assert decisions(IdleGuard(props(None), is_new=True), 0.01, 0.01, 0.01) == [True, False, False]
 
 
@@ -62,11 +62,11 @@ def test_a_process_that_replaced_another_one_counts_as_active() -> None:
     assert decisions(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [False, True, True, False]
 
 
-def test_a_process_that_cannot_be_seen_is_not_read() -> None:
+def test_a_process_that_is_not_visible_is_not_read() -> None:
     assert decisions(IdleGuard(props(None), is_new=False), None, None) == [False, False]
 
 
-def test_work_that_was_done_while_the_process_could_not_be_seen_is_read_afterwards() -> None:
+def test_activity_while_the_process_was_not_visible_is_read_afterwards() -> None:
     guard = IdleGuard(props(None), is_new=False)
     assert decisions(guard, 1.0, None, 2.0, 2.0, 2.0) == [False, False, True, True, False]
 

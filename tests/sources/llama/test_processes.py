@@ -26,7 +26,7 @@ for line in sys.stdin:
 
 @contextmanager
 def process(*arguments: str) -> Iterator[Callable[[], None]]:
-    """A process of that name; the value makes it work for a while."""
+    """Start a process with that name; yield a function that makes it use processor time."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -90,7 +90,7 @@ def test_a_process_that_started_since_the_last_reading_is_found_and_all_its_work
         assert found.cpu_usage > 0
 
 
-def test_a_process_that_gets_its_name_after_it_was_first_seen_is_found() -> None:
+def test_a_process_that_gets_its_name_after_the_first_reading_is_found() -> None:
     source = LlamaProcessSource(NAME)
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.readline(); exec(sys.argv[1])", CHILD],
@@ -111,7 +111,7 @@ def test_a_process_that_gets_its_name_after_it_was_first_seen_is_found() -> None
         child.communicate()
 
 
-def test_a_process_that_ended_is_forgotten() -> None:
+def test_a_process_that_ended_is_not_returned() -> None:
     source = LlamaProcessSource(NAME)
     with process():
         assert len(read(source)) == 1
@@ -120,7 +120,7 @@ def test_a_process_that_ended_is_forgotten() -> None:
         assert len(read(source)) == 1
 
 
-def test_several_processes_are_summed_and_the_oldest_gives_the_uptime() -> None:
+def test_usage_is_the_sum_of_all_processes_and_uptime_that_of_the_oldest() -> None:
     with process("--port", "1"), process("--port=2"):
         source = LlamaProcessSource(NAME)
         reading = source.read(Tick(0))
@@ -129,7 +129,7 @@ def test_several_processes_are_summed_and_the_oldest_gives_the_uptime() -> None:
         assert reading.snapshot["memory_usage"] == pytest.approx(memory)
 
 
-def test_uptimes_refer_to_one_moment_however_long_a_reading_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uptimes_refer_to_one_moment_even_if_a_reading_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     read_status = psutil.Process.status
 
     def slow_status(process: psutil.Process) -> str:

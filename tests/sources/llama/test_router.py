@@ -1,4 +1,4 @@
-"""Which URL leads to this machine; the router itself is tested with real ones in `test_router`."""
+"""Which URLs are local. `Router` is tested with a real llama-server in tests/integration/test_router.py."""
 
 import pytest
 
@@ -15,5 +15,5 @@ def test_an_address_of_this_machine_is_local(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://198.51.100.1:8080", "http://[2001:db8::1]:80", "https://example.org"]
 )
-def test_another_address_is_not_and_no_name_is_resolved(url: str) -> None:
+def test_another_address_is_not_local_and_no_name_is_resolved(url: str) -> None:
     assert not is_local(url)

@@ -1,6 +1,6 @@
-"""States and rows of the llama-server source, against recorded and against impossible answers.
+"""States and rows of the llama-server source, from recorded and from invalid answers.
 
-What a real llama-server gives is tested in tests/daemon/test_daemon.py.
+tests/daemon/test_daemon.py tests it with a real llama-server.
 """
 
 import json
@@ -34,7 +34,7 @@ SourceAt = Callable[..., LlamaServerSource]
 
 @pytest.fixture
 def source_at(tmp_path: Path) -> Iterator[SourceAt]:
-    """Makes a source for a URL over a database with one model; all are closed at the end."""
+    """Return a function that creates a source for a URL, with a database that contains one model."""
     made: list[LlamaServerSource] = []
 
     def make(url: str, timeout: float = 0.3) -> LlamaServerSource:
@@ -49,7 +49,7 @@ def source_at(tmp_path: Path) -> Iterator[SourceAt]:
 
 
 def served(props: bytes, *metrics: bytes) -> Script:
-    """One answer for /props, and one after another for /metrics."""
+    """Return a script with one answer for /props, and a list of answers for /metrics."""
     answers = iter(metrics)
 
     def script(path: str) -> Iterator[bytes]:
@@ -72,7 +72,7 @@ def row(reading: Reading[None]) -> dict[str, Any]:
     return dict(zip(LLAMA_METRICS.written_columns, values, strict=True))
 
 
-def test_a_recorded_single_server_gives_its_row(source_at: SourceAt) -> None:
+def test_the_answers_of_a_single_server_become_a_row(source_at: SourceAt) -> None:
     with OddServer(served(answer(200, PROPS), answer(200, METRICS))) as server:
         reading = read(source_at(server.url))
     values = row(reading)
@@ -93,7 +93,7 @@ def test_values_without_a_column_are_stored_as_json(source_at: SourceAt) -> None
     assert json.loads(extra) == {"brand_new_total": 5, 'per_pos{position="0"}': None}
 
 
-def test_what_an_older_build_does_not_report_is_null(source_at: SourceAt) -> None:
+def test_a_value_that_an_older_build_does_not_report_is_null(source_at: SourceAt) -> None:
     with OddServer(served(answer(200, PROPS), answer(200, "llamacpp:requests_processing 0\n"))) as server:
         values = row(read(source_at(server.url)))
     assert values["requests_processing"] == 0
@@ -124,7 +124,7 @@ def test_what_an_older_build_does_not_report_is_null(source_at: SourceAt) -> Non
         (served(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "wrong answer", None),
     ],
 )  # fmt: skip
-def test_every_answer_has_its_state_and_no_invented_row(
+def test_every_invalid_answer_has_its_state_and_no_row(
     source_at: SourceAt, script: Script, state: str, active: int | None
 ) -> None:
     def repeated(path: str) -> Iterator[bytes | float]:
@@ -138,7 +138,7 @@ def test_every_answer_has_its_state_and_no_invented_row(
     assert reading.state.message
 
 
-def test_a_router_is_never_asked_for_metrics(source_at: SourceAt) -> None:
+def test_metrics_are_never_requested_from_a_router(source_at: SourceAt) -> None:
     def router(path: str) -> Iterator[bytes]:
         yield recorded("router-props.json" if path == "/props" else "router-models-loaded.json", 200)
 
@@ -150,7 +150,7 @@ def test_a_router_is_never_asked_for_metrics(source_at: SourceAt) -> None:
     assert [reading.state.name for reading in readings] == ["up"] * 3
 
 
-def test_nothing_that_listens_is_down(source_at: SourceAt) -> None:
+def test_a_port_without_a_listener_is_down(source_at: SourceAt) -> None:
     reading = read(source_at("http://127.0.0.1:1"))
     assert (reading.state.name, reading.snapshot) == ("down", {"active_models": 0})
 
@@ -172,7 +172,7 @@ def test_a_server_that_does_not_answer_is_busy(source_at: SourceAt) -> None:
     assert (reading.state.name, reading.snapshot) == ("busy", {"active_models": None})
 
 
-def test_a_byte_at_a_time_ends_after_twice_the_timeout(source_at: SourceAt) -> None:
+def test_an_answer_that_arrives_byte_by_byte_ends_after_twice_the_timeout(source_at: SourceAt) -> None:
     released = threading.Event()
 
     def dripping(_path: str) -> Iterator[bytes]:
@@ -199,7 +199,7 @@ def test_an_endless_answer_is_cut_off(source_at: SourceAt) -> None:
     assert "longer than" in reading.state.message
 
 
-def test_a_request_on_a_connection_that_the_server_has_closed_is_sent_once_more(source_at: SourceAt) -> None:
+def test_a_request_is_sent_once_more_if_the_server_closed_the_connection(source_at: SourceAt) -> None:
     calls = 0
 
     def closing_first(path: str) -> Iterator[bytes]:
@@ -219,7 +219,7 @@ def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:
         assert len(row(read(source_at(server.url)))["model"]) == 500
 
 
-def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
+def test_a_new_process_with_another_model_is_detected_by_the_header_of_metrics(source_at: SourceAt) -> None:
     runs = iter(["1", "1", "2"])
     models = iter(["/a.gguf", "/b.gguf"])
 
@@ -234,7 +234,7 @@ def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
         assert [row(read(source))["model"] for _ in range(3)] == ["a", "a", "b"]
 
 
-def test_a_certificate_that_is_not_trusted_says_what_to_do_and_a_trusted_one_works(
+def test_the_message_about_an_untrusted_certificate_names_the_variable_that_fixes_it(
     source_at: SourceAt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = trustme.CA()
