@@ -1,4 +1,4 @@
-"""The partition of the models directory: a source of its own, because a network file system may hang."""
+"""The partition of the models directory: a separate source, because a network file system may hang."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The machine: processor, memory, swap, disk, network, temperature."""
+"""The source of the machine: processor, memory, swap, disk, network, temperature."""
 
 import time
 from collections.abc import Mapping

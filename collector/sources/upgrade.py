@@ -143,7 +143,7 @@ class RowUpgrade:
             id 8: 120 tokens, uptime 40 s    the same process as id 9: run 1
             id 7: 100 tokens, uptime 900 s   another process: the last row of run 2
 
-        At id 7 it becomes known that id 8 is the first row of run 1. So id 8 is updated again: its 120 tokens
+        Only id 7 shows that id 8 is the first row of run 1. So id 8 is updated again: its 120 tokens
         count in full, as they were all generated since id 7.
         """
         later_rows: dict[str, Record] = state["models"]
@@ -279,7 +279,7 @@ def is_restarted(earlier: Record, later: Record) -> bool:
         for name in RESTART_COUNTERS
     )
     if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
-        return has_fallen  # the process was not visible: only its counters can tell
+        return has_fallen  # the process was not visible: only its counters can show a restart
     elapsed = later["timestamp"] - earlier["timestamp"]
     grown = later["uptime_seconds"] - earlier["uptime_seconds"]
     if has_fallen:

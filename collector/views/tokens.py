@@ -10,7 +10,7 @@ def _step(name: str, counter: str, meaning: str) -> ViewColumn:
     The first row of a run has no previous row. Its counters count in full if the run began while samples were
     recorded; that was decided when the row was written (`counted_from_zero`). Example: the collector runs, a
     model is loaded, and its first row shows 80 tokens: they were all generated since the load. But if the
-    first row that was ever recorded shows 7,000 tokens, nobody knows when, and its increase is NULL.
+    first row in the database shows 7,000 tokens, they may be weeks old, and its increase is NULL.
     """
     increase = f"later.{counter} - earlier.{counter}"
     return ViewColumn(

@@ -62,9 +62,9 @@ class Change:
     """A change of a model's state.
 
     Args:
-        model: the model, with its new state. event: name of the event; None if the change is not an event: a
-        model that is unloaded when it is first
-            reported, or that had failed and is unloaded now.
+        model: the model, with its new state.
+        event: name of the event; None if the change is not an event: a model that is unloaded when it is
+            first reported, or that had failed and is unloaded now.
         previous_state: None if it is not known.
         seconds: how long the model was in its previous state; None if that is not known.
     """
@@ -77,7 +77,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _LastState:
-    """A model with its state in the previous sample, and the time of that state's begin.
+    """A model with its state in the previous sample, and the time at which that state began.
 
     Args:
         model: the model.

@@ -26,8 +26,9 @@ class IdleGuard:
     at most one interval later than without the collector.
 
     Args:
-        props: answer of /props of the process. is_new: whether the process started since the previous sample.
-        Then loading the model counts as activity.
+        props: answer of /props of the process.
+        is_new: whether the process started since the previous sample. Then loading the model counts as
+            activity.
     """
 
     def __init__(self, props: Props, *, is_new: bool) -> None:

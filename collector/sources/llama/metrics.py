@@ -48,7 +48,7 @@ _GAUGES = (
     Column("kv_cache_tokens", "REAL", "gauge", "tokens in the KV cache (until May 2025)"),
 )
 FINISHED_REQUESTS = "predicted_tokens_per_second IS NOT NULL OR prompt_tokens_per_second IS NOT NULL"
-"""Condition of rows whose sample saw a request finish. They are few, so that an index of them is small."""
+"""Condition of rows with requests that finished. They are few, so that an index of them is small."""
 
 LLAMA_METRICS = Table(
     "llama_metrics",
@@ -130,8 +130,8 @@ class TokenSpeed:
         """Return the speed since the last update that returned one.
 
         Args:
-            tokens: tokens processed so far; None where the server has no such counter.
-            seconds: time spent on them so far.
+            tokens: tokens processed so far; None if the server does not report it.
+            seconds: processing time of these tokens so far.
 
         Returns:
             tokens per second; None if no request finished, or if the counters grew by too little to compute a

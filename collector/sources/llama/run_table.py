@@ -81,7 +81,7 @@ RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_t
 """Counters that every build has, and that fall only when a new process starts."""
 
 Counters = tuple[float | None, ...]
-"""The values of `RESTART_COUNTERS`; None where the build does not report one."""
+"""The values of `RESTART_COUNTERS`; None for one that the build does not report."""
 
 
 @dataclass(slots=True)

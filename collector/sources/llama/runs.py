@@ -109,7 +109,7 @@ class HistoryStart:
 
 
 class ServerRuns:
-    """The newest run of each server and model. All methods may be called by any thread.
+    """The newest run of each server and model. Its methods can be called from any thread.
 
     Ids of runs are generated here, not by SQLite: a run and the rows that refer to it wait in the buffer
     together, for hours if the database is locked, and the rows must contain the id.
@@ -185,7 +185,7 @@ class ServerRuns:
            `replaced`, and a new run begins.
         3. The collector was restarted, and the process is still the one of the stored run: the run continues.
         4. The collector was stopped for a night, and the process is another one: the old run ends as
-           `unobserved`, without `ended_at`, because nobody knows when it ended.
+           `unobserved`, without `ended_at`, because the time of its end is unknown.
 
         A run that has ended can continue, too: see `_is_same_process`. Its end is then removed from its row.
 
@@ -256,7 +256,7 @@ class ServerRuns:
         return self._last_id
 
     def _begin(self, observed: ObservedProcess, previous: Run | None) -> Run:
-        """Return a new run for a process that no earlier sample saw.
+        """Return a new run for a process that is not in any earlier sample.
 
         Its counters count in full if all their growth is within the recorded time. One of these shows that:
 
