@@ -114,7 +114,12 @@ class StampClock:
                 self._latest = time
                 times.append(int(time))
                 continue
-            if (record.port == OWNER or stamp is None) and self._needs_starts(record):
+            if stamp is None:
+                is_unknown = self._latest is None and OWNER not in self._starts
+            else:
+                is_owner = record.port == OWNER
+                is_unknown = is_owner and not self._later_starts and self._is_new_process(OWNER, stamp)
+            if is_unknown:
                 if starts is None:
                     break
                 self._add_starts(starts, record)
@@ -123,12 +128,6 @@ class StampClock:
             port = record.port if record.port in self._starts else -1
             start, last = self._starts.get(port, 0.0), self._stamps.get(port, 0.0)
         return times
-
-    def _needs_starts(self, record: Record) -> bool:
-        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start."""
-        if record.stamp is None:
-            return self._latest is None and OWNER not in self._starts
-        return not self._later_starts and self._is_new_process(OWNER, record.stamp)
 
     def _is_new_process(self, port: int, stamp: float) -> bool:
         last = self._stamps.get(port)
