@@ -1,4 +1,4 @@
-"""The address of a llama-server as users write it."""
+"""The check of a llama-server's URL in the settings."""
 
 import re
 from ipaddress import ip_address
@@ -8,12 +8,12 @@ _LIKE_AN_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+").fullmatch
 
 
 def server_url_fault(value: str) -> str | None:
-    """Return what is wrong with the URL of a llama-server, or None; an empty one is valid."""
+    """Return what is wrong with the URL of a llama-server, or None; an empty URL is valid."""
     if not value:
         return None
     try:
         parts = urlsplit(value)
-        _ = parts.port
+        _ = parts.port  # raises ValueError if it is no valid port
     except ValueError as error:
         return f"is no URL ({error})"
     if parts.scheme == "unix":
@@ -32,7 +32,7 @@ def _http_url_fault(value: str, parts: SplitResult) -> str | None:
 
 
 def _is_host(name: str, *, is_address: bool) -> bool:
-    """Return whether httpx (no invalid addresses) and the resolver (no long names) accept a host."""
+    """Return whether httpx accepts a host (no invalid address) and the resolver does (no label too long)."""
     try:
         if is_address or _LIKE_AN_ADDRESS(name):
             ip_address(name)
