@@ -108,6 +108,7 @@ def _epilog(*examples: Mapping[str, str]) -> str:
 
 
 def _run_daemon(options: argparse.Namespace) -> int:
+    """Run the daemon until a signal stops it, then end the process."""
     from collector.daemon.supervisor import run_until_signalled
 
     def read_settings() -> Settings:

@@ -26,12 +26,6 @@ API_KEY_VARIABLE = "LLAMA_API_KEY"
 API_KEY_CREDENTIAL = "api-key"
 
 
-def _directories_fault(value: str | list[str]) -> str | None:
-    """Return what is wrong with one directory or a list of directories, or None."""
-    texts = [value] if isinstance(value, str) else value
-    return all_not_empty(texts) if texts else "must not be empty"
-
-
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
     """The database file, and when rows are committed."""
@@ -59,7 +53,7 @@ class LlamaServerSettings:
     url: str = setting(
         "http://127.0.0.1:8080",
         'http://, https:// or unix:///PATH.sock, including the --api-prefix of the server; "" = no server',
-        server_url_fault,
+        lambda v: server_url_fault(v) if v else None,
     )
     api_key_file: str = setting(
         "", f"file that contains the API key; if empty, the environment variable {API_KEY_VARIABLE} is used"
@@ -82,7 +76,7 @@ class ModelsSettings:
     directory: str | list[str] = setting(
         "~/models",
         "the models directory, or a list of several; disk_usage is that of the partition of the first",
-        _directories_fault,
+        lambda v: all_not_empty([v] if isinstance(v, str) else v) if v else "must not be empty",
         or_list=True,
     )
     rescan_interval: int = setting(

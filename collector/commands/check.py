@@ -101,6 +101,7 @@ def _line(subject: str, finding: Finding) -> str:
 
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can read and write the database, or create it."""
     path = settings.database_path
     if owner := running_collector(path):
         yield note(f"a collector is running on it (process {owner})")
@@ -123,6 +124,7 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_damage(settings: Settings) -> Iterator[Finding]:
+    """Check the integrity of the whole database, if it exists."""
     path = settings.database_path
     if not path.exists():
         return
@@ -135,6 +137,7 @@ def _check_damage(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
+    """Check whether another user can read the database, and show the commands that allow it."""
     path = settings.database_path
     obstacles = find_obstacles(path, reader)
     for obstacle in obstacles:
@@ -147,6 +150,7 @@ def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_disk(settings: Settings) -> Iterator[Finding]:
+    """Check the free space for the database."""
     directory = next(parent for parent in settings.database_path.parents if parent.exists())
     free_mb = DiskSource(directory).read(Tick(0)).detail.free_mb
     if free_mb < _LOW_DISK_MB:
@@ -156,6 +160,7 @@ def _check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can list the models directories."""
     for directory in settings.models_directories:
         parents = reversed(directory.parents)
         if closed := next((p for p in parents if p.is_dir() and not os.access(p, os.X_OK)), None):
@@ -173,6 +178,7 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_logs(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can read the log files and the journal of each unit."""
     for pattern in settings.logs.files:
         files = [Path(name) for name in glob.glob(str(absolute(pattern)))]  # noqa: PTH207 - an absolute pattern
         if not files:
@@ -185,26 +191,25 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
             else:
                 yield problem(f"{file} cannot be read by this user: chmod o+r {shlex.quote(str(file))}")
     for unit in settings.logs.journal_units:
-        yield _check_journal(unit)
-
-
-def _check_journal(unit: str) -> Finding:
-    command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
-    if ended.stdout.strip():
-        return good(f"the journal contains lines of {unit}")
-    if ended.returncode or ended.stderr.strip():
-        return problem(
-            f"the journal cannot be read ({ended.stderr.strip():.200}): "
-            "add this user to its group (usermod --append --groups systemd-journal USER)"
-        )
-    return note(f"the journal contains no line of {unit} that this user may read")
+        command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired) as error:
+            yield problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
+            continue
+        if ended.stdout.strip():
+            yield good(f"the journal contains lines of {unit}")
+        elif ended.returncode or ended.stderr.strip():
+            yield problem(
+                f"the journal cannot be read ({ended.stderr.strip():.200}): "
+                "add this user to its group (usermod --append --groups systemd-journal USER)"
+            )
+        else:
+            yield note(f"the journal contains no line of {unit} that this user may read")
 
 
 def _check_gpu(settings: Settings) -> Iterator[Finding]:
+    """Read the GPUs once."""
     if not settings.gpu.enabled:
         yield note("disabled by [gpu] enabled = false")
         return
@@ -221,6 +226,7 @@ def _check_gpu(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_llama_server(settings: Settings) -> Iterator[Finding]:
+    """List the processes of llama-server, and send the requests of one sample to the configured URL."""
     # Imported here because `check --as USER` needs neither httpx nor the time to import it.
     from collector.sources.llama.http import Address
     from collector.sources.llama.processes import LlamaProcessSource
@@ -266,3 +272,4 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("gpu", _check_gpu),
     ("llama-server", _check_llama_server),
 )
+"""The checks without `--as` by subject, in the order of the output."""

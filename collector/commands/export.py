@@ -64,6 +64,7 @@ def export(database: Path, output: Path | None, *, force: bool) -> None:
 
 
 def _write(database: Path, file: IO[bytes]) -> None:
+    """Write all statements of the export, with progress on standard error."""
     progress = Progress()
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
         rows = count_rows(connection)

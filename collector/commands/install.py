@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,22 @@ def install(*, dry_run: bool) -> None:
             f"  sudo {PROGRAM_DIRECTORY}/bin/pip install .\n"
             f"  sudo {PROGRAM_DIRECTORY}/bin/llama-collector install"
         )
-    _run_steps(_install_steps(), dry_run=dry_run)
+    if SETTINGS_FILE.exists():
+        settings_step = Step(f"keep {SETTINGS_FILE}", lambda: None)
+    else:
+        settings_step = Step(f"write {SETTINGS_FILE}", partial(_write, SETTINGS_FILE, default_settings()))
+    steps = (
+        _copy_step("systemd/llama-collector.sysusers", SYSUSERS_FILE),
+        _command_step("systemd-sysusers", str(SYSUSERS_FILE)),
+        settings_step,
+        _copy_step("systemd/llama-collector.tmpfiles", TMPFILES_FILE),
+        _command_step("systemd-tmpfiles", "--create", str(TMPFILES_FILE)),
+        _copy_step(f"systemd/{UNIT}", UNIT_FILE),
+        _command_step("systemctl", "daemon-reload"),
+        _command_step("systemctl", "enable", UNIT),
+        _command_step("systemctl", "restart", UNIT),  # not `start`, which would continue the old version
+    )
+    _run_steps(steps, dry_run=dry_run)
     print(f"settings: {SETTINGS_FILE}; after a change: systemctl reload llama-collector")
     print("readers of the database: usermod --append --groups llama-collector USER")
 
@@ -78,7 +93,14 @@ def uninstall(*, dry_run: bool) -> None:
     Raises:
         CollectorError: not root, or a step failed.
     """
-    _run_steps(_uninstall_steps(), dry_run=dry_run)
+    steps = [_command_step("systemctl", "disable", "--now", UNIT)] if UNIT_FILE.exists() else []
+    steps += [
+        Step(f"remove {file}", partial(file.unlink, missing_ok=True))
+        for file in (UNIT_FILE, SYSUSERS_FILE, TMPFILES_FILE)
+        if file.exists()
+    ]
+    steps.append(_command_step("systemctl", "daemon-reload"))
+    _run_steps(steps, dry_run=dry_run)
     print(
         f"kept: the settings in {SETTINGS_FILE.parent}, the database in {STATE_DIRECTORY}, the user "
         f"llama-collector, the program in {PROGRAM_DIRECTORY}"
@@ -90,31 +112,7 @@ def default_settings() -> str:
     return _shipped("config/collector.toml").read_text().replace(_DEFAULT_PATH, _SERVICE_PATH)
 
 
-def _install_steps() -> Iterator[Step]:
-    yield _copy_step("systemd/llama-collector.sysusers", SYSUSERS_FILE)
-    yield _command_step("systemd-sysusers", str(SYSUSERS_FILE))
-    if SETTINGS_FILE.exists():
-        yield Step(f"keep {SETTINGS_FILE}", lambda: None)
-    else:
-        yield Step(f"write {SETTINGS_FILE}", partial(_write, SETTINGS_FILE, default_settings()))
-    yield _copy_step("systemd/llama-collector.tmpfiles", TMPFILES_FILE)
-    yield _command_step("systemd-tmpfiles", "--create", str(TMPFILES_FILE))
-    yield _copy_step(f"systemd/{UNIT}", UNIT_FILE)
-    yield _command_step("systemctl", "daemon-reload")
-    yield _command_step("systemctl", "enable", UNIT)
-    yield _command_step("systemctl", "restart", UNIT)  # not `start`, which would continue the old version
-
-
-def _uninstall_steps() -> Iterator[Step]:
-    if UNIT_FILE.exists():
-        yield _command_step("systemctl", "disable", "--now", UNIT)
-    for file in (UNIT_FILE, SYSUSERS_FILE, TMPFILES_FILE):
-        if file.exists():
-            yield Step(f"remove {file}", file.unlink)
-    yield _command_step("systemctl", "daemon-reload")
-
-
-def _run_steps(steps: Iterator[Step], *, dry_run: bool) -> None:
+def _run_steps(steps: Iterable[Step], *, dry_run: bool) -> None:
     """Print each step and, except in a dry run, run it."""
     if not dry_run and os.geteuid() != 0:
         raise CollectorError("only root may do this: put sudo before it, or print the steps with --dry-run")
@@ -129,6 +127,7 @@ def _run_steps(steps: Iterator[Step], *, dry_run: bool) -> None:
 
 
 def _copy_step(name: str, target: Path) -> Step:
+    """Return the step that writes a data file of the program to a path."""
     return Step(f"write {target}", partial(_write, target, _shipped(name).read_text()))
 
 
@@ -142,13 +141,14 @@ def _write(target: Path, text: str) -> None:
 
 
 def _command_step(*words: str) -> Step:
-    return Step(f"run {shlex.join(words)}", partial(_run_command, words))
+    """Return the step that runs a command."""
 
+    def run_command() -> None:
+        ended = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        if ended.returncode != 0:
+            raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
 
-def _run_command(words: tuple[str, ...]) -> None:
-    ended = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if ended.returncode != 0:
-        raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
+    return Step(f"run {shlex.join(words)}", run_command)
 
 
 def _shipped(name: str) -> Path:

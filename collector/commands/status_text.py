@@ -86,6 +86,7 @@ def format_live_status(status: Record, histories: Histories, *, colours: bool) -
 
 
 def _headline(status: Record, colours: Colours) -> list[str]:
+    """Return the lines about the collector and its database."""
     process_id = status["collector"]["process_id"]
     state = colours.green(f"running (process {process_id})") if process_id else colours.red("not running")
     database = status["database"]
@@ -97,6 +98,7 @@ def _headline(status: Record, colours: Colours) -> list[str]:
 
 
 def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTORIES) -> list[str]:
+    """Return the lines of the newest sample, each followed by its history if there is one."""
     metrics = status["metrics"]
     if metrics is None:
         return ["no sample yet: start the collector (llama-collector run)"]
@@ -179,6 +181,7 @@ def _line(title: str, parts: list[str], colours: Colours) -> str:
 
 
 def _health(health: list[Record], colours: Colours) -> list[str]:
+    """Return a line for each source and job with its state."""
     lines = []
     for row in health:
         state = f"{row['state']:<12}"
@@ -205,6 +208,7 @@ def _backups(backup: Any, trial: Any, colours: Colours) -> list[str]:
 
 
 def _warnings(rows: list[Record], colours: Colours) -> list[str]:
+    """Return the last warnings and errors, oldest first, below a heading."""
     if not rows:
         return []
     lines = [

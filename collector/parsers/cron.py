@@ -15,6 +15,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CRON_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _LEAP_YEAR = 2000
+_FAULT = "is no cron line of five fields, like 0 2 * * *"
 
 _STEPS = re.compile(r"\*(?:/(?P<step>\d+))?$")
 _NUMBERS = re.compile(r"(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<step>\d+))?$")
@@ -44,10 +45,16 @@ _FIELDS = (
 
 def cron_fault(line: str) -> str | None:
     """Return what is wrong with a cron line, or None."""
+    texts = _with_named_weekdays(line)
+    if len(texts) != len(_FIELDS):
+        return f"{_FAULT} (it has {len(texts)} fields)"
     try:
-        _, _, days, months, _ = _parse_fields(line)
+        _, _, days, months, _ = (
+            {value for part in text.split(",") for value in _parse_part(part, field)}
+            for text, field in zip(texts, _FIELDS, strict=True)
+        )
     except ValueError as error:
-        return f"is no cron line of five fields, like 0 2 * * * ({error})"
+        return f"{_FAULT} ({error})"
     # The days of the week exclude no date: every date, even 29 February, is on each of them in some year.
     if min(days) > max(monthrange(_LEAP_YEAR, month)[1] for month in months):
         return "must name a day that some year has"
@@ -82,21 +89,6 @@ def _with_named_weekdays(line: str) -> list[str]:
     words = line.split()
     return words[:-1] + [
         re.sub(r"(?<![/\w])[0-7](?!\w)", lambda day: _CRON_WEEKDAYS[int(day[0])], word) for word in words[-1:]
-    ]
-
-
-def _parse_fields(line: str) -> list[set[int]]:
-    """Return the values that each field of a line names.
-
-    Raises:
-        ValueError: it does not have five fields, or a field is not a list of `*`, values and ranges.
-    """
-    texts = _with_named_weekdays(line)
-    if len(texts) != len(_FIELDS):
-        raise ValueError(f"it has {len(texts)} fields")
-    return [
-        {value for part in text.split(",") for value in _parse_part(part, field)}
-        for text, field in zip(texts, _FIELDS, strict=True)
     ]
 
 

@@ -10,7 +10,8 @@ import math
 from collector.errors import ParseError
 
 PREFIX = "llamacpp:"
-_FIRST_ROUNDED_WHOLE = 1_000_000
+_EXACT_BELOW = 1_000_000
+"""Whole numbers below this limit are printed with all their digits."""
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
 """Limits above the values of any build, for hostile answers: every value of an answer is stored in a row."""
@@ -52,6 +53,7 @@ def parse_exposition(text: str) -> dict[str, float | None]:
 
 
 def _parse_sample(line: str) -> tuple[str, float | None]:
+    """Return the name, without the prefix, and the value of one line."""
     name, _, value = line[len(PREFIX) :].rstrip().rpartition(" ")
     try:
         number = float(value)
@@ -74,6 +76,6 @@ def resolution(value: float, *, whole: bool) -> float:
     Returns:
         the distance between two values that are printed differently; 0 if the value is exact.
     """
-    if value == 0 or (whole and value < _FIRST_ROUNDED_WHOLE):
+    if value == 0 or (whole and value < _EXACT_BELOW):
         return 0.0
     return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

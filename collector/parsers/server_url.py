@@ -2,15 +2,13 @@
 
 import re
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 _LIKE_AN_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+").fullmatch
 
 
 def server_url_fault(value: str) -> str | None:
-    """Return what is wrong with the URL of a llama-server, or None; an empty URL is valid."""
-    if not value:
-        return None
+    """Return what is wrong with the URL of a llama-server, or None."""
     try:
         parts = urlsplit(value)
         _ = parts.port  # raises ValueError if it is no valid port
@@ -18,10 +16,6 @@ def server_url_fault(value: str) -> str | None:
         return f"is no URL ({error})"
     if parts.scheme == "unix":
         return None if parts.path.startswith("/") and not parts.netloc else "must be unix:///PATH.sock"
-    return _http_url_fault(value, parts)
-
-
-def _http_url_fault(value: str, parts: SplitResult) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "must start with http://, https:// or unix:///, and name a host"
     if parts.username or parts.password:

@@ -19,6 +19,7 @@ _LONG_GAP = 3
 """A line is interrupted where two points are more than this many times the median gap apart."""
 _SPEED_NAME = "model || coalesce(' (' || quantization || ')', '')"
 _GPU_NAME = "'GPU ' || gpu_index || coalesce(' ' || name, '')"
+"""SQL expressions that name a series: a model with its quantization, and a GPU with its index."""
 
 Cells = Sequence[str]
 
@@ -146,7 +147,7 @@ def _model_loads(reader: PeriodReader) -> Figure:
         "Models in memory",
         f"From load to unload.{note}{_shortened_note(rows)}",
         plots.residency(reader.period, shown) if spans else "",
-        ("since", "model", "came by", "loading took", "left by", "stayed"),
+        ("since", "model", "event", "load time", "until", "resident"),
         cells,
     )
 
