@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 SECRET_OPTIONS = ("--api-key", "--api-key-file", "--hf-token", "-hft")
-"""Options whose value is a secret, or the place of one."""
+"""Options whose value is a secret, or the path of a file that contains one."""
 
 MASK = "***"
 

@@ -10,17 +10,18 @@ import math
 from collector.errors import ParseError
 
 PREFIX = "llamacpp:"
-_FIRST_ROUNDED_WHOLE = 1_000_000
+_EXACT_BELOW = 1_000_000
+"""Whole numbers below this limit are printed with all their digits."""
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
-"""More than any build has: a bound for hostile answers, whose values would be stored in every row."""
+"""Limits above the values of any build, for hostile answers: every value of an answer is stored in a row."""
 
 
 def parse_exposition(text: str) -> dict[str, float | None]:
-    """Return all `llamacpp:` samples.
+    """Return the values of all lines that begin with `llamacpp:`.
 
-    A name keeps its labels, as `name{label="value"}`. `nan` and the infinities become None. Comments and
-    lines with another prefix are skipped.
+    A name includes its labels, as in `name{label="value"}`. `nan` and the infinities become None. Comments
+    and lines with another prefix are skipped.
 
     Args:
         text: the body; builds b7010 to about b7180 sent it as one quoted JSON string, which is accepted.
@@ -32,30 +33,27 @@ def parse_exposition(text: str) -> dict[str, float | None]:
         ParseError: the text is not in this format.
     """
     samples: dict[str, float | None] = {}
-    *lines, rest = _unquoted(text).split("\n")
+    if text.startswith('"'):
+        try:
+            text = str(json.loads(text))
+        except ValueError as error:
+            raise ParseError(f"/metrics begins like a JSON string but is not one: {error}") from error
+    *lines, rest = text.split("\n")
     for line in lines:
         if line.startswith(PREFIX):
             name, value = _parse_sample(line)
             samples[name] = value
             if len(samples) > MAX_SAMPLES:
-                raise ParseError(f"/metrics holds more than {MAX_SAMPLES} values")
+                raise ParseError(f"/metrics contains more than {MAX_SAMPLES} values")
     if not samples:
-        raise ParseError(f"/metrics holds no {PREFIX} value; it begins with {text[:60]!r}")
-    if rest:  # the number in it may be half a number
+        raise ParseError(f"/metrics contains no {PREFIX} value; it begins with {text[:60]!r}")
+    if rest:  # without a newline at its end, the last number may lack digits
         raise ParseError(f"/metrics is cut off: it ends with {rest[-60:]!r}")
     return samples
 
 
-def _unquoted(text: str) -> str:
-    if not text.startswith('"'):
-        return text
-    try:
-        return str(json.loads(text))
-    except ValueError as error:
-        raise ParseError(f"/metrics begins like a JSON string and is none: {error}") from error
-
-
 def _parse_sample(line: str) -> tuple[str, float | None]:
+    """Return the name, without the prefix, and the value of one line."""
     name, _, value = line[len(PREFIX) :].rstrip().rpartition(" ")
     try:
         number = float(value)
@@ -69,15 +67,15 @@ def _parse_sample(line: str) -> tuple[str, float | None]:
 
 
 def resolution(value: float, *, whole: bool) -> float:
-    """Return how coarse a printed counter is: llama-server prints 6 significant digits.
+    """Return the resolution of a printed counter: llama-server prints 6 significant digits.
 
     Args:
         value: the counter as it was read.
-        whole: it counts whole things, so that below a million it is exact.
+        whole: whether it is a whole number, such as a count of tokens, which is exact below a million.
 
     Returns:
-        the distance between two values that are printed differently; 0 where it is exact.
+        the distance between two values that are printed differently; 0 if the value is exact.
     """
-    if value == 0 or (whole and value < _FIRST_ROUNDED_WHOLE):
+    if value == 0 or (whole and value < _EXACT_BELOW):
         return 0.0
     return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))
