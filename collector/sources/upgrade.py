@@ -38,7 +38,7 @@ _METRICS_COLUMNS = f"timestamp, model, model_id, uptime_seconds, {', '.join(REST
 _UPDATE_METRICS = "UPDATE llama_metrics SET server = ?, run_id = ?, counted_from_zero = ? WHERE id = ?"
 _UPDATE_EVENTS = "UPDATE model_events SET server = ? WHERE id = ?"
 _UPDATE_GPUS = "UPDATE gpu_metrics SET vendor = 'nvidia', energy_used_joules = ? WHERE id = ?"
-_TABLES = {"llama_metrics": "run_id", "model_events": "server", "gpu_metrics": "vendor"}
+_TABLES = {"llama_metrics": "server", "model_events": "server", "gpu_metrics": "vendor"}
 """The tables that are upgraded, and a column that version 0.1.0 left out of its rows."""
 
 
@@ -69,10 +69,15 @@ class RowUpgrade:
         ranges = {table: self._old_range(table, column) for table, column in _TABLES.items()}
         if not any(first < last for first, last in ranges.values()):
             return
+        # The upgrade creates the newest run first. So that ids ascend in the order in which runs were first
+        # seen all the same, it assigns them in descending order, from as many as there can be runs.
+        first_id, last_id = ranges["llama_metrics"]
+        next_run = self._runs.reserve_ids(last_id - first_id) + last_id - first_id - 1
         with self._database.transaction() as connection:
             newest: dict[str, Record] = {}
-            for row in self._newest_rows(ranges["llama_metrics"][0]):
-                run = self._run_of(row, outcome=None)
+            for row in self._newest_rows(first_id):
+                run = self._run_of(next_run, row, outcome=None)
+                next_run -= 1
                 newest[row["model"]] = {**row, "run_id": run.id}
                 connection.executemany(run.save().statement, run.save().rows)
                 connection.execute(_UPDATE_METRICS, (self._server, run.id, 0, row["id"]))
@@ -83,8 +88,9 @@ class RowUpgrade:
             )
             first = {table: first for table, (first, _) in ranges.items()}
             last = {table: last for table, (_, last) in ranges.items()}
-            state = {"first": first, "last": last, "models": newest, "gpus": {}}
+            state = {"first": first, "last": last, "models": newest, "gpus": {}, "next_run": next_run}
             self._database.meta.set(STATE_KEY, state)
+        self._runs.forget()  # the first sample must find the runs that were just created
 
     def is_due(self) -> bool:
         """Return whether there are rows left to upgrade."""
@@ -130,10 +136,10 @@ class RowUpgrade:
                     if (
                         later is None
                     ):  # every row of the newest ones' models has one, but for ids out of order
-                        later = {**row, "run_id": self._save_run(row)}
+                        later = {**row, "run_id": self._save_run(state, row)}
                     elif row["id"] != later["id"] and is_restarted(row, later):
                         updates.append((self._server, later["run_id"], 1, later["id"]))
-                        later = {**row, "run_id": self._save_run(row)}
+                        later = {**row, "run_id": self._save_run(state, row)}
                     updates.append((self._server, later["run_id"], 0, row["id"]))
                     if row["tokens_predicted_total"] is not None or row["model"] not in following:
                         following[row["model"]] = {**row, "run_id": later["run_id"]}
@@ -214,16 +220,17 @@ class RowUpgrade:
         query = f"SELECT id, {_METRICS_COLUMNS} FROM llama_metrics WHERE id IN ({newest})"  # noqa: S608
         return self._database.query(query, (after,))
 
-    def _save_run(self, row: Record) -> int:
-        run = self._run_of(row, UNOBSERVED)
+    def _save_run(self, state: Record, row: Record) -> int:
+        run = self._run_of(state["next_run"], row, UNOBSERVED)
+        state["next_run"] -= 1
         with self._database.transaction() as connection:
             connection.executemany(run.save().statement, run.save().rows)
         return run.id
 
-    def _run_of(self, row: Record, outcome: str | None) -> Run:
+    def _run_of(self, run_id: int, row: Record, outcome: str | None) -> Run:
         uptime = row["uptime_seconds"]
         return Run(
-            self._runs.new_id(),
+            run_id,
             self._server,
             None,
             row["model"],

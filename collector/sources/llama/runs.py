@@ -139,15 +139,22 @@ class ServerRuns:
                 self._runs = {(run.server, run.model): run for run in stored}
                 self._history = history
 
-    def new_id(self) -> int:
-        """Return an id that no run has had.
+    def reserve_ids(self, number: int) -> int:
+        """Return the first of so many consecutive ids that no run has had.
 
         Raises:
             DatabaseBusy: see `load`.
         """
         self.load()
         with self._lock:
-            return self._new_id()
+            first = self._last_id + 1
+            self._last_id += number
+            return first
+
+    def forget(self) -> None:
+        """Forget what was read, so that the next call reads runs that were written in the meantime."""
+        with self._lock:
+            self._history = None
 
     def history_start(self) -> HistoryStart:
         """Return when the recorded time began.
