@@ -18,7 +18,7 @@ from typing import Any
 from collector.database.database import Database
 from collector.errors import Stopped
 from collector.sources.gpu.source import energy_used
-from collector.sources.llama.run_table import RESTART_COUNTERS, Run
+from collector.sources.llama.run_table import RESTART_COUNTERS, Run, is_restarted
 from collector.sources.llama.runs import UNOBSERVED, ServerRuns
 
 STATE_KEY = "upgradeFrom010"
@@ -28,8 +28,6 @@ STEP_ROWS = 1000
 """Rows of one transaction: 10 to 20 ms."""
 
 _SHORTEST_PAUSE_SECONDS = 0.01
-_START_TOLERANCE_SECONDS, _START_TOLERANCE_FALLEN_SECONDS = 2.0, 0.1
-_SAME_PROCESS_SECONDS = 60.0
 
 Record = dict[str, Any]
 Update = tuple[Any, ...]
@@ -239,30 +237,3 @@ class RowUpgrade:
             first_seen_at=row["timestamp"],
             outcome=outcome,
         )
-
-
-def is_restarted(earlier: Record, later: Record) -> bool:
-    """Return whether two rows of one model, one after the other, are of two processes.
-
-    Without uptimes only a counter that fell shows it. With uptimes the start of the process moved: by the
-    wall clock, which may have been set between the two rows. A process that is older than the time between
-    the rows, or whose uptime grew by a usual interval, is the same one, however the clock was set.
-
-    Args:
-        earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
-        later: a row with a greater id.
-    """
-    fell = any(
-        earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
-        for name in RESTART_COUNTERS
-    )
-    if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
-        return fell
-    elapsed = later["timestamp"] - earlier["timestamp"]
-    grown = later["uptime_seconds"] - earlier["uptime_seconds"]
-    if fell:
-        return bool(elapsed - grown > _START_TOLERANCE_FALLEN_SECONDS or grown < 0)
-    if 0 <= grown <= _SAME_PROCESS_SECONDS:
-        return False
-    is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
-    return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

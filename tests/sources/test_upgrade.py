@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from collector.catalog import OWN_TABLES, VIEWS
 from collector.database import Database
 from collector.parsers.server_answers import ServedModel
 from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.run_table import is_restarted
 from collector.sources.llama.runs import ServerRuns, Sighting
-from collector.sources.upgrade import RowUpgrade, is_restarted
+from collector.sources.upgrade import RowUpgrade
 from tests.support.version_010 import SERVER, create, is_upgraded, upgrade_rows
 
 TOKENS = "SELECT timestamp, model, generated_tokens, prompt_tokens, generation_seconds FROM token_steps ORDER BY model, timestamp"
@@ -121,6 +123,19 @@ def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: P
         runs = ServerRuns(database.query)  # one for the upgrade and the samples, as in the daemon
         RowUpgrade(database, runs, SERVER, threading.Event()).begin()
         observation = runs.observe(seen_after(old, 3, process_of(old)))
+        row = newest_row(database)
+        assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+
+
+@pytest.mark.parametrize("clock_step", [-86_400, -10, 10, 3600, 86_400])
+def test_a_step_of_the_clock_during_the_upgrade_ends_no_run(tmp_path: Path, clock_step: int) -> None:
+    create(tmp_path / "old.db", 200, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        old = newest_row(database)
+        runs = ServerRuns(database.query)
+        RowUpgrade(database, runs, SERVER, threading.Event()).begin()
+        seen = seen_after(old, 3, process_of(old, clock_step))
+        observation = runs.observe(replace(seen, timestamp=seen.timestamp + clock_step))
         row = newest_row(database)
         assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
 

@@ -1,6 +1,8 @@
 """The table `server_runs`: one row for each process that served a model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from collector.schema import AUTOMATIC_ID, Column, Table, Write
 
@@ -69,6 +71,9 @@ _SAVE = (
 RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
 """Counters that every build has, and that fall only when a process starts anew."""
 
+_START_TOLERANCE_SECONDS, _START_TOLERANCE_FALLEN_SECONDS = 2.0, 0.1
+_SAME_PROCESS_SECONDS = 60.0
+
 Counters = tuple[float | None, ...]
 """The values of `RESTART_COUNTERS`; None where the build does not report one."""
 
@@ -109,3 +114,30 @@ class Run:
     def save(self) -> Write:
         """Insert or update the row."""
         return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
+
+
+def is_restarted(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Return whether two rows of one model, one after the other, are of two processes.
+
+    Without uptimes only a counter that fell shows it. With uptimes the start of the process moved: by the
+    wall clock, which may have been set between the two rows. A process that is older than the time between
+    the rows, or whose uptime grew by a usual interval, is the same one, however the clock was set.
+
+    Args:
+        earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
+        later: a row with a greater id.
+    """
+    fell = any(
+        earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
+        for name in RESTART_COUNTERS
+    )
+    if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
+        return fell
+    elapsed = later["timestamp"] - earlier["timestamp"]
+    grown = later["uptime_seconds"] - earlier["uptime_seconds"]
+    if fell:
+        return bool(elapsed - grown > _START_TOLERANCE_FALLEN_SECONDS or grown < 0)
+    if 0 <= grown <= _SAME_PROCESS_SECONDS:
+        return False
+    is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
+    return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

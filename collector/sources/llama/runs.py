@@ -22,10 +22,7 @@ from collector.schema import SqlValue, Write
 from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run
-
-START_TOLERANCE_SECONDS = 2.0
-"""Of a run of version 0.1.0 the start is known by the wall clock only, to a second."""
+from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run, is_restarted
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
 
@@ -311,7 +308,18 @@ def _is_same_process(run: Run, sighting: Sighting) -> bool:
     elif run.metrics_run and sighting.metrics_run:
         same = run.metrics_run == sighting.metrics_run
     elif run.started_at is not None and process:  # a run of version 0.1.0, which recorded no process id
-        same = abs(run.started_at - process.started_at) <= START_TOLERANCE_SECONDS
+        same = not is_restarted(
+            {
+                "timestamp": run.first_seen_at,  # of the newest row: see `RowUpgrade.begin`
+                "uptime_seconds": run.first_seen_at - run.started_at,
+                **dict.fromkeys(RESTART_COUNTERS),
+            },
+            {
+                "timestamp": sighting.timestamp,
+                "uptime_seconds": process.uptime_seconds,
+                **dict.fromkeys(RESTART_COUNTERS),
+            },
+        )
     else:
         same = run.outcome in (None, ENDED)
     return same and not _has_fallen(run.counters, sighting.counters)
