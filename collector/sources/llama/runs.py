@@ -3,9 +3,14 @@
 The counters of /metrics start at 0 in every process. So two rows of `llama_metrics` can be compared only
 within one run. Which run a row belongs to is decided here, once, when the row is written:
 
-- The process is known (id and start since boot): another process is another run.
-- It is not (a remote server, another container): the header of /metrics that every process draws anew
-  decides; without one, a counter that fell shows that the process is another one.
+- The header of /metrics that every process draws anew is known: another header is another run.
+- It is not (the metrics were not read yet), but the process is (id and start since boot): another process is
+  another run.
+- Neither is (a remote server, another container): a counter that fell shows that the process is another one.
+
+The header comes first because it is read together with the counters. The list of processes was read a moment
+before: the server may have been restarted since, and what was found there may not be the server itself but
+the only llama-server on this machine.
 
 Neither decision uses the wall clock, so setting it changes no sum.
 """
@@ -13,7 +18,7 @@ Neither decision uses the wall clock, so setting it changes no sum.
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.parsers.command_line import mask_secrets
@@ -182,6 +187,8 @@ class ServerRuns:
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
+                if run and sighting.process and _has_process(run, sighting.process):
+                    sighting = replace(sighting, process=None)  # restarted since the processes were read
                 run = self._begin(sighting, run)
                 self._runs[key] = run
                 changes.append(run.save())
@@ -241,6 +248,7 @@ class ServerRuns:
         from_zero = (
             previous is not None
             or sighting.is_new
+            or self._follows_another_model(sighting)
             or (process is not None and self._history.is_before(process))
         )
         run = Run(
@@ -254,6 +262,12 @@ class ServerRuns:
         )
         _update(run, sighting)
         return run
+
+    def _follows_another_model(self, sighting: Sighting) -> bool:
+        """Return whether another process served another model at the same address before."""
+        address = (sighting.server, sighting.address)
+        there = [run for run in self._runs.values() if (run.server, run.address) == address]
+        return bool(there) and not any(_is_same_process(run, sighting) for run in there)
 
     def _query_number(self, statement: str) -> int:
         rows = self.query(statement, ())
@@ -275,6 +289,7 @@ _NEWEST_RUNS = (
 )
 _LAST_ID = (
     "SELECT max(coalesce((SELECT max(id) FROM server_runs), 0), "
+    "coalesce((SELECT max(run_id) FROM llama_metrics), 0), "
     "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'server_runs'), 0)) AS id"
 )
 _NEWEST_COUNTERS = (
@@ -299,14 +314,10 @@ def _is_same_process(run: Run, sighting: Sighting) -> bool:
     server. A counter that fell is always another run.
     """
     process = sighting.process
-    if run.process_id is not None and process:
-        same = (run.boot_id, run.process_id, run.started_boot_seconds) == (
-            process.boot_id,
-            process.pid,
-            process.started_boot_seconds,
-        )
-    elif run.metrics_run and sighting.metrics_run:
+    if run.metrics_run and sighting.metrics_run:
         same = run.metrics_run == sighting.metrics_run
+    elif run.process_id is not None and process:
+        same = _has_process(run, process)
     elif run.started_at is not None and process:  # a run of version 0.1.0, which recorded no process id
         same = not is_restarted(
             {
@@ -323,6 +334,11 @@ def _is_same_process(run: Run, sighting: Sighting) -> bool:
     else:
         same = run.outcome in (None, ENDED)
     return same and not _has_fallen(run.counters, sighting.counters)
+
+
+def _has_process(run: Run, process: LlamaProcess) -> bool:
+    identity = (process.boot_id, process.pid, process.started_boot_seconds)
+    return (run.boot_id, run.process_id, run.started_boot_seconds) == identity
 
 
 def _has_fallen(before: Counters | None, now: Counters | None) -> bool:
