@@ -12,6 +12,7 @@ from collector.errors import (
     ParseError,
     ServerBusy,
     ServerDown,
+    ServerUnreachable,
     UnexpectedStatus,
 )
 from collector.health import State
@@ -73,7 +74,8 @@ class LlamaServerSource:
         try:
             return self._read(tick)
         except ServerDown as error:
-            self._single.was_down()
+            if not isinstance(error, ServerUnreachable):
+                self._single.was_down()
             changes = self._record(tick, self._events.models_after_end(), None, None, outcome=ENDED)
             changes += self._runs.end_absent(self._context.server, (), tick.timestamp)
             return self._away("down", f"nothing listens at {self._url} ({error}). {_START}", 0, changes)
