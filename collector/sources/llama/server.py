@@ -94,6 +94,7 @@ class LlamaServerSource:
     def _read(self, tick: Tick) -> Reading[None]:
         self._props = props = self._props or parse_props(self._http.get("/props").text)
         reading = self._router.read(tick) if props.is_router else self._single.read(tick, props)
+        self._props = props = reading.props or props
         rows, changes = self._rows(tick, reading.processes)
         changes += self._record(tick, reading.models, props.build, props.max_instances)
         in_memory = (served.model.name for served in reading.processes)

@@ -245,7 +245,7 @@ def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:
 
 
 def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
-    runs = iter(["1", "1", "2"])
+    runs = iter(["1", "1", "2", "2"])
     models = iter(["/a.gguf", "/b.gguf"])
 
     def script(path: str) -> Iterator[bytes]:
@@ -256,7 +256,7 @@ def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
 
     with OddServer(script) as server:
         source = source_at(server.url)
-        assert [row(read(source))["model"] for _ in range(3)] == ["a", "a", "b"]
+        assert [row(read(source))["model"] for _ in range(4)] == ["a", "a", "b", "b"]
 
 
 def test_a_certificate_that_is_not_trusted_says_what_to_do_and_a_trusted_one_works(
