@@ -1,10 +1,11 @@
-"""The table `server_runs`: one row for each process that served a model."""
+"""The table `server_runs`, one row for each process that served a model, and how two processes differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from collector.schema import AUTOMATIC_ID, Column, Table, Write
+from collector.sources.llama.processes import LlamaProcess
 
 SERVER_RUNS = Table(
     "server_runs",
@@ -114,6 +115,40 @@ class Run:
     def save(self) -> Write:
         """Insert or update the row."""
         return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStart:
+    """When the recorded time began.
+
+    Args:
+        boot_id: boot of the first collector that recorded its boot; version 0.1.0 did not. None where there
+            is none.
+        boot_seconds: when that collector started, in seconds since that boot.
+        timestamp: Unix seconds of the first sample of all; None where nothing was recorded yet.
+        sampled_before: whether there are samples of version 0.1.0, from before that start.
+    """
+
+    boot_id: str | None
+    boot_seconds: float | None
+    timestamp: float | None
+    sampled_before: bool = False
+
+    def is_before(self, process: LlamaProcess) -> bool:
+        """Return whether a process of the present boot started within the recorded time.
+
+        By the clock that nobody sets where that is possible: a process of another boot than the one in which
+        the history began is younger than it, in the same boot the seconds since the boot decide. The wall
+        clock decides only of the time in which version 0.1.0 sampled.
+        """
+        if self.boot_id is not None:
+            if self.boot_id != process.boot_id or self.boot_seconds is None:
+                return True
+            if process.started_boot_seconds >= self.boot_seconds:
+                return True
+            if not self.sampled_before:
+                return False
+        return self.timestamp is not None and process.started_at >= self.timestamp
 
 
 def is_restarted(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:

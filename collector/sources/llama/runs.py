@@ -27,7 +27,13 @@ from collector.schema import SqlValue, Write
 from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run, is_restarted
+from collector.sources.llama.run_table import (
+    RESTART_COUNTERS,
+    Counters,
+    HistoryStart,
+    Run,
+    is_restarted,
+)
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
 
@@ -81,33 +87,6 @@ class Observation:
     changes: list[Write]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStart:
-    """When the recorded time began.
-
-    Args:
-        boot_id: boot in which it began; None where it is not known (rows of version 0.1.0).
-        boot_seconds: seconds since that boot.
-        timestamp: Unix seconds; None where nothing was recorded yet.
-    """
-
-    boot_id: str | None
-    boot_seconds: float | None
-    timestamp: float | None
-
-    def is_before(self, process: LlamaProcess) -> bool:
-        """Return whether a process of the present boot started within the recorded time.
-
-        By the clock that nobody sets where that is possible: a process of another boot than the one in which
-        the history began is younger than it, in the same boot the seconds since the boot decide.
-        """
-        if self.boot_id is None:
-            return self.timestamp is not None and process.started_at >= self.timestamp
-        if self.boot_id != process.boot_id or self.boot_seconds is None:
-            return True
-        return process.started_boot_seconds >= self.boot_seconds
-
-
 class ServerRuns:
     """The newest run of each server and model; any thread may call it.
 
@@ -140,6 +119,8 @@ class ServerRuns:
                 self._last_id = self._query_number(_LAST_ID)
                 self._runs = {(run.server, run.model): run for run in stored}
                 self._history = history
+            elif self._history.timestamp is None:  # the first row of the table was not written yet
+                self._history = self._read_history_start()
 
     def reserve_ids(self, number: int) -> int:
         """Return the first of so many consecutive ids that no run has had.
@@ -278,10 +259,15 @@ class ServerRuns:
         return tuple(rows[0].values()) if rows else None
 
     def _read_history_start(self) -> HistoryStart:
-        rows = self.query(_FIRST_COLLECTOR_RUN, ())
-        if not rows:
-            return HistoryStart(None, None, None)
-        return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
+        """Return what the table of the collector's runs says; nothing while its first row waits in memory."""
+        rows = self.query(_FIRST_COLLECTOR_RUNS, ())
+        known = next((row for row in rows if row["boot_id"] is not None), None)
+        return HistoryStart(
+            known["boot_id"] if known else None,
+            known["started_boot_seconds"] if known else None,
+            rows[0]["started_at"] if rows else None,
+            sampled_before=bool(rows) and rows[0] is not known,
+        )
 
 
 _NEWEST_RUNS = (
@@ -296,8 +282,10 @@ _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
-_FIRST_COLLECTOR_RUN = (
-    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
+_FIRST_COLLECTOR_RUNS = (
+    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs "
+    "WHERE id <= (SELECT min(id) FROM collector_runs WHERE boot_id IS NOT NULL) "
+    "OR id = (SELECT min(id) FROM collector_runs) ORDER BY id"
 )
 
 

@@ -16,7 +16,8 @@ from collector.schema import Write
 from collector.sources.gpu.source import GpuDetail, GpuIdentity
 from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.runs import HistoryStart, Observation, ServerRuns, Sighting
+from collector.sources.llama.run_table import HistoryStart
+from collector.sources.llama.runs import Observation, ServerRuns, Sighting
 
 MODEL = ServedModel("m", "/models/m.gguf", "loaded", context_size=4096)
 BOOT, EARLIER_BOOT = "boot-2", "boot-1"
@@ -180,6 +181,10 @@ def test_a_process_that_came_while_no_collector_ran_counts_in_full(recorded: Rec
         (HistoryStart(None, None, 4000.0), process(7, wall=5000.0), True),
         (HistoryStart(None, None, 6000.0), process(7, wall=5000.0), False),
         (HistoryStart(None, None, None), process(7), False),
+        # Version 0.1.0 sampled first, and the clock was set since.
+        (HistoryStart(BOOT, 50.0, 9e9, sampled_before=True), process(7, 100.0), True),
+        (HistoryStart(BOOT, 150.0, 9e9, sampled_before=True), process(7, 100.0), False),
+        (HistoryStart(BOOT, 150.0, 4000.0, sampled_before=True), process(7, 100.0), True),
     ],
 )
 def test_the_first_run_of_all_counts_in_full_where_it_began_within_the_recorded_time(
@@ -187,6 +192,26 @@ def test_the_first_run_of_all_counts_in_full_where_it_began_within_the_recorded_
 ) -> None:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
         assert Recorded(database, history).observe(sighting(5, process=seen)).counted_from_zero == in_full
+
+
+def test_the_history_begins_with_the_first_run_of_a_collector_also_if_its_row_is_written_late(
+    tmp_path: Path,
+) -> None:
+    with Database(tmp_path / "x.db", OWN_TABLES) as database:
+        runs = ServerRuns(database.query)
+        assert runs.history_start() == HistoryStart(None, None, None)
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO collector_runs (version, started_at) VALUES ('0.1.0', 4000)")
+        assert runs.history_start() == HistoryStart(None, None, 4000, sampled_before=True)
+        with database.transaction() as connection:
+            for start in (50.0, 90.0):
+                connection.execute(
+                    "INSERT INTO collector_runs (version, started_at, boot_id, started_boot_seconds) "
+                    "VALUES ('0.2.0', 5000, ?, ?)",
+                    (BOOT, start),
+                )
+        expected = HistoryStart(BOOT, 50.0, 4000, sampled_before=True)
+        assert ServerRuns(database.query).history_start() == expected
 
 
 def test_a_server_that_was_seen_absent_before_counts_in_full(recorded: Recorded) -> None:
