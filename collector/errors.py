@@ -115,6 +115,10 @@ class ServerDown(RequestFailed):
     """Nothing listens there, or the network does not reach it."""
 
 
+class ServerUnreachable(ServerDown):
+    """The network does not reach its machine: whether a server runs there is not known."""
+
+
 class ServerBusy(RequestFailed):
     """No connection, or no complete answer, came within the time-out."""
 

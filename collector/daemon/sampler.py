@@ -129,8 +129,9 @@ class SourceSlot:
         """Read the source and add its rows to the buffer; `begin` must have returned true for this tick."""
         reading = observe(self.health, partial(self._source.read, tick), lambda reading: reading.state)
         if reading is not None:
-            self._buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
+            # In this order: a flush between the two must not write rows of a run without the run.
             self._buffer.add(reading.changes, Retention.KEPT)
+            self._buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
         tick.readings[self._source.name].set_result(reading)
 
     def close(self) -> None:

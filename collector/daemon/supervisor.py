@@ -30,8 +30,11 @@ _LOCK_PAUSE_SECONDS = 0.2
 _RUN_TABLES = ("collector_runs", "server_runs")
 """Their rows describe runs by the ids of one database, and mean nothing in another one."""
 
-_REFERENCES = ("run_id", "model_id")
-"""Columns that refer to rows of the same database; another one may not contain these rows, or others."""
+_REFERENCES = ("run_id", "model_id", "counted_from_zero")
+"""Columns that refer to rows of the same database; another one may not contain these rows, or others.
+
+`counted_from_zero` is a statement about the run: in the other database the first sample of the same process
+may count in full, and nothing must count twice."""
 
 
 def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> None:

@@ -128,7 +128,9 @@ def _router_model(entry: dict[str, Any]) -> ServedModel:
     status = status if isinstance(status, dict) else {}
     given = status.get("args")
     arguments = (
-        tuple(argument for argument in given if isinstance(argument, str)) if isinstance(given, list) else ()
+        tuple(_storable(argument) for argument in given if isinstance(argument, str))
+        if isinstance(given, list)
+        else ()
     )
     failed = status.get("failed") is True
     meta = entry.get("meta")

@@ -18,7 +18,7 @@ from typing import Any
 from collector.database.database import Database
 from collector.errors import Stopped
 from collector.sources.gpu.source import energy_used
-from collector.sources.llama.run_table import RESTART_COUNTERS, Run
+from collector.sources.llama.run_table import RESTART_COUNTERS, Run, is_restarted
 from collector.sources.llama.runs import UNOBSERVED, ServerRuns
 
 STATE_KEY = "upgradeFrom010"
@@ -28,8 +28,6 @@ STEP_ROWS = 1000
 """Rows of one transaction: 10 to 20 ms."""
 
 _SHORTEST_PAUSE_SECONDS = 0.01
-_START_TOLERANCE_SECONDS, _START_TOLERANCE_FALLEN_SECONDS = 2.0, 0.1
-_SAME_PROCESS_SECONDS = 60.0
 
 Record = dict[str, Any]
 Update = tuple[Any, ...]
@@ -38,7 +36,7 @@ _METRICS_COLUMNS = f"timestamp, model, model_id, uptime_seconds, {', '.join(REST
 _UPDATE_METRICS = "UPDATE llama_metrics SET server = ?, run_id = ?, counted_from_zero = ? WHERE id = ?"
 _UPDATE_EVENTS = "UPDATE model_events SET server = ? WHERE id = ?"
 _UPDATE_GPUS = "UPDATE gpu_metrics SET vendor = 'nvidia', energy_used_joules = ? WHERE id = ?"
-_TABLES = {"llama_metrics": "run_id", "model_events": "server", "gpu_metrics": "vendor"}
+_TABLES = {"llama_metrics": "server", "model_events": "server", "gpu_metrics": "vendor"}
 """The tables that are upgraded, and a column that version 0.1.0 left out of its rows."""
 
 
@@ -69,10 +67,15 @@ class RowUpgrade:
         ranges = {table: self._old_range(table, column) for table, column in _TABLES.items()}
         if not any(first < last for first, last in ranges.values()):
             return
+        # The upgrade creates the newest run first. So that ids ascend in the order in which runs were first
+        # seen all the same, it assigns them in descending order, from as many as there can be runs.
+        first_id, last_id = ranges["llama_metrics"]
+        next_run = self._runs.reserve_ids(last_id - first_id) + last_id - first_id - 1
         with self._database.transaction() as connection:
             newest: dict[str, Record] = {}
-            for row in self._newest_rows(ranges["llama_metrics"][0]):
-                run = self._run_of(row, outcome=None)
+            for row in self._newest_rows(first_id):
+                run = self._run_of(next_run, row, outcome=None)
+                next_run -= 1
                 newest[row["model"]] = {**row, "run_id": run.id}
                 connection.executemany(run.save().statement, run.save().rows)
                 connection.execute(_UPDATE_METRICS, (self._server, run.id, 0, row["id"]))
@@ -83,8 +86,9 @@ class RowUpgrade:
             )
             first = {table: first for table, (first, _) in ranges.items()}
             last = {table: last for table, (_, last) in ranges.items()}
-            state = {"first": first, "last": last, "models": newest, "gpus": {}}
+            state = {"first": first, "last": last, "models": newest, "gpus": {}, "next_run": next_run}
             self._database.meta.set(STATE_KEY, state)
+        self._runs.forget()  # the first sample must find the runs that were just created
 
     def is_due(self) -> bool:
         """Return whether there are rows left to upgrade."""
@@ -130,10 +134,10 @@ class RowUpgrade:
                     if (
                         later is None
                     ):  # every row of the newest ones' models has one, but for ids out of order
-                        later = {**row, "run_id": self._save_run(row)}
+                        later = {**row, "run_id": self._save_run(state, row)}
                     elif row["id"] != later["id"] and is_restarted(row, later):
                         updates.append((self._server, later["run_id"], 1, later["id"]))
-                        later = {**row, "run_id": self._save_run(row)}
+                        later = {**row, "run_id": self._save_run(state, row)}
                     updates.append((self._server, later["run_id"], 0, row["id"]))
                     if row["tokens_predicted_total"] is not None or row["model"] not in following:
                         following[row["model"]] = {**row, "run_id": later["run_id"]}
@@ -214,16 +218,17 @@ class RowUpgrade:
         query = f"SELECT id, {_METRICS_COLUMNS} FROM llama_metrics WHERE id IN ({newest})"  # noqa: S608
         return self._database.query(query, (after,))
 
-    def _save_run(self, row: Record) -> int:
-        run = self._run_of(row, UNOBSERVED)
+    def _save_run(self, state: Record, row: Record) -> int:
+        run = self._run_of(state["next_run"], row, UNOBSERVED)
+        state["next_run"] -= 1
         with self._database.transaction() as connection:
             connection.executemany(run.save().statement, run.save().rows)
         return run.id
 
-    def _run_of(self, row: Record, outcome: str | None) -> Run:
+    def _run_of(self, run_id: int, row: Record, outcome: str | None) -> Run:
         uptime = row["uptime_seconds"]
         return Run(
-            self._runs.new_id(),
+            run_id,
             self._server,
             None,
             row["model"],
@@ -232,30 +237,3 @@ class RowUpgrade:
             first_seen_at=row["timestamp"],
             outcome=outcome,
         )
-
-
-def is_restarted(earlier: Record, later: Record) -> bool:
-    """Return whether two rows of one model, one after the other, are of two processes.
-
-    Without uptimes only a counter that fell shows it. With uptimes the start of the process moved: by the
-    wall clock, which may have been set between the two rows. A process that is older than the time between
-    the rows, or whose uptime grew by a usual interval, is the same one, however the clock was set.
-
-    Args:
-        earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
-        later: a row with a greater id.
-    """
-    fell = any(
-        earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
-        for name in RESTART_COUNTERS
-    )
-    if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
-        return fell
-    elapsed = later["timestamp"] - earlier["timestamp"]
-    grown = later["uptime_seconds"] - earlier["uptime_seconds"]
-    if fell:
-        return bool(elapsed - grown > _START_TOLERANCE_FALLEN_SECONDS or grown < 0)
-    if 0 <= grown <= _SAME_PROCESS_SECONDS:
-        return False
-    is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
-    return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from collector.catalog import OWN_TABLES, VIEWS
 from collector.database import Database
 from collector.parsers.server_answers import ServedModel
 from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.run_table import is_restarted
 from collector.sources.llama.runs import ServerRuns, Sighting
-from collector.sources.upgrade import RowUpgrade, is_restarted
+from collector.sources.upgrade import RowUpgrade
 from tests.support.version_010 import SERVER, create, is_upgraded, upgrade_rows
 
 TOKENS = "SELECT timestamp, model, generated_tokens, prompt_tokens, generation_seconds FROM token_steps ORDER BY model, timestamp"
@@ -92,31 +94,79 @@ def test_an_upgrade_that_is_stopped_and_begun_anew_at_any_step_ends_the_same(tmp
     assert answers(tmp_path / "old.db") == before
 
 
+def seen_after(old: dict[str, Any], tokens: float, process: LlamaProcess) -> Sighting:
+    """A sample five seconds after a row of version 0.1.0, with counters that grew."""
+    counters = (old["tokens_predicted_total"] + tokens, None, None)
+    return Sighting(
+        old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
+        counters=counters,
+    )  # fmt: skip
+
+
+def process_of(old: dict[str, Any], clock_step: float = 0.4) -> LlamaProcess:
+    """The process of a row of version 0.1.0, five seconds later."""
+    started_at = old["timestamp"] - old["uptime_seconds"] + clock_step
+    uptime = old["uptime_seconds"] + 5
+    return LlamaProcess(
+        7, started_at, None, 0, 0, (), uptime_seconds=uptime, started_boot_seconds=1.0, boot_id="b"
+    )
+
+
+def newest_row(database: Database) -> dict[str, Any]:
+    return database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")[0]
+
+
 def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: Path) -> None:
     create(tmp_path / "old.db", 200, seed=3)
     with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
-        (old,) = database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")
+        old = newest_row(database)
+        runs = ServerRuns(database.query)  # one for the upgrade and the samples, as in the daemon
+        RowUpgrade(database, runs, SERVER, threading.Event()).begin()
+        observation = runs.observe(seen_after(old, 3, process_of(old)))
+        row = newest_row(database)
+        assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+
+
+@pytest.mark.parametrize("clock_step", [-86_400, -10, 10, 3600, 86_400])
+def test_a_step_of_the_clock_during_the_upgrade_ends_no_run(tmp_path: Path, clock_step: int) -> None:
+    create(tmp_path / "old.db", 200, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        old = newest_row(database)
         runs = ServerRuns(database.query)
         RowUpgrade(database, runs, SERVER, threading.Event()).begin()
-        runs = ServerRuns(database.query)
-        process = LlamaProcess(
-            7,
-            old["timestamp"] - old["uptime_seconds"] + 0.4,
-            None,
-            0,
-            0,
-            (),
-            started_boot_seconds=1.0,
-            boot_id="b",
-        )
-        tokens = old["tokens_predicted_total"]
-        seen = Sighting(
-            old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
-            counters=(tokens + 3, None, None),
-        )  # fmt: skip
-        observation = runs.observe(seen)
-        (row,) = database.query("SELECT run_id FROM llama_metrics WHERE id = ?", (old["id"],))
+        seen = seen_after(old, 3, process_of(old, clock_step))
+        observation = runs.observe(replace(seen, timestamp=seen.timestamp + clock_step))
+        row = newest_row(database)
         assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+
+
+def test_the_runs_of_old_rows_are_no_newer_than_that_of_the_process_that_still_runs(tmp_path: Path) -> None:
+    """The upgrade goes from new to old rows; the next collector must find the run that goes on."""
+    create(tmp_path / "old.db", 3000, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        old = newest_row(database)
+        upgrade_rows(database)
+        assert len(database.query("SELECT 1 FROM server_runs WHERE model = 'chat'")) > 1
+        observation = ServerRuns(database.query).observe(seen_after(old, 3, process_of(old)))
+        row = newest_row(database)
+        assert (observation.run_id, observation.counted_from_zero) == (row["run_id"], False)
+        first_rows = database.query(
+            "SELECT min(id) AS id FROM llama_metrics WHERE model = 'chat' GROUP BY run_id ORDER BY run_id"
+        )
+        assert first_rows == sorted(first_rows, key=lambda first: first["id"])
+
+
+def test_a_row_whose_run_was_not_known_is_no_row_of_version_0_1_0(tmp_path: Path) -> None:
+    """This version writes such rows as well: in a first sample beside a lock, or after a replaced database."""
+    with Database(tmp_path / "new.db", OWN_TABLES, VIEWS) as database:
+        with database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO llama_metrics (timestamp, model, server, tokens_predicted_total) "
+                "VALUES (1, 'chat', ?, 5)",
+                (SERVER,),
+            )
+        upgrade_rows(database)
+        assert database.query("SELECT * FROM server_runs") == []
 
 
 def test_a_process_that_came_after_the_old_rows_has_a_run_of_its_own(tmp_path: Path) -> None:

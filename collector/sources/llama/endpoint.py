@@ -63,11 +63,13 @@ class ServerReading:
         models: all its models.
         processes: those that are in memory, as far as they can be reached.
         state: of the source.
+        props: what /props says now, if another process answers; None = the same as before.
     """
 
     models: tuple[ServedModel, ...]
     processes: tuple[ServedProcess, ...] = ()
     state: State = UP
+    props: Props | None = None
 
 
 class ModelEndpoint:

@@ -9,7 +9,14 @@ from urllib.parse import quote, urlsplit
 import httpcore
 import httpx
 
-from collector.errors import AnswerTooLong, InvalidAnswer, ServerBusy, ServerDown, UnexpectedStatus
+from collector.errors import (
+    AnswerTooLong,
+    InvalidAnswer,
+    ServerBusy,
+    ServerDown,
+    ServerUnreachable,
+    UnexpectedStatus,
+)
 from collector.sources.llama.bounded_network import BoundedNetwork
 
 MAX_ANSWER_BYTES = 4 * 2**20
@@ -99,6 +106,7 @@ class LlamaHttp:
 
         Raises:
             ServerDown: nothing listens there.
+            ServerUnreachable: the network does not reach it.
             ServerBusy: no complete answer within the time-out.
             InvalidAnswer: not HTTP, cut off, too long, or the certificate is not trusted.
             UnexpectedStatus: any status but 200.
@@ -162,7 +170,8 @@ def _explained(error: httpx.TransportError) -> Exception:
     if isinstance(cause, ssl.SSLError):
         return InvalidAnswer(_tls_fault(cause))
     if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
-        return ServerDown(str(error))
+        nothing_listens = isinstance(cause, ConnectionRefusedError | FileNotFoundError)
+        return ServerDown(str(error)) if nothing_listens else ServerUnreachable(str(error))
     return InvalidAnswer(_http_fault(error))
 
 

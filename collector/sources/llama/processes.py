@@ -191,7 +191,8 @@ def _since_boot() -> float:
 
 def _arguments(process: psutil.Process) -> tuple[str, ...]:
     try:
-        return tuple(process.cmdline())
+        # Names of files may be any bytes; a database stores only what UTF-8 can express.
+        return tuple(os.fsencode(argument).decode("utf-8", "replace") for argument in process.cmdline())
     except psutil.Error:
         return ()
 

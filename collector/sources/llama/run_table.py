@@ -1,8 +1,11 @@
-"""The table `server_runs`: one row for each process that served a model."""
+"""The table `server_runs`, one row for each process that served a model, and how two processes differ."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from collector.schema import AUTOMATIC_ID, Column, Table, Write
+from collector.sources.llama.processes import LlamaProcess
 
 SERVER_RUNS = Table(
     "server_runs",
@@ -69,6 +72,9 @@ _SAVE = (
 RESTART_COUNTERS = ("tokens_predicted_total", "prompt_tokens_total", "n_decode_total")
 """Counters that every build has, and that fall only when a process starts anew."""
 
+_START_TOLERANCE_SECONDS, _START_TOLERANCE_FALLEN_SECONDS = 2.0, 0.1
+_SAME_PROCESS_SECONDS = 60.0
+
 Counters = tuple[float | None, ...]
 """The values of `RESTART_COUNTERS`; None where the build does not report one."""
 
@@ -109,3 +115,64 @@ class Run:
     def save(self) -> Write:
         """Insert or update the row."""
         return Write(_SAVE, (tuple(getattr(self, name) for name in _COLUMNS),))
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStart:
+    """When the recorded time began.
+
+    Args:
+        boot_id: boot of the first collector that recorded its boot; version 0.1.0 did not. None where there
+            is none.
+        boot_seconds: when that collector started, in seconds since that boot.
+        timestamp: Unix seconds of the first sample of all; None where nothing was recorded yet.
+        sampled_before: whether there are samples of version 0.1.0, from before that start.
+    """
+
+    boot_id: str | None
+    boot_seconds: float | None
+    timestamp: float | None
+    sampled_before: bool = False
+
+    def is_before(self, process: LlamaProcess) -> bool:
+        """Return whether a process of the present boot started within the recorded time.
+
+        By the clock that nobody sets where that is possible: a process of another boot than the one in which
+        the history began is younger than it, in the same boot the seconds since the boot decide. The wall
+        clock decides only of the time in which version 0.1.0 sampled.
+        """
+        if self.boot_id is not None:
+            if self.boot_id != process.boot_id or self.boot_seconds is None:
+                return True
+            if process.started_boot_seconds >= self.boot_seconds:
+                return True
+            if not self.sampled_before:
+                return False
+        return self.timestamp is not None and process.started_at >= self.timestamp
+
+
+def is_restarted(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Return whether two rows of one model, one after the other, are of two processes.
+
+    Without uptimes only a counter that fell shows it. With uptimes the start of the process moved: by the
+    wall clock, which may have been set between the two rows. A process that is older than the time between
+    the rows, or whose uptime grew by a usual interval, is the same one, however the clock was set.
+
+    Args:
+        earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
+        later: a row with a greater id.
+    """
+    fell = any(
+        earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
+        for name in RESTART_COUNTERS
+    )
+    if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
+        return fell
+    elapsed = later["timestamp"] - earlier["timestamp"]
+    grown = later["uptime_seconds"] - earlier["uptime_seconds"]
+    if fell:
+        return bool(elapsed - grown > _START_TOLERANCE_FALLEN_SECONDS or grown < 0)
+    if 0 <= grown <= _SAME_PROCESS_SECONDS:
+        return False
+    is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
+    return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

@@ -3,9 +3,14 @@
 The counters of /metrics start at 0 in every process. So two rows of `llama_metrics` can be compared only
 within one run. Which run a row belongs to is decided here, once, when the row is written:
 
-- The process is known (id and start since boot): another process is another run.
-- It is not (a remote server, another container): the header of /metrics that every process draws anew
-  decides; without one, a counter that fell shows that the process is another one.
+- The header of /metrics that every process draws anew is known: another header is another run.
+- It is not (the metrics were not read yet), but the process is (id and start since boot): another process is
+  another run.
+- Neither is (a remote server, another container): a counter that fell shows that the process is another one.
+
+The header comes first because it is read together with the counters. The list of processes was read a moment
+before: the server may have been restarted since, and what was found there may not be the server itself but
+the only llama-server on this machine.
 
 Neither decision uses the wall clock, so setting it changes no sum.
 """
@@ -13,7 +18,7 @@ Neither decision uses the wall clock, so setting it changes no sum.
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from collector.parsers.command_line import mask_secrets
@@ -22,10 +27,13 @@ from collector.schema import SqlValue, Write
 from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run
-
-START_TOLERANCE_SECONDS = 2.0
-"""Of a run of version 0.1.0 the start is known by the wall clock only, to a second."""
+from collector.sources.llama.run_table import (
+    RESTART_COUNTERS,
+    Counters,
+    HistoryStart,
+    Run,
+    is_restarted,
+)
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
 
@@ -79,33 +87,6 @@ class Observation:
     changes: list[Write]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStart:
-    """When the recorded time began.
-
-    Args:
-        boot_id: boot in which it began; None where it is not known (rows of version 0.1.0).
-        boot_seconds: seconds since that boot.
-        timestamp: Unix seconds; None where nothing was recorded yet.
-    """
-
-    boot_id: str | None
-    boot_seconds: float | None
-    timestamp: float | None
-
-    def is_before(self, process: LlamaProcess) -> bool:
-        """Return whether a process of the present boot started within the recorded time.
-
-        By the clock that nobody sets where that is possible: a process of another boot than the one in which
-        the history began is younger than it, in the same boot the seconds since the boot decide.
-        """
-        if self.boot_id is None:
-            return self.timestamp is not None and process.started_at >= self.timestamp
-        if self.boot_id != process.boot_id or self.boot_seconds is None:
-            return True
-        return process.started_boot_seconds >= self.boot_seconds
-
-
 class ServerRuns:
     """The newest run of each server and model; any thread may call it.
 
@@ -138,16 +119,25 @@ class ServerRuns:
                 self._last_id = self._query_number(_LAST_ID)
                 self._runs = {(run.server, run.model): run for run in stored}
                 self._history = history
+            elif self._history.timestamp is None:  # the first row of the table was not written yet
+                self._history = self._read_history_start()
 
-    def new_id(self) -> int:
-        """Return an id that no run has had.
+    def reserve_ids(self, number: int) -> int:
+        """Return the first of so many consecutive ids that no run has had.
 
         Raises:
             DatabaseBusy: see `load`.
         """
         self.load()
         with self._lock:
-            return self._new_id()
+            first = self._last_id + 1
+            self._last_id += number
+            return first
+
+    def forget(self) -> None:
+        """Forget what was read, so that the next call reads runs that were written in the meantime."""
+        with self._lock:
+            self._history = None
 
     def history_start(self) -> HistoryStart:
         """Return when the recorded time began.
@@ -178,6 +168,8 @@ class ServerRuns:
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
+                if run and sighting.process and _has_process(run, sighting.process):
+                    sighting = replace(sighting, process=None)  # restarted since the processes were read
                 run = self._begin(sighting, run)
                 self._runs[key] = run
                 changes.append(run.save())
@@ -237,6 +229,7 @@ class ServerRuns:
         from_zero = (
             previous is not None
             or sighting.is_new
+            or self._follows_another_model(sighting)
             or (process is not None and self._history.is_before(process))
         )
         run = Run(
@@ -251,6 +244,12 @@ class ServerRuns:
         _update(run, sighting)
         return run
 
+    def _follows_another_model(self, sighting: Sighting) -> bool:
+        """Return whether another process served another model at the same address before."""
+        address = (sighting.server, sighting.address)
+        there = [run for run in self._runs.values() if (run.server, run.address) == address]
+        return bool(there) and not any(_is_same_process(run, sighting) for run in there)
+
     def _query_number(self, statement: str) -> int:
         rows = self.query(statement, ())
         return int(rows[0]["id"]) if rows else 0
@@ -260,10 +259,15 @@ class ServerRuns:
         return tuple(rows[0].values()) if rows else None
 
     def _read_history_start(self) -> HistoryStart:
-        rows = self.query(_FIRST_COLLECTOR_RUN, ())
-        if not rows:
-            return HistoryStart(None, None, None)
-        return HistoryStart(rows[0]["boot_id"], rows[0]["started_boot_seconds"], rows[0]["started_at"])
+        """Return what the table of the collector's runs says; nothing while its first row waits in memory."""
+        rows = self.query(_FIRST_COLLECTOR_RUNS, ())
+        known = next((row for row in rows if row["boot_id"] is not None), None)
+        return HistoryStart(
+            known["boot_id"] if known else None,
+            known["started_boot_seconds"] if known else None,
+            rows[0]["started_at"] if rows else None,
+            sampled_before=bool(rows) and rows[0] is not known,
+        )
 
 
 _NEWEST_RUNS = (
@@ -271,14 +275,17 @@ _NEWEST_RUNS = (
 )
 _LAST_ID = (
     "SELECT max(coalesce((SELECT max(id) FROM server_runs), 0), "
+    "coalesce((SELECT max(run_id) FROM llama_metrics), 0), "
     "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'server_runs'), 0)) AS id"
 )
 _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
-_FIRST_COLLECTOR_RUN = (
-    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
+_FIRST_COLLECTOR_RUNS = (
+    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs "
+    "WHERE id <= (SELECT min(id) FROM collector_runs WHERE boot_id IS NOT NULL) "
+    "OR id = (SELECT min(id) FROM collector_runs) ORDER BY id"
 )
 
 
@@ -295,19 +302,31 @@ def _is_same_process(run: Run, sighting: Sighting) -> bool:
     server. A counter that fell is always another run.
     """
     process = sighting.process
-    if run.process_id is not None and process:
-        same = (run.boot_id, run.process_id, run.started_boot_seconds) == (
-            process.boot_id,
-            process.pid,
-            process.started_boot_seconds,
-        )
-    elif run.metrics_run and sighting.metrics_run:
+    if run.metrics_run and sighting.metrics_run:
         same = run.metrics_run == sighting.metrics_run
+    elif run.process_id is not None and process:
+        same = _has_process(run, process)
     elif run.started_at is not None and process:  # a run of version 0.1.0, which recorded no process id
-        same = abs(run.started_at - process.started_at) <= START_TOLERANCE_SECONDS
+        same = not is_restarted(
+            {
+                "timestamp": run.first_seen_at,  # of the newest row: see `RowUpgrade.begin`
+                "uptime_seconds": run.first_seen_at - run.started_at,
+                **dict.fromkeys(RESTART_COUNTERS),
+            },
+            {
+                "timestamp": sighting.timestamp,
+                "uptime_seconds": process.uptime_seconds,
+                **dict.fromkeys(RESTART_COUNTERS),
+            },
+        )
     else:
         same = run.outcome in (None, ENDED)
     return same and not _has_fallen(run.counters, sighting.counters)
+
+
+def _has_process(run: Run, process: LlamaProcess) -> bool:
+    identity = (process.boot_id, process.pid, process.started_boot_seconds)
+    return (run.boot_id, run.process_id, run.started_boot_seconds) == identity
 
 
 def _has_fallen(before: Counters | None, now: Counters | None) -> bool:

@@ -12,6 +12,7 @@ from collector.errors import (
     ParseError,
     ServerBusy,
     ServerDown,
+    ServerUnreachable,
     UnexpectedStatus,
 )
 from collector.health import State
@@ -73,7 +74,8 @@ class LlamaServerSource:
         try:
             return self._read(tick)
         except ServerDown as error:
-            self._single.was_down()
+            if not isinstance(error, ServerUnreachable):
+                self._single.was_down()
             changes = self._record(tick, self._events.models_after_end(), None, None, outcome=ENDED)
             changes += self._runs.end_absent(self._context.server, (), tick.timestamp)
             return self._away("down", f"nothing listens at {self._url} ({error}). {_START}", 0, changes)
@@ -92,6 +94,7 @@ class LlamaServerSource:
     def _read(self, tick: Tick) -> Reading[None]:
         self._props = props = self._props or parse_props(self._http.get("/props").text)
         reading = self._router.read(tick) if props.is_router else self._single.read(tick, props)
+        self._props = props = reading.props or props
         rows, changes = self._rows(tick, reading.processes)
         changes += self._record(tick, reading.models, props.build, props.max_instances)
         in_memory = (served.model.name for served in reading.processes)

@@ -84,8 +84,11 @@ class SingleServer:
             if error.status in (NO_SUCH_PATH, METRICS_OFF):
                 return self._reading(props, model, process, METRICS_ARE_OFF)
             raise
+        new_props = None
         if self._endpoint.is_another_process(metrics):
-            props = parse_props(self._http.get("/props").text)
+            new_props = props = parse_props(self._http.get("/props").text)
+            self._endpoint.forget()
+            self._endpoint.identify(props, is_new=True)
             model = props.model or model
             self._context.models.add_missing((model,))
         served = ServedProcess(
@@ -98,7 +101,7 @@ class SingleServer:
             slots=props.slots,
         )
         self._was_seen, self._was_down = True, False
-        return ServerReading((model,), (served,))
+        return ServerReading((model,), (served,), props=new_props)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
         """Return the model that a server which answers `Loading model` loads, from its command line."""

@@ -16,7 +16,8 @@ from collector.schema import Write
 from collector.sources.gpu.source import GpuDetail, GpuIdentity
 from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.runs import HistoryStart, Observation, ServerRuns, Sighting
+from collector.sources.llama.run_table import HistoryStart
+from collector.sources.llama.runs import Observation, ServerRuns, Sighting
 
 MODEL = ServedModel("m", "/models/m.gguf", "loaded", context_size=4096)
 BOOT, EARLIER_BOOT = "boot-2", "boot-1"
@@ -114,6 +115,40 @@ def test_without_a_process_the_header_of_metrics_decides(recorded: Recorded) -> 
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_server_that_was_restarted_after_the_processes_were_read_is_counted_once(
+    recorded: Recorded,
+) -> None:
+    """The list of processes still shows the old one while /metrics is that of the new one."""
+    recorded.observe(sighting(50, process=process(7), metrics_run="1"))
+    stale = recorded.observe(sighting(5, process=process(7), metrics_run="2"))
+    assert stale.counted_from_zero
+    after = recorded.observe(sighting(8, process=process(8, 200.0), metrics_run="2"))
+    assert (after.run_id, after.counted_from_zero) == (stale.run_id, False)
+    assert [row["process_id"] for row in recorded.rows] == [7, 8]
+
+
+def test_the_restart_of_another_server_of_this_machine_begins_no_run_of_one_whose_process_is_hidden(
+    recorded: Recorded,
+) -> None:
+    """The only llama-server process that can be seen is assumed to be the server, and may be another one."""
+    first = recorded.observe(sighting(50, process=process(7), metrics_run="1"))
+    again = recorded.observe(sighting(60, process=process(8, 200.0), metrics_run="1"))
+    assert (again.run_id, again.counted_from_zero) == (first.run_id, False)
+
+
+@pytest.mark.parametrize("new_collector", [False, True])
+def test_a_hidden_server_that_comes_back_with_another_model_counts_in_full(
+    recorded: Recorded, *, new_collector: bool
+) -> None:
+    recorded.observe(sighting(50, metrics_run="1"))
+    if new_collector:
+        recorded.restart()
+    other = replace(MODEL, name="other")
+    assert recorded.observe(sighting(8, model=other, metrics_run="2")).counted_from_zero
+    renamed = replace(MODEL, name="renamed")
+    assert not recorded.observe(sighting(9, model=renamed, metrics_run="2")).counted_from_zero
+
+
 def test_without_process_and_header_a_counter_that_fell_decides(recorded: Recorded) -> None:
     observations = [recorded.observe(sighting(tokens)) for tokens in (5.0, 9.0, 3.0, 4.0)]
     runs = [one.run_id for one in observations]
@@ -146,6 +181,10 @@ def test_a_process_that_came_while_no_collector_ran_counts_in_full(recorded: Rec
         (HistoryStart(None, None, 4000.0), process(7, wall=5000.0), True),
         (HistoryStart(None, None, 6000.0), process(7, wall=5000.0), False),
         (HistoryStart(None, None, None), process(7), False),
+        # Version 0.1.0 sampled first, and the clock was set since.
+        (HistoryStart(BOOT, 50.0, 9e9, sampled_before=True), process(7, 100.0), True),
+        (HistoryStart(BOOT, 150.0, 9e9, sampled_before=True), process(7, 100.0), False),
+        (HistoryStart(BOOT, 150.0, 4000.0, sampled_before=True), process(7, 100.0), True),
     ],
 )
 def test_the_first_run_of_all_counts_in_full_where_it_began_within_the_recorded_time(
@@ -153,6 +192,26 @@ def test_the_first_run_of_all_counts_in_full_where_it_began_within_the_recorded_
 ) -> None:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
         assert Recorded(database, history).observe(sighting(5, process=seen)).counted_from_zero == in_full
+
+
+def test_the_history_begins_with_the_first_run_of_a_collector_also_if_its_row_is_written_late(
+    tmp_path: Path,
+) -> None:
+    with Database(tmp_path / "x.db", OWN_TABLES) as database:
+        runs = ServerRuns(database.query)
+        assert runs.history_start() == HistoryStart(None, None, None)
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO collector_runs (version, started_at) VALUES ('0.1.0', 4000)")
+        assert runs.history_start() == HistoryStart(None, None, 4000, sampled_before=True)
+        with database.transaction() as connection:
+            for start in (50.0, 90.0):
+                connection.execute(
+                    "INSERT INTO collector_runs (version, started_at, boot_id, started_boot_seconds) "
+                    "VALUES ('0.2.0', 5000, ?, ?)",
+                    (BOOT, start),
+                )
+        expected = HistoryStart(BOOT, 50.0, 4000, sampled_before=True)
+        assert ServerRuns(database.query).history_start() == expected
 
 
 def test_a_server_that_was_seen_absent_before_counts_in_full(recorded: Recorded) -> None:
@@ -223,6 +282,12 @@ def test_ids_are_never_used_again(recorded: Recorded) -> None:
         connection.execute("DELETE FROM server_runs")
     recorded.restart()
     assert recorded.observe(sighting(5, process=process(7))).run_id > first.run_id
+
+
+def test_the_id_of_a_run_that_only_rows_refer_to_is_never_used_again(recorded: Recorded) -> None:
+    recorded.write([LLAMA_METRICS.insert(LLAMA_METRICS.row({"timestamp": 1, "model": "m", "run_id": 70}))])
+    recorded.restart()
+    assert recorded.observe(sighting(5, process=process(7))).run_id > 70
 
 
 @settings(max_examples=25)

@@ -4,12 +4,14 @@ What a real llama-server gives is tested in tests/daemon/test_daemon.py.
 """
 
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -159,6 +161,29 @@ def test_a_host_name_that_does_not_exist_is_down(source_at: SourceAt) -> None:
     assert read(source_at("http://no-such-host.invalid")).state.name == "down"
 
 
+@pytest.mark.parametrize("reached_before", [False, True])
+def test_only_a_server_of_which_nothing_listened_counts_in_full(
+    source_at: SourceAt, monkeypatch: pytest.MonkeyPatch, *, reached_before: bool
+) -> None:
+    """While its name cannot be resolved, a server of another machine may have generated tokens for weeks."""
+    resolve = socket.getaddrinfo
+    port = 1 if reached_before else None  # nothing listens on port 1
+
+    def resolve_if_reached(host: str, *arguments: Any, **options: Any) -> Any:
+        if host != "server.invalid":
+            return resolve(host, *arguments, **options)
+        if port is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "no network")
+        return resolve("127.0.0.1", port, *arguments[1:], **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_if_reached)
+    source = source_at("http://server.invalid:8080")
+    assert read(source).state.name == "down"
+    with OddServer(served(answer(200, PROPS), answer(200, METRICS))) as server:
+        port = urlsplit(server.url).port
+        assert row(read(source))["counted_from_zero"] == int(reached_before)
+
+
 def test_a_server_that_does_not_answer_is_busy(source_at: SourceAt) -> None:
     released = threading.Event()
 
@@ -220,7 +245,7 @@ def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:
 
 
 def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
-    runs = iter(["1", "1", "2"])
+    runs = iter(["1", "1", "2", "2"])
     models = iter(["/a.gguf", "/b.gguf"])
 
     def script(path: str) -> Iterator[bytes]:
@@ -231,7 +256,7 @@ def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
 
     with OddServer(script) as server:
         source = source_at(server.url)
-        assert [row(read(source))["model"] for _ in range(3)] == ["a", "a", "b"]
+        assert [row(read(source))["model"] for _ in range(4)] == ["a", "a", "b", "b"]
 
 
 def test_a_certificate_that_is_not_trusted_says_what_to_do_and_a_trusted_one_works(
