@@ -74,7 +74,7 @@ class PathFollower:
         self.has_more = False
 
     def poll(self) -> str | None:
-        """Read what was added; return what is wrong, or None."""
+        """Read what was added since the last poll; return what is wrong (`describe_error`), or None."""
         problem: str | None = None
         try:
             self._find_files()
@@ -99,6 +99,12 @@ class PathFollower:
     # Finding files
 
     def _find_files(self) -> None:
+        """Open the files of the stored positions, or the file that is new at the path.
+
+        Raises:
+            OSError: there is no file at the path (`FileNotFoundError`), or one cannot be opened.
+            SourceFailed: one of them is not a regular file.
+        """
         if self._to_resume:
             self._resume()
         identity = identity_of(self._path.stat())
@@ -202,6 +208,7 @@ class PathFollower:
     # Reading files
 
     def _read_files(self) -> None:
+        """Read all open files, the oldest first, and close those that are finished."""
         self.has_more = False
         for tail in tuple(self._tails):
             try:
@@ -214,6 +221,12 @@ class PathFollower:
             self._close_finished()
 
     def _read(self, tail: Tail) -> None:
+        """Read one file to its end, or until the limit of a poll or of the buffer is reached.
+
+        Raises:
+            FileRewritten: the file no longer contains what was read of it.
+            RotationUnderWay: see `_find_missed`.
+        """
         size_bytes = 0
         while size_bytes < POLL_BYTES and (room := self._sink.room) > 0:
             chunk = tail.read(room)
@@ -255,6 +268,7 @@ class PathFollower:
             self._is_shared_logged = warn_of_several_writers(self._path)
 
     def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
+        """Add rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
         self._sink.put(rows, str(self._path), PathPosition(self._models, files).to_json(), size_bytes)
 

@@ -20,7 +20,7 @@ from typing import Self
 import structlog
 
 from collector.health import OK, State
-from collector.logs.journal_entries import Entry, ParsedEntries, parse_entries, parse_entry
+from collector.logs.journal_entries import Entry, parse_entries, parse_entry
 from collector.logs.journalctl import Journalctl, is_about_cursor, raise_complaint
 from collector.logs.position import Models
 from collector.logs.reader import SETTLE_SECONDS, LogSink
@@ -113,7 +113,7 @@ class JournalReader:
         """Do nothing: no process and no file is open between two polls."""
 
     def _read(self, room: int) -> str:
-        """Read from the position on, at most this many entries; return what journalctl complained about."""
+        """Store the entries after the position, at most `room`; return journalctl's standard error."""
         arguments = [*self._arguments, *(f"--unit={unit}" for unit in self._units)]
         if self._position.cursor:
             arguments.append(f"--cursor={self._position.cursor}")
@@ -135,14 +135,14 @@ class JournalReader:
         return journalctl.complaint
 
     def _entries_after_position(self, lines: Iterator[bytes]) -> Iterator[Entry]:
-        """Return the entries that journalctl writes, without the one that was read last."""
+        """Yield the entries that journalctl writes, without the one that was read last."""
         position = self._position
         for number, line in enumerate(lines):
             entry = parse_entry(json.loads(line), self._units)
             if number == 0 and position.cursor:
                 if entry.cursor == position.cursor:
                     continue
-                if position.units == self._units:  # else the filter may exclude it
+                if position.units == self._units:  # with other units, the filter may exclude that entry
                     _warn_of_gap("the entry that was read last is no longer in it")
             yield entry
 
@@ -150,7 +150,8 @@ class JournalReader:
         """Add the records of entries to the buffer, with the position after them.
 
         Returns:
-            the entries whose record may continue. They are stored with the following ones, or read again.
+            the entries whose record may continue in the next entry. They are stored with the following
+            ones, or read again by the next poll.
         """
         parsed = parse_entries(
             entries,
@@ -158,15 +159,12 @@ class JournalReader:
             newest_may_continue=newest_may_continue,
             must_advance=len(entries) >= COMMIT_ENTRIES,
         )
-        if parsed.complete:
-            self._put(parsed)
-        return parsed.incomplete
-
-    def _put(self, parsed: ParsedEntries) -> None:
+        if not parsed.complete:
+            return parsed.incomplete
         rows: list[Row] = []
         models = self._position.models
         for group in parsed.groups:
-            added, models = self._sink.rows(group.records, group.times, models, group.speaker)
+            added, models = self._sink.rows(group.records, group.times, models, group.writer_name)
             rows += added
         last = parsed.complete[-1]
         self._position = JournalPosition(
@@ -174,6 +172,7 @@ class JournalReader:
         )
         size_bytes = sum(len(entry.line) for entry in parsed.complete)
         self._sink.put(rows, self.name, self._position.to_json(), size_bytes)
+        return parsed.incomplete
 
 
 def _warn_of_gap(reason: str) -> None:

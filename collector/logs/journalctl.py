@@ -54,28 +54,16 @@ class Journalctl:
         self.complaint = ""
 
     def lines(self) -> Iterator[bytes]:
-        """Return its lines of JSON, as they come.
+        """Yield its lines of JSON, as they come.
+
+        Both of its pipes are read together: if one were not, it could fill, and journalctl would block.
 
         Raises:
             SourceFailed: it writes nothing for too long, was killed, or failed without a complaint.
         """
-        rest = b""
-        for data in self._output():
-            *lines, rest = (rest + data).split(b"\n")
-            yield from (line for line in lines if line.startswith(b"{"))
-        code = self._process.wait()
-        if code < 0:
-            raise SourceFailed(
-                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
-                "check with journalctl --verify"
-            )
-        if code and not self.complaint:
-            raise SourceFailed(f"journalctl ended with code {code} and without a message")
-
-    def _output(self) -> Iterator[bytes]:
-        """Read both of its pipes, so that neither fills and blocks it; return what the first contains."""
         assert self._process.stdout
         assert self._process.stderr
+        unfinished_line = b""
         with selectors.DefaultSelector() as selector:
             for pipe in (self._process.stdout, self._process.stderr):
                 selector.register(pipe, selectors.EVENT_READ)
@@ -88,9 +76,18 @@ class Journalctl:
                     if not data:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is self._process.stdout:
-                        yield data
+                        *lines, unfinished_line = (unfinished_line + data).split(b"\n")
+                        yield from (line for line in lines if line.startswith(b"{"))
                     elif len(self.complaint) < _MAX_COMPLAINT_BYTES:
                         self.complaint += data.decode("utf-8", "replace")
+        code = self._process.wait()
+        if code < 0:
+            raise SourceFailed(
+                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
+                "check with journalctl --verify"
+            )
+        if code and not self.complaint:
+            raise SourceFailed(f"journalctl ended with code {code} and without a message")
 
     def __enter__(self) -> Self:
         return self

@@ -112,12 +112,23 @@ class Tail:
         """
         status = self.status
         if status.st_size <= self.position.offset:
-            self._check_unchanged(status)
+            now = time.monotonic()
+            self._clock.record_caught_up(now)
+            is_shorter = status.st_size < self.position.offset + len(self._incomplete)
+            has_content = self.position.offset > 0  # a truncated file stays empty until the next line
+            if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
+                raise FileRewritten
             return None
-        data = self._read_data()
+        length = len(self._anchor.before)
+        data = os.pread(self._descriptor, length + CHUNK_BYTES, self.position.offset - length)
+        if not data.startswith(self._anchor.before + self._incomplete):
+            raise FileRewritten
+        data = data[length:]
         status = self.status  # read after the data: the data is not newer than this
-        if self.position.skipping:
-            return self._skip_line(data, status)
+        if self.position.skipping:  # the rest of an overlong line, whose beginning was stored with `CUT_MARK`
+            size = data.find(b"\n") + 1
+            skipped = data[: size or len(data)]
+            return Chunk([], [], skipped, len(skipped), status.st_mtime_ns, skipping=size == 0)
         if data.startswith(b"\0"):
             return self._skip_hole(data, status)
         at_end = self.position.offset + len(data) >= status.st_size
@@ -152,7 +163,7 @@ class Tail:
         self._unfinished_since = None
 
     def discard(self) -> None:
-        """Forget what was read after the position: the next call of `read` reads it for the first time."""
+        """Drop what was read after the position: the next call of `read` starts afresh there."""
         self._incomplete = b""
         self._unfinished_since = None
         self._clock.restart(self.position.clock)
@@ -179,24 +190,8 @@ class Tail:
         data = os.pread(self._descriptor, len(chunk.data), 0)
         return bool(data) and chunk.data.startswith(data)
 
-    def _check_unchanged(self, status: os.stat_result) -> None:
-        """Check a file that has no bytes after the position."""
-        now = time.monotonic()
-        self._clock.record_caught_up(now)
-        is_shorter = status.st_size < self.position.offset + len(self._incomplete)
-        has_content = self.position.offset > 0  # a file that was truncated stays empty until the next line
-        if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
-            raise FileRewritten
-
-    def _read_data(self) -> bytes:
-        """Return bytes from the position on, having checked that what was read before is still there."""
-        length = len(self._anchor.before)
-        data = os.pread(self._descriptor, length + CHUNK_BYTES, self.position.offset - length)
-        if not data.startswith(self._anchor.before + self._incomplete):
-            raise FileRewritten
-        return data[length:]
-
     def _read_lines(self, data: bytes, room: int, status: os.stat_result, *, at_end: bool) -> Chunk | None:
+        """Return the complete records of data with at least one newline; None if the first may continue."""
         is_settled = not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
         key_follows = self.position.key_follows
         records, size_bytes, incomplete = complete_records(
@@ -205,15 +200,15 @@ class Tail:
         if size_bytes == 0:
             self._incomplete = incomplete[:CHUNK_BYTES]
             return None
-        return self._chunk(records, data[:size_bytes], status, incomplete=incomplete)
+        return self._make_chunk(records, data[:size_bytes], status, incomplete=incomplete)
 
     def _read_unfinished_line(self, data: bytes, status: os.stat_result, *, at_end: bool) -> Chunk | None:
-        """Wait for the end of a line, unless it is too long or has not come for a long time.
+        """Return a line without a newline if it is too long or has waited for a long time, else None.
 
         Examples: a progress bar never ends its line; a process was killed in the middle of a write.
         """
         if len(data) > MAX_LINE_BYTES:
-            return self._chunk(self._parse(data[: MAX_LINE_BYTES + 1]), data, status, skipping=True)
+            return self._make_chunk(self._parse(data[: MAX_LINE_BYTES + 1]), data, status, skipping=True)
         now = time.monotonic()
         if self._unfinished_since is None:
             self._unfinished_since = now
@@ -221,16 +216,10 @@ class Tail:
             self._incomplete = data
             return None
         size = whole_characters(data)
-        return self._chunk(self._parse(data[:size]), data[:size], status, incomplete=data[size:])
-
-    def _skip_line(self, data: bytes, status: os.stat_result) -> Chunk:
-        """Skip the rest of an overlong line, whose beginning was stored with a mark that it is cut."""
-        end = data.find(b"\n") + 1
-        size = end or len(data)
-        return Chunk([], [], data[:size], size, status.st_mtime_ns, skipping=end == 0)
+        return self._make_chunk(self._parse(data[:size]), data[:size], status, incomplete=data[size:])
 
     def _skip_hole(self, data: bytes, status: os.stat_result) -> Chunk:
-        """Skip NUL bytes.
+        """Return a chunk without records that moves the position over NUL bytes.
 
         Example: the file is truncated while llama-server, which does not append, has written 5 GB. Its next
         line is written at the old offset, and the file system returns NUL bytes for all that precedes it.
@@ -238,18 +227,17 @@ class Tail:
         """
         nuls = size = len(data) - len(data.lstrip(b"\0"))
         if nuls == len(data):
-            size = max(nuls, self._next_data_offset() - self.position.offset)
+            try:
+                hole_end = os.lseek(self._descriptor, self.position.offset, os.SEEK_DATA)
+            except OSError as error:
+                # There is no data after the offset, or the file system has no holes.
+                if error.errno not in (errno.ENXIO, errno.EINVAL):
+                    raise
+            else:
+                size = max(nuls, hole_end - self.position.offset)
         return Chunk([], [], data[:nuls], size, status.st_mtime_ns)
 
-    def _next_data_offset(self) -> int:
-        try:
-            return os.lseek(self._descriptor, self.position.offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno in (errno.ENXIO, errno.EINVAL):  # no more data, or a file system without holes
-                return 0
-            raise
-
-    def _chunk(
+    def _make_chunk(
         self,
         records: list[Record],
         data: bytes,
@@ -258,10 +246,12 @@ class Tail:
         skipping: bool = False,
         incomplete: bytes = b"",
     ) -> Chunk:
+        """Return a chunk of all of `data`, with the times of its records."""
         times = self._clock.times(records, status, self.position.offset)
         return Chunk(records, times, data, len(data), status.st_mtime_ns, skipping, incomplete)
 
     def _parse(self, line: bytes) -> list[Record]:
+        """Return the records of bytes whose last line has no newline."""
         return parse_records(split_lines(line + b"\n"), key_follows=self.position.key_follows)
 
 

@@ -44,6 +44,21 @@ class _Match(NamedTuple):
     row: ModelRow
     before: ModelFile | None
 
+    def changed_columns(self) -> dict[str, Any]:
+        """Return size, path and name where they differ from the row.
+
+        Name and path are kept as other programs set them for as long as the path leads to the file.
+        """
+        columns: dict[str, Any] = {}
+        file, before = self.model.file, self.before
+        if self.row.file_size != self.model.file_size:
+            columns["file_size"] = self.model.file_size
+        if before and before.found_at != file.found_at and _resolve(self.row.model_path) != file.path:
+            columns["model_path"] = file.found_at
+            if self.row.name == model_name(before.found_at):  # no other program changed it
+                columns["name"] = self.model.name
+        return columns
+
 
 _Candidate = tuple[Model, str | None, ModelFile | None]
 """A model, the id of a row that may be its row, and the file that the row belonged to."""
@@ -65,16 +80,17 @@ def match_rows(
         gone: the stored files that were deleted or moved, by path.
         now: Unix seconds.
     """
-    matches = _match(inventory.models, _Rules(inventory.files, stored, gone))
+    matches = _find_matches(inventory.models, _Rules(inventory.files, stored, gone))
     model_ids: dict[str, str] = {}
     inserted: list[dict[str, Any]] = []
     updated: dict[str, dict[str, Any]] = {}
     for model in inventory.models:
         path = model.file.path
-        columns = _header_columns(answers[path]) if path in answers else {}
+        header = answers[path].columns if path in answers else {}
+        columns = {key: value for key, value in header.items() if value is not None or key in _NULLABLE}
         if match := matches.get(path):
             model_ids[path] = match.row.id
-            if changed := columns | _changed_columns(match):
+            if changed := columns | match.changed_columns():
                 updated[match.row.id] = changed
         else:
             model_ids[path] = new_model_id(now)
@@ -83,8 +99,8 @@ def match_rows(
     return RowChanges(model_ids, inserted, updated)
 
 
-def _match(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
-    """Return the match of every model that has a row, by the path of its file.
+def _find_matches(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
+    """Return every model that has a row with its row, by the path of the model's file.
 
     Each rule is applied to all models before the next, weaker one: a file that moved claims its row before
     the new file that now has its old path. Of the candidates of one model the first is used whose row
@@ -178,27 +194,6 @@ class _Rules:
             candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
             for before in candidates:
                 yield model, before.model_id, before
-
-
-def _header_columns(answer: Answer) -> dict[str, Any]:
-    """Return the columns that the header of a file sets."""
-    return {name: value for name, value in answer.columns.items() if value is not None or name in _NULLABLE}
-
-
-def _changed_columns(match: _Match) -> dict[str, Any]:
-    """Return size, path and name where they differ from the row.
-
-    Name and path are kept as other programs set them for as long as the path leads to the file.
-    """
-    model, row, before = match.model, match.row, match.before
-    columns: dict[str, Any] = {}
-    if row.file_size != model.file_size:
-        columns["file_size"] = model.file_size
-    if before and before.found_at != model.file.found_at and _resolve(row.model_path) != model.file.path:
-        columns["model_path"] = model.file.found_at
-        if row.name == model_name(before.found_at):  # no other program changed it
-            columns["name"] = model.name
-    return columns
 
 
 def _resolve(path: str | None) -> str | None:

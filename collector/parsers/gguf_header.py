@@ -197,6 +197,7 @@ def _struct(layout: str) -> struct.Struct:
 
 
 def _read_version(reader: _Reader) -> int:
+    """Return the version of the format, and set the byte order of the reader."""
     magic = reader.read(4)
     if magic == bytes(4):
         raise ParseError("starts with zeros: its first part was never written")
@@ -231,44 +232,35 @@ def _read_pairs(
         value_type = reader.read_number("I")
         if not key.endswith(key_suffixes):
             _skip_value(reader, key, value_type)
-        elif value_type == ARRAY:
-            lengths[key], numbers = _read_array(reader, key)
-            if numbers is not None:
-                values[key] = numbers
+        elif value_type == STRING:
+            try:
+                values[key] = _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
+            except UnicodeDecodeError as error:
+                raise ParseError(f"{printable_key(key)} is not UTF-8") from error
+        elif value_type != ARRAY:
+            values[key] = reader.unpack(_number_format(key, value_type))[0]
         else:
-            values[key] = _read_value(reader, key, value_type)
+            element_type, lengths[key] = reader.read_number("I"), reader.read_number("Q")
+            if element_type == STRING:
+                reader.skip_strings(lengths[key])
+            else:
+                layout = _number_format(key, element_type)
+                if lengths[key] > MAX_ARRAY_NUMBERS:
+                    raise ParseError(f"{printable_key(key)} contains {lengths[key]:,} numbers")
+                values[key] = reader.unpack(f"{lengths[key]}{layout}")
     return values, lengths
 
 
-def _read_value(reader: _Reader, key: str, value_type: int) -> Value:
-    if value_type != STRING:
-        return reader.unpack(_number_format(key, value_type))[0]
-    try:
-        return _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
-    except UnicodeDecodeError as error:
-        raise ParseError(f"{printable_key(key)} is not UTF-8") from error
-
-
 def _read_string(reader: _Reader, limit: int, what: str) -> bytes:
+    """Return a string; `what` names it in the error for one longer than the limit."""
     length = reader.read_number("Q")
     if length > limit:
         raise ParseError(f"{what} is {length:,} bytes long")
     return reader.read(length)
 
 
-def _read_array(reader: _Reader, key: str) -> tuple[int, tuple[Number, ...] | None]:
-    """Return the length of an array, and its elements if they are numbers."""
-    element_type, count = reader.read_number("I"), reader.read_number("Q")
-    if element_type == STRING:
-        reader.skip_strings(count)
-        return count, None
-    layout = _number_format(key, element_type)
-    if count > MAX_ARRAY_NUMBERS:
-        raise ParseError(f"{printable_key(key)} contains {count:,} numbers")
-    return count, reader.unpack(f"{count}{layout}")
-
-
 def _skip_value(reader: _Reader, key: str, value_type: int) -> None:
+    """Skip a value of any type without reading the elements of an array."""
     if value_type == STRING:
         reader.skip_strings(1)
     elif value_type == ARRAY:
@@ -282,6 +274,7 @@ def _skip_value(reader: _Reader, key: str, value_type: int) -> None:
 
 
 def _number_format(key: str, value_type: int) -> str:
+    """Return the format character of `struct` for a type of number; other types are an error."""
     if value_type == ARRAY:
         raise ParseError(f"{printable_key(key)} is an array of arrays")
     if value_type not in NUMBER_FORMATS:
