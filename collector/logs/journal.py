@@ -176,6 +176,7 @@ class JournalReader:
 
 
 def _warn_of_gap(reason: str) -> None:
+    """Warn that entries between the last one that was read and the next one may be missing."""
     structlog.get_logger().warning(
         f"the journal was vacuumed or replaced: {reason}. Reading continues with the next entry that exists; "
         "entries in between may be missing"

@@ -20,9 +20,10 @@ IsFollowed = Callable[[Identity], bool]
 class FileListing:
     """The files at a path and beside it, as they were at one moment.
 
-    While they are examined, a rotation may rename them: `llama.log.1` was read, becomes `llama.log.2`, and
-    what is opened as `llama.log.1` is another file. So whoever has opened files by their names must check
-    `is_current` before using them, and leave everything to the next poll if it is false.
+    A rotation may rename them at any time. Example: `llama.log.1` is in the listing, is renamed to
+    `llama.log.2`, and what is then opened as `llama.log.1` is another file. Therefore the caller must check
+    `is_current` after it has opened files by their names, and leave everything to the next poll if it is
+    false.
 
     Args:
         path: where llama-server writes.
@@ -85,10 +86,11 @@ class FileListing:
         return self._unfollowed(rotated_after(self._path, self._statuses, position))
 
     def rotated_between(self, before: FilePosition, position: FilePosition) -> list[Path]:
-        """Return those written after the file of one position and before the file of another."""
+        """Return rotated files that nobody reads yet, written between the files of two positions."""
         return self._unfollowed(rotated_between(self._path, self._statuses, before, position))
 
     def _unfollowed(self, paths: list[Path]) -> list[Path]:
+        """Return those of some paths whose files nobody reads yet."""
         return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
 
 

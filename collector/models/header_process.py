@@ -95,6 +95,7 @@ def read_facts(path: str) -> Facts:
 
 
 def _write_line(values: dict[str, Any]) -> None:
+    """Write one line of the protocol."""
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 

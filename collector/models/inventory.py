@@ -92,14 +92,6 @@ def classify_files(
     return Inventory(files, _list_models(files, part_sets), waiting, messages, unreadable)
 
 
-def describes_model(file: ModelFile) -> bool:
-    """Return whether a row of `models` belongs to the file: it is a whole model, or part 1 of several."""
-    if file.verdict == "part":
-        part = part_of(file.found_at)
-        return part is not None and part[1] == 1
-    return file.verdict == "model"
-
-
 def model_name(found_at: str) -> str:
     """Return the name of the model in a file.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from collector.database.repositories.models import new_model_id
 from collector.models.header_reader import Answer
-from collector.models.inventory import Inventory, Model, describes_model, model_name
+from collector.models.inventory import Inventory, Model, model_name
 from collector.models.storage import ModelFile, ModelRow, StoredInventory
 
 _NULLABLE = ("quantization", "params")
@@ -80,7 +80,7 @@ def match_rows(
         gone: the stored files that were deleted or moved, by path.
         now: Unix seconds.
     """
-    matches = _find_matches(inventory.models, _Rules(inventory.files, stored, gone))
+    matches = _Rules(inventory.files, stored, gone).find_matches(inventory.models)
     model_ids: dict[str, str] = {}
     inserted: list[dict[str, Any]] = []
     updated: dict[str, dict[str, Any]] = {}
@@ -99,33 +99,6 @@ def match_rows(
     return RowChanges(model_ids, inserted, updated)
 
 
-def _find_matches(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
-    """Return every model that has a row with its row, by the path of the model's file.
-
-    Each rule is applied to all models before the next, weaker one: a file that moved claims its row before
-    the new file that now has its old path. Of the candidates of one model the first is used whose row
-    exists and belongs to no other model.
-    """
-    matches: dict[str, _Match] = {}
-    used: set[str] = set()
-    for rule in (
-        rules.unchanged_files,
-        rules.moved_files,
-        rules.changed_files,
-        rules.rows_of_other_programs,
-        rules.copied_files,
-    ):
-        unmatched = [model for model in models if model.file.path not in matches]
-        if not unmatched:
-            break
-        for model, row_id, before in rule(unmatched, used):
-            row = rules.stored.rows.get(row_id) if row_id else None
-            if row and row.id not in used and model.file.path not in matches:
-                matches[model.file.path] = _Match(model, row, before)
-                used.add(row.id)
-    return matches
-
-
 @dataclass(frozen=True, slots=True)
 class _Rules:
     """The ways to recognise the row of a model. Each yields candidates, the best ones of a model first.
@@ -139,6 +112,32 @@ class _Rules:
     files: Mapping[str, ModelFile]
     stored: StoredInventory
     gone: Mapping[str, ModelFile]
+
+    def find_matches(self, models: Sequence[Model]) -> dict[str, _Match]:
+        """Return every model that has a row with its row, by the path of the model's file.
+
+        Each rule is applied to all models before the next, weaker one: a file that moved claims its row
+        before the new file that now has its old path. Of the candidates of one model the first is used whose
+        row exists and belongs to no other model.
+        """
+        matches: dict[str, _Match] = {}
+        used: set[str] = set()
+        for rule in (
+            self.unchanged_files,
+            self.moved_files,
+            self.changed_files,
+            self.rows_of_other_programs,
+            self.copied_files,
+        ):
+            unmatched = [model for model in models if model.file.path not in matches]
+            if not unmatched:
+                break
+            for model, row_id, before in rule(unmatched, used):
+                row = self.stored.rows.get(row_id) if row_id else None
+                if row and row.id not in used and model.file.path not in matches:
+                    matches[model.file.path] = _Match(model, row, before)
+                    used.add(row.id)
+        return matches
 
     def unchanged_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
         """Same path, size and modification time as at the last scan."""
@@ -156,7 +155,7 @@ class _Rules:
         by_identity = defaultdict(list)
         for path, before in self.stored.files.items():
             found = self.files.get(path)
-            if describes_model(before) and not (found and before.is_unchanged(found)):
+            if before.describes_model and not (found and before.is_unchanged(found)):
                 by_identity[before.inode, before.size_bytes, before.modified_ns].append(before)
         for model in models:
             file = model.file
@@ -189,7 +188,7 @@ class _Rules:
             candidates = [
                 before
                 for before in self.gone.values()
-                if describes_model(before) and before.is_unchanged(model.file)
+                if before.describes_model and before.is_unchanged(model.file)
             ]
             candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
             for before in candidates:

@@ -17,7 +17,7 @@ import structlog
 from collector.database import Database
 from collector.errors import Stopped
 from collector.models.header_reader import Answer, HeaderReader
-from collector.models.inventory import classify_files, describes_model, printable_path
+from collector.models.inventory import classify_files, printable_path
 from collector.models.matching import RowChanges, match_rows
 from collector.models.missing import MissingFiles, RemovedRows, find_missing_files, find_removed_rows
 from collector.models.mounts import Mounts
@@ -138,7 +138,7 @@ class ModelScan:
         if not walk.complete:
             return ScanSummary(seconds=time.monotonic() - started)
         stored = read_inventory(self._database)
-        unread = [found for found in walk.files.values() if _must_be_read(found, stored)]
+        unread = [found for found in walk.files.values() if not stored.is_current(found)]
         headers = self._read_headers(unread, progress, stop)
         self._timed_out = headers.timed_out
         complete = not stop.is_set() and all(
@@ -212,15 +212,6 @@ class ModelScan:
             text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
             self._log.info(f"models: {text}")
         return frozenset(changes.conditions)
-
-
-def _must_be_read(found: FoundFile, stored: StoredInventory) -> bool:
-    """Return whether the header of a file must be read: the file or its row has changed since it was read."""
-    file = stored.files.get(found.path)
-    if file is None or not file.is_unchanged(found):
-        return True
-    # Another program deleted the row of the model: its columns are read again.
-    return describes_model(file) and file.model_id not in stored.rows
 
 
 def _compare(

@@ -108,7 +108,7 @@ def parse_header(stream: BinaryIO, size: int, key_suffixes: tuple[str, ...]) -> 
 
 
 class _Reader:
-    """Reads a stream, one block in memory at a time.
+    """A stream that is read with one block in memory at a time.
 
     Args:
         stream: see `parse_header`.
@@ -140,10 +140,11 @@ class _Reader:
         return packed.unpack(self.read(packed.size))
 
     def read_number(self, layout: str) -> int:
+        """Return the next number, an integer."""
         return int(self.unpack(layout)[0])
 
     def skip(self, count: int) -> None:
-        """Move on by some bytes; seek instead of reading where the target is behind the block."""
+        """Move the position forward; seek instead of reading if it is then behind the block."""
         if self._at + count <= len(self._block):
             self._at += count
             return
@@ -155,8 +156,9 @@ class _Reader:
     def skip_strings(self, count: int) -> None:
         """Skip strings, each of which is its length followed by its bytes.
 
-        The hot loop of the parser: a vocabulary has up to 262,144 strings. So long as the next length is in
-        the block it uses local variables only; the last string may end behind the block.
+        This is the hot loop of the parser: a vocabulary has up to 262,144 strings. The inner loop uses only
+        local variables. It ends when the next length is not completely in the block; the string before it
+        may end behind the block.
         """
         length_at = _struct(self.order + "Q").unpack_from
         while count:
@@ -180,12 +182,14 @@ class _Reader:
             raise self._cut_off()
 
     def _check_position(self, position: int) -> None:
+        """Raise an error for a position behind the end of the file, or behind the limit of a header."""
         if position > self._size:
             raise self._cut_off()
         if position > MAX_HEADER_BYTES:
             raise ParseError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes")
 
     def _cut_off(self) -> ParseError:
+        """Return the error for a file that ends too early."""
         return ParseError(
             f"ends after {self._size:,} bytes, in the middle of its header: copy or download it again"
         )
@@ -193,6 +197,7 @@ class _Reader:
 
 @cache
 def _struct(layout: str) -> struct.Struct:
+    """Return the compiled layout."""
     return struct.Struct(layout)
 
 
@@ -217,38 +222,53 @@ def _read_version(reader: _Reader) -> int:
 
 
 def _read_pairs(
-    reader: _Reader, count: int, key_suffixes: tuple[str, ...]
+    reader: _Reader, pair_count: int, key_suffixes: tuple[str, ...]
 ) -> tuple[dict[str, Value], dict[str, int]]:
     """Return the values, and the lengths of arrays, of the selected keys."""
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
     seen: set[bytes] = set()
-    for _ in range(count):
+    for _ in range(pair_count):
         raw_key = _read_string(reader, MAX_KEY_BYTES, "a key")
         key = raw_key.decode(errors="backslashreplace")
         if raw_key in seen:
             raise ParseError(f"contains the key {printable_key(key)} twice")
         seen.add(raw_key)
         value_type = reader.read_number("I")
-        if not key.endswith(key_suffixes):
-            _skip_value(reader, key, value_type)
+        is_selected = key.endswith(key_suffixes)
+        if value_type == ARRAY:
+            count, numbers = _read_array(reader, key, is_selected=is_selected)
+            if is_selected:
+                lengths[key] = count
+            if numbers is not None:
+                values[key] = numbers
+        elif value_type == STRING and not is_selected:
+            reader.skip_strings(1)
         elif value_type == STRING:
             try:
                 values[key] = _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
             except UnicodeDecodeError as error:
                 raise ParseError(f"{printable_key(key)} is not UTF-8") from error
-        elif value_type != ARRAY:
+        elif is_selected:
             values[key] = reader.unpack(_number_format(key, value_type))[0]
         else:
-            element_type, lengths[key] = reader.read_number("I"), reader.read_number("Q")
-            if element_type == STRING:
-                reader.skip_strings(lengths[key])
-            else:
-                layout = _number_format(key, element_type)
-                if lengths[key] > MAX_ARRAY_NUMBERS:
-                    raise ParseError(f"{printable_key(key)} contains {lengths[key]:,} numbers")
-                values[key] = reader.unpack(f"{lengths[key]}{layout}")
+            reader.skip(struct.calcsize("=" + _number_format(key, value_type)))
     return values, lengths
+
+
+def _read_array(reader: _Reader, key: str, *, is_selected: bool) -> tuple[int, tuple[Number, ...] | None]:
+    """Return the length of an array, and its elements if they are numbers and the key is selected."""
+    element_type, count = reader.read_number("I"), reader.read_number("Q")
+    if element_type == STRING:
+        reader.skip_strings(count)
+        return count, None
+    layout = _number_format(key, element_type)
+    if not is_selected:
+        reader.skip(count * struct.calcsize("=" + layout))
+        return count, None
+    if count > MAX_ARRAY_NUMBERS:
+        raise ParseError(f"{printable_key(key)} contains {count:,} numbers")
+    return count, reader.unpack(f"{count}{layout}")
 
 
 def _read_string(reader: _Reader, limit: int, what: str) -> bytes:
@@ -257,20 +277,6 @@ def _read_string(reader: _Reader, limit: int, what: str) -> bytes:
     if length > limit:
         raise ParseError(f"{what} is {length:,} bytes long")
     return reader.read(length)
-
-
-def _skip_value(reader: _Reader, key: str, value_type: int) -> None:
-    """Skip a value of any type without reading the elements of an array."""
-    if value_type == STRING:
-        reader.skip_strings(1)
-    elif value_type == ARRAY:
-        element_type, count = reader.read_number("I"), reader.read_number("Q")
-        if element_type == STRING:
-            reader.skip_strings(count)
-        else:
-            reader.skip(count * struct.calcsize("=" + _number_format(key, element_type)))
-    else:
-        reader.skip(struct.calcsize("=" + _number_format(key, value_type)))
 
 
 def _number_format(key: str, value_type: int) -> str:

@@ -54,7 +54,13 @@ def split_lines(data: bytes) -> list[str]:
     while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
         end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
         if end < 0:
-            data = b"\n".join(map(_cut_overlong, data.split(b"\n")))
+            # Decoding and encoding removes the part of a character that a cut may leave.
+            data = b"\n".join(
+                line
+                if len(line) <= MAX_LINE_BYTES
+                else line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
+                for line in data.split(b"\n")
+            )
             break
         start = end + 1
     if b"\x1b" in data:
@@ -64,14 +70,6 @@ def split_lines(data: bytes) -> list[str]:
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})
-
-
-def _cut_overlong(line: bytes) -> bytes:
-    """Return a line, cut and marked if it is overlong."""
-    if len(line) <= MAX_LINE_BYTES:
-        return line
-    # Decoding and encoding removes the part of a character that the cut may leave.
-    return line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:
@@ -98,8 +96,15 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
     else:
         records = _parse_jsonl(lines) or _parse_any_format(lines)
         text = "\n".join(record.message for record in records)  # in JSON a key may be written with escapes
-    if key_follows or _may_contain_key(text):
-        _mask_keys(records, key_follows=key_follows)
+    if not key_follows and not _may_contain_key(text):
+        return records
+    for record in records:
+        message = record.message
+        if key_follows:
+            record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
+        if _may_contain_key(message):
+            record.message = _KEY.sub(rf"\1{_MASK}", record.message)
+        key_follows = ends_with_key_flag(message)
     return records
 
 
@@ -237,17 +242,6 @@ _LEVEL_WORDS = re.compile(
 
 FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_parse_prefixed, _parse_json, _parse_plain)
 """Parsers of one line, with the port of the child that wrote it; the first that recognizes it is used."""
-
-
-def _mask_keys(records: list[Record], *, key_follows: bool) -> None:
-    """Replace API keys in the messages."""
-    for record in records:
-        message = record.message
-        if key_follows:
-            record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
-        if _may_contain_key(message):
-            record.message = _KEY.sub(rf"\1{_MASK}", record.message)
-        key_follows = ends_with_key_flag(message)
 
 
 _KEY_FLAG = r"--(?:api-key|hf-token)|-hft"

@@ -78,9 +78,8 @@ class StampClock:
     ) -> list[int]:
         """Return Unix seconds of records that were written some time ago.
 
-        `find_starts` scans the whole rest of the file, which is slow and seldom necessary. Therefore this
-        method stops before a record whose process started at an unknown time, and the caller (`FileClock`)
-        calls it again for that record and the following ones, with the starts.
+        This stops before a record whose process started at an unknown time. The caller (`FileClock`) then
+        calls it again, from that record on, with the starts: to find them is slow and seldom necessary.
 
         Args:
             records: in their order.
@@ -88,8 +87,7 @@ class StampClock:
             starts: result of `find_starts`; None where the previous call did not stop.
 
         Returns:
-            the times of all records, or of those before the record where it stopped. With `starts` given
-            it contains at least one time.
+            the times of the records before that one. With `starts`, there is at least one.
         """
         times: list[int] = []
         # Nearly every record is of the process of the record before it: these take the fast path.
@@ -122,7 +120,11 @@ class StampClock:
         return times
 
     def _needs_starts(self, record: Record) -> bool:
-        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start."""
+        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start.
+
+        Lines without a stamp need one only at the beginning of a file: later they have the time of the record
+        before them. A line with a stamp needs one if it is the first of a process of which nothing is known.
+        """
         if record.stamp is None:
             return self._latest is None and OWNER not in self._starts
         return not self._later_starts and self._is_new_process(OWNER, record.stamp)
