@@ -21,7 +21,7 @@ import structlog
 
 from collector.health import OK, State
 from collector.logs.journal_entries import Entry, parse_entries, parse_entry
-from collector.logs.journalctl import Journalctl, is_about_cursor, raise_complaint
+from collector.logs.journalctl import Journalctl, is_about_cursor, raise_error
 from collector.logs.position import Models
 from collector.logs.reader import SETTLE_SECONDS, LogSink
 from collector.schema import Row
@@ -100,13 +100,13 @@ class JournalReader:
         room = min(POLL_ENTRIES, self._sink.room)
         self.has_more = room == 0
         if room:
-            complaint = self._read(room)
-            if self._position.cursor and is_about_cursor(complaint):
+            error_text = self._read(room)
+            if self._position.cursor and is_about_cursor(error_text):
                 # Without the cursor, reading continues at the time of the entry that was read last.
-                _warn_of_gap(f"journalctl does not accept the position ({complaint.strip()})")
+                _warn_of_gap(f"journalctl does not accept the position ({error_text.strip()})")
                 self._position = replace(self._position, cursor=None)
-                complaint = self._read(room)
-            raise_complaint(complaint)
+                error_text = self._read(room)
+            raise_error(error_text)
         return OK
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class JournalReader:
             if waiting:
                 age_seconds = time.time() - waiting[-1].microseconds / 1e6
                 self._store(waiting, newest_may_continue=age_seconds < SETTLE_SECONDS)
-        return journalctl.complaint
+        return journalctl.error_text
 
     def _entries_after_position(self, lines: Iterator[bytes]) -> Iterator[Entry]:
         """Yield the entries that journalctl writes, without the one that was read last."""

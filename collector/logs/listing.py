@@ -33,7 +33,7 @@ class FileListing:
     def __init__(self, path: Path, is_followed: IsFollowed) -> None:
         self._path = path
         self._is_followed = is_followed
-        self._statuses = _list(path)
+        self._statuses = _stat_files(path)
 
     @property
     def has_current_file(self) -> bool:
@@ -42,13 +42,16 @@ class FileListing:
 
     def is_current(self) -> bool:
         """Return whether each name still belongs to the same file."""
-        now = _list(self._path)
+        now = _stat_files(self._path)
         return {path: identity_of(status) for path, status in now.items()} == {
             path: identity_of(status) for path, status in self._statuses.items()
         }
 
     def find(self, position: FilePosition) -> Tail | None:
-        """Open the file of a stored position, wherever it was renamed or copied to.
+        """Open the file of a stored position, under the name to which it was renamed or copied.
+
+        Returns:
+            the file at the position; None if no file contains what was read up to there.
 
         Raises:
             OSError: the file with this inode cannot be opened.
@@ -94,8 +97,8 @@ class FileListing:
         return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
 
 
-def _list(path: Path) -> dict[Path, os.stat_result]:
-    """Return the file at a path, if there is one, and then the files whose names begin with its name."""
+def _stat_files(path: Path) -> dict[Path, os.stat_result]:
+    """Return the status of the file at a path, if there is one, and of files with longer names beside it."""
     beside = sorted(glob.iglob(f"{glob.escape(str(path))}?*"))  # noqa: PTH207 - Path.glob needs a relative pattern
     statuses = {}
     for candidate in (path, *map(Path, beside)):

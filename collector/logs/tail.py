@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from collector.errors import FileRewritten, SourceFailed
-from collector.logs.chunk import Chunk, complete_records, whole_characters
+from collector.logs.chunk import Chunk, complete_records, size_of_whole_characters
 from collector.logs.clock import FileClock
 from collector.logs.position import Anchor, FilePosition
 from collector.logs.reader import SETTLE_SECONDS
@@ -101,11 +101,11 @@ class Tail:
         """Close the file."""
         os.close(self._descriptor)
 
-    def read(self, room: int) -> Chunk | None:
+    def read(self, max_lines: int) -> Chunk | None:
         """Return the next chunk, or None if nothing is complete.
 
         Args:
-            room: how many lines are accepted, at least 1.
+            max_lines: how many lines the chunk may contain, at least 1.
 
         Raises:
             FileRewritten: the file no longer contains what was read of it.
@@ -133,7 +133,7 @@ class Tail:
             return self._skip_hole(data, status)
         at_end = self.position.offset + len(data) >= status.st_size
         if b"\n" in data:
-            chunk = self._read_lines(data, room, status, at_end=at_end)
+            chunk = self._read_lines(data, max_lines, status, at_end=at_end)
         else:
             chunk = self._read_unfinished_line(data, status, at_end=at_end)
         if at_end:
@@ -190,12 +190,14 @@ class Tail:
         data = os.pread(self._descriptor, len(chunk.data), 0)
         return bool(data) and chunk.data.startswith(data)
 
-    def _read_lines(self, data: bytes, room: int, status: os.stat_result, *, at_end: bool) -> Chunk | None:
+    def _read_lines(
+        self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool
+    ) -> Chunk | None:
         """Return the complete records of data with at least one newline; None if the first may continue."""
         is_settled = not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
         key_follows = self.position.key_follows
         records, size_bytes, incomplete = complete_records(
-            data, room, key_follows=key_follows, at_end=at_end, is_settled=is_settled
+            data, max_lines, key_follows=key_follows, at_end=at_end, is_settled=is_settled
         )
         if size_bytes == 0:
             self._incomplete = incomplete[:CHUNK_BYTES]
@@ -215,7 +217,7 @@ class Tail:
         if not at_end or now - self._unfinished_since < UNFINISHED_SECONDS:
             self._incomplete = data
             return None
-        size = whole_characters(data)
+        size = size_of_whole_characters(data)
         return self._make_chunk(self._parse(data[:size]), data[:size], status, incomplete=data[size:])
 
     def _skip_hole(self, data: bytes, status: os.stat_result) -> Chunk:

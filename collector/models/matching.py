@@ -80,7 +80,7 @@ def match_rows(
         gone: the stored files that were deleted or moved, by path.
         now: Unix seconds.
     """
-    matches = _Rules(inventory.files, stored, gone).find_matches(inventory.models)
+    matches = _Matcher(inventory.files, stored, gone).find_matches(inventory.models)
     model_ids: dict[str, str] = {}
     inserted: list[dict[str, Any]] = []
     updated: dict[str, dict[str, Any]] = {}
@@ -100,8 +100,8 @@ def match_rows(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """The ways to recognise the row of a model. Each yields candidates, the best ones of a model first.
+class _Matcher:
+    """The rules that find the rows of models. Each rule yields candidates, the best ones of a model first.
 
     Args:
         files: the files that were found, by path.

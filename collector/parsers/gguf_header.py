@@ -120,19 +120,19 @@ class _Reader:
         self._size = size
         self._block = b""
         self._block_end = 0  # position in the file
-        self._at = 0  # position in the block
+        self._offset = 0  # position in the block
         self.order: ByteOrder = "<"
 
     @property
     def position(self) -> int:
         """Position in the file of the next byte."""
-        return self._block_end - len(self._block) + self._at
+        return self._block_end - len(self._block) + self._offset
 
     def read(self, count: int) -> bytes:
         """Return the next bytes."""
         self._fill(count)
-        start, self._at = self._at, self._at + count
-        return self._block[start : self._at]
+        start, self._offset = self._offset, self._offset + count
+        return self._block[start : self._offset]
 
     def unpack(self, layout: str) -> tuple[Number, ...]:
         """Return the next numbers, of a layout of `struct`."""
@@ -145,13 +145,13 @@ class _Reader:
 
     def skip(self, count: int) -> None:
         """Move the position forward; seek instead of reading if it is then behind the block."""
-        if self._at + count <= len(self._block):
-            self._at += count
+        if self._offset + count <= len(self._block):
+            self._offset += count
             return
         target = self.position + count
         self._check_position(target)
         self._block_end = self._stream.seek(target)
-        self._block, self._at = b"", 0
+        self._block, self._offset = b"", 0
 
     def skip_strings(self, count: int) -> None:
         """Skip strings, each of which is its length followed by its bytes.
@@ -160,23 +160,23 @@ class _Reader:
         local variables. It ends when the next length is not completely in the block; the string before it
         may end behind the block.
         """
-        length_at = _struct(self.order + "Q").unpack_from
+        unpack_length = _struct(self.order + "Q").unpack_from
         while count:
             self._fill(_LENGTH_BYTES)
-            block, at, last = self._block, self._at, len(self._block) - _LENGTH_BYTES
-            while count and at <= last:
-                at += _LENGTH_BYTES + length_at(block, at)[0]
+            block, offset, last = self._block, self._offset, len(self._block) - _LENGTH_BYTES
+            while count and offset <= last:
+                offset += _LENGTH_BYTES + unpack_length(block, offset)[0]
                 count -= 1
-            self.skip(at - self._at)
+            self.skip(offset - self._offset)
 
     def _fill(self, count: int) -> None:
         """Read from the stream until the block contains that many more bytes."""
-        rest = len(self._block) - self._at
+        rest = len(self._block) - self._offset
         if rest >= count:
             return
         self._check_position(self.position + count)
         fresh = self._stream.read(max(_BLOCK_BYTES, count - rest))
-        self._block, self._at = self._block[self._at :] + fresh, 0
+        self._block, self._offset = self._block[self._offset :] + fresh, 0
         self._block_end += len(fresh)
         if len(self._block) < count:
             raise self._cut_off()

@@ -167,7 +167,7 @@ def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | No
         end_time: Unix seconds.
         last_stamp: of the process that wrote the lines before the pieces; it counts as the first process.
     """
-    scan = _Scan(last_stamp)
+    scan = _StampScan(last_stamp)
     rest = b""
     for piece in pieces:
         whole, newline, unfinished = piece.rpartition(b"\n")
@@ -178,7 +178,7 @@ def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | No
     return scan.starts(end_time)
 
 
-class _Scan:
+class _StampScan:
     """Stamps of a log, process by process, without parsing its lines.
 
     Args:
