@@ -71,21 +71,23 @@ def complete_records(
     if len(lines) > max_lines:
         lines, at_end = lines[:max_lines], False
     records = parse_records(lines, key_follows=key_follows)
-    complete = len(lines)
+    line_count = len(lines)
     if records and not (at_end and is_settled):
+        # The last record may continue after these lines: leave it to the next call. An exception is a record
+        # that is longer than what is read at once: it is divided, since waiting would not make it shorter.
         first_line = records[-1].line
-        # A record that is longer than what is read at once is divided: waiting would not make it shorter.
         if first_line > 0 or at_end:
-            records, complete = records[:-1], first_line
-    size_bytes = len(data) - len(data.split(b"\n", complete)[complete])
+            records, line_count = records[:-1], first_line
+    size_bytes = len(data) - len(data.split(b"\n", line_count)[line_count])
     return CompletePart(records, size_bytes, data[size_bytes:] if at_end else b"")
 
 
 def size_of_whole_characters(data: bytes) -> int:
     """Return the number of bytes up to the end of the last whole UTF-8 character.
 
-    An unfinished line may end inside a character. If nothing precedes that character, all bytes count:
-    something must be stored.
+    An unfinished line may end inside a character. Example: of `caf` and the first of the two bytes of
+    `é`, 3 bytes are whole characters. If nothing precedes that character, all bytes count: something must
+    be stored.
     """
     for back in range(1, min(_MAX_CHARACTER_BYTES, len(data)) + 1):
         byte = data[-back]

@@ -193,7 +193,14 @@ class Tail:
     def _read_lines(
         self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool
     ) -> Chunk | None:
-        """Return the complete records of data with at least one newline; None if the first may continue."""
+        """Return a chunk of complete records; None if the only record may continue.
+
+        Args:
+            data: contains at least one newline.
+            max_lines: see `read`.
+            status: of the file, after the data was read.
+            at_end: whether the data reaches to the end of the file.
+        """
         is_settled = not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
         key_follows = self.position.key_follows
         records, size_bytes, incomplete = complete_records(
@@ -205,7 +212,7 @@ class Tail:
         return self._make_chunk(records, data[:size_bytes], status, incomplete=incomplete)
 
     def _read_unfinished_line(self, data: bytes, status: os.stat_result, *, at_end: bool) -> Chunk | None:
-        """Return a line without a newline if it is too long or has waited for a long time, else None.
+        """Return a line without a newline as a chunk if it is overlong, or old; else None.
 
         Examples: a progress bar never ends its line; a process was killed in the middle of a write.
         """

@@ -69,7 +69,7 @@ def classify_files(
         if answer is None:
             if before is not None and before.is_unchanged(found):
                 files[path] = ModelFile(*found, before.verdict, before.reason, before.model_id)
-            else:
+            else:  # the scan ended early, before it read this file
                 waiting.append(found.found_at)
         elif answer.verdict == "unreadable":
             waiting.append(found.found_at)

@@ -60,7 +60,7 @@ def find_missing_files(walk: Walk, stored: Mapping[str, ModelFile], mounts: Moun
     for path, file in stored.items():
         if path in walk.files or not walk.covers(file.found_at) or not walk.could_see(file.found_at):
             continue
-        # What `FoundFile.disk` would be now if the file was still there.
+        # `disks` is what `FoundFile.disk` would be if the file was found now.
         link_directory = os.path.realpath(os.path.dirname(file.found_at))  # noqa: PTH120
         disks = {mounts.disk_of(link_directory), mounts.disk_of(os.path.dirname(file.path))}  # noqa: PTH120
         if renamed_disks.get(file.disk, file.disk) == "\n".join(sorted(disks)):
