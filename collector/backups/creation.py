@@ -13,11 +13,10 @@ from pathlib import Path
 from collector.backups.background import raise_if_stopped, run_at_lowest_priority
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import sync_to_disk
-from collector.backups.verification import read_contents, verify
+from collector.backups.verification import count_in_one_query, read_contents, verify
 from collector.database import Database
 from collector.database.connection import connect_for_copy, connect_read_only, fetch, translate_sqlite_errors
 from collector.database.deletion import count_rows, has_time_index
-from collector.schema import quote_identifier
 
 LAST_BACKUP_KEY = "lastBackup"
 """Key in `metadata`: the fields of the `BackupSummary` of the last complete backup."""
@@ -125,7 +124,10 @@ def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: i
 
 
 def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
-    """Return the number of rows of a table, counted in steps between which others can use the connection."""
+    """Return the number of rows of a table, counted in steps between which others can use the connection.
+
+    A table of another program, without an index on the time, is counted in one step.
+    """
 
     def step(count_some: Callable[[], int]) -> int:
         counted = count_some()
@@ -135,7 +137,7 @@ def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
 
     if has_time_index(database, table):
         return count_rows(database, table, step)
-    return int(database.query(f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608
+    return count_in_one_query(database.query, table)
 
 
 def _pause(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:

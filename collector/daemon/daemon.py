@@ -217,7 +217,13 @@ class Daemon:
             self._maintenance.release()  # a job that waits for it sees `_stopping` and does nothing
         self._own_health.set_state(State("stopped"))
         if not (keep_rows and self._writer.replacement):
-            self._last_flush()
+            self._run_record.add_stop()
+            deadline = time.monotonic() + _LAST_FLUSH_SECONDS
+            while not self._flush_now() and time.monotonic() < deadline:
+                time.sleep(0.05)  # another program holds a lock: it may release it in time
+            if waiting := self._buffer.waiting:
+                self._log.error("the last rows could not be written and are lost", rows=waiting)
+                self._run_record.record_lost_rows()
         self._database.close()
 
     def hand_over(self) -> list[Batch]:
@@ -226,15 +232,6 @@ class Daemon:
 
     def _flush_now(self, *, force: bool = False) -> bool:
         return observe(self._job_health["flush"], partial(self._writer.flush, force=force)) is not None
-
-    def _last_flush(self) -> None:
-        self._run_record.add_stop()
-        deadline = time.monotonic() + _LAST_FLUSH_SECONDS
-        while not self._flush_now() and time.monotonic() < deadline:
-            time.sleep(0.05)  # another program holds a lock: it may release it in time
-        if waiting := self._buffer.waiting:
-            self._log.error("the last rows could not be written and are lost", rows=waiting)
-            self._run_record.record_lost_rows()
 
     def _run(self, job: Job) -> None:
         health = self._job_health[job.name]

@@ -4,17 +4,14 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import collector
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
 from collector.database.integrity_check import is_checked_when_opened
 from collector.errors import DatabaseError
-from collector.health import COLLECTOR_RUNS
+from collector.health import COLLECTOR_RUNS, read_boot_id
 from collector.schema import SqlValue, Write
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _COLUMNS = tuple(column.name for column in COLLECTOR_RUNS.columns)
 _INSERT = (  # OR IGNORE: a commit may have been durable although it was reported as failed
@@ -58,7 +55,7 @@ class RunRecord:
             "id": self._id,
             "version": collector.__version__,
             "process_id": os.getpid(),
-            "boot_id": _boot_id(),
+            "boot_id": read_boot_id(),
             "started_at": now,
             "started_boot_seconds": time.clock_gettime(time.CLOCK_BOOTTIME),
             "integrity": integrity,
@@ -102,10 +99,3 @@ def _earlier_runs(database: Database) -> tuple[Sequence[dict[str, SqlValue]], bo
     if oldest["timestamp"] is None:
         return (), True
     return ({"id": 1, "version": "0.1.0", "started_at": oldest["timestamp"]},), False
-
-
-def _boot_id() -> str | None:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None

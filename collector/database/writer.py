@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -118,16 +119,17 @@ class Writer:
         return sum(len(batch.rows) for batch in batches)
 
     def _commit(self, statements: dict[str, list[Row]]) -> None:
-        try:
+        """Commit rows; leave out and log those that do not fit their table, so that the others need not wait.
+
+        Example: another program has created a UNIQUE index on the messages of `logs`. A repeated message then
+        does not fit; the samples of the same flush do.
+        """
+        with suppress(*_VALUE_ERRORS):
             with self._transactions.begin() as connection:
                 for statement, rows in statements.items():
                     connection.executemany(statement, rows)
-        except _VALUE_ERRORS:
-            self._commit_row_by_row(statements)
-
-    def _commit_row_by_row(self, statements: dict[str, list[Row]]) -> None:
-        """Leave out and log each row that does not fit its table: it must not keep the others waiting."""
-        refused: list[str] = []
+            return
+        refused: list[str] = []  # one row does not fit, and nothing was written: try each row by itself
         with self._transactions.begin() as connection:
             for statement, rows in statements.items():
                 for row in rows:
