@@ -75,7 +75,7 @@ COLLECTOR_RUNS = Table(
     ),
 )
 
-_REPEAT_SECONDS = 600
+_REPEAT_SECONDS = 600  # between two events about one state whose message changes
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -101,6 +101,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _identity_and_size(path: Path) -> tuple[int, int, int] | None:
+    """Return device, inode and size of a file; None if there is none that can be examined."""
     try:
         status = path.stat()
     except OSError:

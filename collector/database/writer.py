@@ -95,6 +95,7 @@ class Writer:
             return self._buffer.drain_transferable()
 
     def _flush(self, *, force: bool) -> int:
+        """Commit everything that waits; after an error the rows are in the buffer again."""
         batches = self._buffer.drain()
         if not batches and not force:
             return 0
@@ -110,8 +111,9 @@ class Writer:
             self._buffer.put_back(batches)
             raise
         # The file may have been moved between the start of the transaction and its commit. The rows are then
-        # in a file that is elsewhere or deleted. They are kept as unconfirmed: another database gets them too
-        # (`hand_over`); if the file comes back, it contains them already, and they are forgotten.
+        # in a file that is elsewhere or deleted. They stay in `_unconfirmed`, from which `hand_over` writes
+        # them into another database too. If the file comes back, it already contains them: the next flush
+        # that succeeds clears the list.
         self._unconfirmed += batches
         self._database.check_same_file()
         self._unconfirmed = []
@@ -140,6 +142,7 @@ class Writer:
         structlog.get_logger().error("rows do not fit their table and were left out", rows=refused[:5])
 
     def _log_dropped(self) -> None:
+        """Log how many samples the buffer has dropped since the last report."""
         dropped = self._buffer.dropped_samples - self._logged_dropped
         if dropped:
             self._logged_dropped += dropped

@@ -92,7 +92,7 @@ class Prune:
         self._row_counts: dict[str, int] = {}
 
     def run(self, progress: Progress = lambda _deleted: None) -> PruneSummary:
-        """Prune once.
+        """Delete the rows that are too old, then those beyond the limits on rows, then those on the size.
 
         Args:
             progress: called after each transaction.
@@ -104,7 +104,10 @@ class Prune:
         self._progress, self._deleted, self._row_counts = progress, {}, {}
         size_bytes = read_space(self._database).size_bytes
         with suppress(Stopped):
-            self._prune_by_age()
+            if days := self._settings.max_age_days:
+                oldest_kept = int(self._clock()) - days * _SECONDS_PER_DAY
+                for table in self._tables:
+                    self._delete(table, Boundary(oldest_kept))
             self._prune_by_rows()
             is_small_enough = self._prune_by_size()
             for table in self._deleted:
@@ -117,12 +120,6 @@ class Prune:
                     f"{LAST_ROWS:,} rows of each table. Raise the limit, or check `llama-collector status`"
                 )
         return PruneSummary(self._deleted, size_bytes, read_space(self._database).size_bytes)
-
-    def _prune_by_age(self) -> None:
-        """Delete the rows of all tables that are older than `max_age_days`."""
-        if days := self._settings.max_age_days:
-            for table in self._tables:
-                self._delete(table, Boundary(int(self._clock()) - days * _SECONDS_PER_DAY))
 
     def _prune_by_rows(self) -> None:
         """Delete the oldest rows beyond `metrics_max_rows` and `logs_max_rows`.
