@@ -53,11 +53,11 @@ class DatabaseInUse(DatabaseError):
 
 
 class DatabaseDamaged(DatabaseError):
-    """What is in the file is no longer what SQLite wrote."""
+    """The content of the file is no longer what SQLite wrote."""
 
 
 class DatabaseReplaced(DatabaseError):
-    """The file that was opened was moved, removed, replaced or written over; what is there now is unknown."""
+    """The file that was opened was moved, removed, replaced or overwritten; what is there now is unknown."""
 
 
 class DatabaseBusy(DatabaseError):
@@ -80,7 +80,7 @@ class ValueNotStorable(DatabaseError):
 
 
 class BackupFailed(CollectorError):
-    """A backup could not be made, or what should be one is none; the message says why and what to do."""
+    """A backup could not be made, or a file is not a usable backup; the message says why and what to do."""
 
 
 class ExportFailed(CollectorError):
@@ -88,15 +88,15 @@ class ExportFailed(CollectorError):
 
 
 class ParseError(CollectorError):
-    """Bytes from outside are not what they claim to be."""
+    """Input is not in the format that it should be in."""
 
 
 class NotGguf(ParseError):
-    """The first bytes of the file are those of another format: no half-written GGUF file begins so."""
+    """The first bytes of the file are those of another format: it is not an incomplete GGUF file either."""
 
 
 class SourceAbsent(CollectorError):
-    """What the source reads does not exist here (no driver, no GPU): no fault, and no row."""
+    """What the source reads does not exist here (no driver, no GPU): not a fault, and no row."""
 
 
 class SourceFailed(CollectorError):
@@ -104,7 +104,7 @@ class SourceFailed(CollectorError):
 
 
 class Stopped(CollectorError):
-    """The collector ends: what is not done waits for its next start."""
+    """The collector is stopping; what is not done waits for its next start."""
 
 
 class RequestFailed(Exception):

@@ -115,7 +115,7 @@ class SourceSlot:
         self._tick: Tick | None = None  # of the last reading
 
     def begin(self, tick: Tick) -> bool:
-        """Return whether the source is to be read in this tick: not if a reading is still in progress."""
+        """Prepare a reading in this tick and return true; false if the last one is still in progress."""
         last = self._tick
         if last is None or last.readings[self._source.name].done():
             self._tick = tick

@@ -4,10 +4,10 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from collector.health import read_boot_id
 from collector.parsers.command_line import option
 from collector.schema import SqlValue, Table
 from collector.sources.base import Reading, Tick
@@ -171,17 +171,6 @@ class _Measured:
         if before is None or not elapsed:
             return None
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
-
-
-def read_boot_id() -> str | None:
-    """Return the kernel's random id of the present boot; None where it has none."""
-    try:
-        return _BOOT_ID.read_text().strip() or None
-    except OSError:
-        return None
-
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _since_boot() -> float:
