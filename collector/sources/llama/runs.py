@@ -256,7 +256,9 @@ class ServerRuns:
 
     def _newest_counters(self, run_id: int) -> Counters | None:
         rows = self.query(_NEWEST_COUNTERS, (run_id,))
-        return tuple(rows[0].values()) if rows else None
+        if rows:
+            return tuple(rows[0].values())
+        return () if self.query(_IS_PRUNED, (run_id,)) else None
 
     def _read_history_start(self) -> HistoryStart:
         """Return what the table of the collector's runs says; nothing while its first row waits in memory."""
@@ -281,6 +283,9 @@ _LAST_ID = (
 _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
+)
+_IS_PRUNED = (  # its rows may have been deleted: what its counters show may have been counted in them
+    "SELECT 1 FROM server_runs WHERE id = ? AND first_seen_at < (SELECT min(timestamp) FROM metrics)"
 )
 _FIRST_COLLECTOR_RUNS = (
     "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs "

@@ -226,6 +226,15 @@ def test_a_model_that_was_not_read_yet_counts_in_full_when_it_is(recorded: Recor
     assert not recorded.observe(sighting(50, process=process(7))).counted_from_zero
 
 
+def test_a_run_whose_rows_were_pruned_does_not_count_in_full_again(recorded: Recorded) -> None:
+    assert recorded.observe(sighting(40, process=process(7))).counted_from_zero
+    with recorded.database.transaction() as connection:
+        connection.execute("DELETE FROM llama_metrics")
+        connection.execute("INSERT INTO metrics (timestamp) VALUES (5000)")  # newer than the run
+    recorded.restart()
+    assert not recorded.observe(sighting(50, process=process(7))).counted_from_zero
+
+
 def test_a_run_that_ended_because_its_server_was_away_goes_on_when_the_same_one_answers(
     recorded: Recorded,
 ) -> None:
