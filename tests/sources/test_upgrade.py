@@ -225,8 +225,12 @@ def test_another_database_at_the_same_path_is_not_upgraded_with_the_state_of_thi
     class Overwriting(threading.Event):
         """Overwrites the database with another one during the first pause."""
 
+        is_done = False
+
         def wait(self, _timeout: float | None = None) -> bool:
-            shutil.copy(tmp_path / "backup.db", tmp_path / "old.db")
+            if not self.is_done:
+                shutil.copy(tmp_path / "backup.db", tmp_path / "old.db")
+            self.is_done = True
             return False
 
     create(tmp_path / "old.db", 3000, seed=2)
