@@ -76,6 +76,7 @@ class Daemon:
             on_error.callback(self._database.close)
             self._run_record = RunRecord(self._database, self._buffer)
             self._buffer.put_back(list(waiting))
+            self._has_waiting_rows = bool(waiting)
             runs = ServerRuns(self._database.query)
             sources = build_sources(settings, api_key, self._database, runs)
             self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
@@ -131,6 +132,8 @@ class Daemon:
         )
         if self._database.changes:
             self._log.info(f"database: {', '.join(self._database.changes)}")
+        if self._has_waiting_rows:  # the first sample is compared with the newest stored rows: energy, models
+            self._flush_now()
         started = time.time()
         for job in self._jobs:
             if job.is_vital:

@@ -10,6 +10,7 @@ old rows beside the sampling. Each step is one transaction that also stores how 
 at any point loses and repeats nothing.
 """
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ class RowUpgrade:
         self._runs = runs
         self._server = server
         self._stop = stop
+        self._stored = ""  # the state that the database has, to detect another database
 
     def begin(self) -> None:
         """Record what is to be upgraded, unless that was done already or there is nothing.
@@ -104,6 +106,7 @@ class RowUpgrade:
         state: Record | None = self._database.meta.get(STATE_KEY)
         if state is None:
             return
+        self._stored = json.dumps(state)
         try:
             self._upgrade_events(state)
             self._upgrade_metrics(state)
@@ -142,11 +145,18 @@ class RowUpgrade:
                     if row["tokens_predicted_total"] is not None or row["model"] not in following:
                         following[row["model"]] = {**row, "run_id": later["run_id"]}
                 self._store(state, _UPDATE_METRICS, updates)
-        self._finish_oldest_runs(following)
+        self._finish_oldest_runs(state["first"]["llama_metrics"], following)
 
-    def _finish_oldest_runs(self, oldest: dict[str, Record]) -> None:
-        """Count the oldest row of a model in full where its process started after the first sample."""
+    def _finish_oldest_runs(self, after: int, oldest: dict[str, Record]) -> None:
+        """Count the oldest row of a model in full where its process started after the first sample.
+
+        Where version 0.1.0 was used again after this one, it must have started after the last row of this
+        one, which has counted what an older process did.
+        """
         began = self._runs.history_start().timestamp
+        before = "SELECT timestamp FROM llama_metrics WHERE id <= ? ORDER BY id DESC LIMIT 1"
+        for row in self._database.query(before, (after,)):
+            began = row["timestamp"] + 1
         with self._database.transaction() as connection:
             for row in oldest.values():
                 if began is not None and row["uptime_seconds"] is not None:
@@ -194,10 +204,18 @@ class RowUpgrade:
             raise Stopped("the collector is stopping")
 
     def _store(self, state: Record, statement: str, updates: Sequence[Update]) -> None:
-        """Write some rows, and how far the upgrade came, in one transaction."""
+        """Write some rows, and how far the upgrade came, in one transaction.
+
+        Raises:
+            Stopped: the file was overwritten with another database, which has a state of its own or none. The
+                next flush detects it as well.
+        """
         with self._database.transaction() as connection:
+            if json.dumps(self._database.meta.get(STATE_KEY)) != self._stored:
+                raise Stopped("the database was overwritten with another one")
             connection.executemany(statement, updates)
             self._database.meta.set(STATE_KEY, state)
+        self._stored = json.dumps(state)
 
     def _old_range(self, table: str, column: str) -> tuple[int, int]:
         """Return the ids between which the rows of version 0.1.0 are: after the first, up to the second.

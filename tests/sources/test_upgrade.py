@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -199,6 +200,52 @@ def test_rows_that_version_0_1_0_wrote_after_this_version_are_upgraded_as_well(t
         rows = database.query("SELECT run_id, counted_from_zero FROM llama_metrics WHERE model = 'x'")
         assert len({row["run_id"] for row in rows}) == 1
         assert database.query("SELECT count(*) AS n FROM server_runs")[0]["n"] == count + 1
+
+
+def test_a_process_that_this_version_counted_does_not_count_again_after_a_time_of_version_0_1_0(
+    tmp_path: Path,
+) -> None:
+    create(tmp_path / "old.db", 300, seed=2)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        latest = database.query("SELECT max(timestamp) AS t FROM llama_metrics")[0]["t"]
+        with database.transaction() as connection:
+            for second, uptime in ((100, 200.0), (105, 205.0)):  # it started 100 s before the latest row
+                connection.execute(
+                    "INSERT INTO llama_metrics (timestamp, model, tokens_predicted_total, uptime_seconds) "
+                    "VALUES (?, 'x', ?, ?)",
+                    (latest + second, 100 + second, uptime),
+                )
+        upgrade_rows(database)
+        (counted,) = database.query("SELECT sum(generated_tokens) AS n FROM token_steps WHERE model = 'x'")
+        assert counted["n"] == 5
+
+
+def test_another_database_at_the_same_path_is_not_upgraded_with_the_state_of_this_one(tmp_path: Path) -> None:
+    class Overwriting(threading.Event):
+        """Overwrites the database with another one during the first pause."""
+
+        is_done = False
+
+        def wait(self, _timeout: float | None = None) -> bool:
+            if not self.is_done:
+                shutil.copy(tmp_path / "backup.db", tmp_path / "old.db")
+            self.is_done = True
+            return False
+
+    create(tmp_path / "old.db", 3000, seed=2)
+    shutil.copy(tmp_path / "old.db", tmp_path / "backup.db")
+    with Database(tmp_path / "backup.db", OWN_TABLES, VIEWS):
+        pass
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database, Overwriting())
+    for name in ("old.db", "backup.db"):
+        with closing(sqlite3.connect(tmp_path / name)) as reader:
+            assert reader.execute("SELECT count(*) FROM metadata").fetchone() == (0,)
+            assert reader.execute("SELECT count(*) FROM server_runs").fetchone() == (0,)
+            assert reader.execute("SELECT count(*) FROM llama_metrics WHERE run_id NOT NULL").fetchone() == (
+                0,
+            )
 
 
 def test_a_database_without_old_rows_is_left_alone(tmp_path: Path) -> None:

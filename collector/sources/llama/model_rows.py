@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from collector.database.database import Database
-from collector.errors import DatabaseBusy
+from collector.errors import DatabaseError
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 
@@ -70,13 +70,13 @@ class ModelIndex:
         """Save a row for each model that has none, so that every `model_id` refers to a row.
 
         Rows are saved at once, not through the buffer: a scan may save the same file at this moment, and only
-        inside a transaction it is certain which of the two did. While another program holds a lock nothing is
-        saved; the next tick tries again, and until then `model_id` is NULL.
+        inside a transaction it is certain which of the two did. While another program holds a lock, or the
+        disk is full, nothing is saved; the next tick tries again, and until then `model_id` is NULL.
         """
         missing = [model for model in models if self.find(model) is None]
         if not missing or self._database is None:
             return
-        with suppress(DatabaseBusy), self._database.transaction():
+        with suppress(DatabaseError), self._database.transaction():
             self._refresh(0)
             for model in missing:
                 if self._search(model) is None:
@@ -93,7 +93,7 @@ class ModelIndex:
         """Read the table again unless that was done within the last seconds."""
         if self._database is None or self._clock() - self._read_at < seconds:
             return
-        with suppress(DatabaseBusy):  # what was read before is used until then
+        with suppress(DatabaseError):  # what was read before is used until then
             rows = self._database.query(
                 "SELECT id, name, status, model_path FROM models ORDER BY created_at, id"
             )

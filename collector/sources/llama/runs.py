@@ -168,8 +168,8 @@ class ServerRuns:
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
-                if run and sighting.process and _has_process(run, sighting.process):
-                    sighting = replace(sighting, process=None)  # restarted since the processes were read
+                if self._is_stale(sighting, run):
+                    sighting = replace(sighting, process=None)
                 run = self._begin(sighting, run)
                 self._runs[key] = run
                 changes.append(run.save())
@@ -222,11 +222,12 @@ class ServerRuns:
         """Create the run of a process that was not seen before.
 
         Its counters count in full where it began within the recorded time: a process came before it, or it is
-        known that none was there, or its start says so.
+        known that none was there, or its start says so. They do not where the same process was counted under
+        another name of its server, as after `url` was changed from an address to the name of a host.
         """
         assert self._history is not None
         process = sighting.process
-        from_zero = (
+        from_zero = not any(_is_surely_same_process(run, sighting) for run in self._runs.values()) and (
             previous is not None
             or sighting.is_new
             or self._follows_another_model(sighting)
@@ -250,13 +251,24 @@ class ServerRuns:
         there = [run for run in self._runs.values() if (run.server, run.address) == address]
         return bool(there) and not any(_is_same_process(run, sighting) for run in there)
 
+    def _is_stale(self, sighting: Sighting, previous: Run | None) -> bool:
+        """Return whether a server was restarted since the processes were read: they show the one before."""
+        process, header = sighting.process, sighting.metrics_run
+        return process is not None and any(
+            _has_process(run, process)
+            and (run is previous or bool(run.metrics_run and header and run.metrics_run != header))
+            for run in self._runs.values()
+        )
+
     def _query_number(self, statement: str) -> int:
         rows = self.query(statement, ())
         return int(rows[0]["id"]) if rows else 0
 
     def _newest_counters(self, run_id: int) -> Counters | None:
         rows = self.query(_NEWEST_COUNTERS, (run_id,))
-        return tuple(rows[0].values()) if rows else None
+        if rows:
+            return tuple(rows[0].values())
+        return () if self.query(_IS_PRUNED, (run_id,)) else None
 
     def _read_history_start(self) -> HistoryStart:
         """Return what the table of the collector's runs says; nothing while its first row waits in memory."""
@@ -281,6 +293,9 @@ _LAST_ID = (
 _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
+)
+_IS_PRUNED = (  # its rows may have been deleted: what its counters show may have been counted in them
+    "SELECT 1 FROM server_runs WHERE id = ? AND first_seen_at < (SELECT min(timestamp) FROM metrics)"
 )
 _FIRST_COLLECTOR_RUNS = (
     "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs "
@@ -322,6 +337,12 @@ def _is_same_process(run: Run, sighting: Sighting) -> bool:
     else:
         same = run.outcome in (None, ENDED)
     return same and not _has_fallen(run.counters, sighting.counters)
+
+
+def _is_surely_same_process(run: Run, sighting: Sighting) -> bool:
+    if run.metrics_run and sighting.metrics_run:
+        return run.metrics_run == sighting.metrics_run and not _has_fallen(run.counters, sighting.counters)
+    return sighting.process is not None and _has_process(run, sighting.process)
 
 
 def _has_process(run: Run, process: LlamaProcess) -> bool:

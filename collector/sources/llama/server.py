@@ -7,7 +7,7 @@ model's own process where reading that keeps no model awake.
 from collections.abc import Mapping, Sequence
 
 from collector.errors import (
-    DatabaseBusy,
+    DatabaseError,
     InvalidAnswer,
     ParseError,
     ServerBusy,
@@ -142,7 +142,7 @@ class LlamaServerSource:
     def _observe(self, sighting: Sighting) -> Observation | None:
         try:
             return self._runs.observe(sighting)
-        except DatabaseBusy:  # in the first sample: what earlier collectors recorded cannot be read yet
+        except DatabaseError:  # in the first sample: what earlier collectors recorded cannot be read yet
             return None
 
     def _record(
@@ -157,7 +157,7 @@ class LlamaServerSource:
         self._context.models.add_missing(models)
         try:
             compared = self._events.compare(models, max_loaded)
-        except DatabaseBusy:
+        except DatabaseError:
             return []  # the next sample compares again
         statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.known_models())
         return statuses + self._events.writes(tick.timestamp, compared, build, outcome)

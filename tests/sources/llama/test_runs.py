@@ -149,6 +149,27 @@ def test_a_hidden_server_that_comes_back_with_another_model_counts_in_full(
     assert not recorded.observe(sighting(9, model=renamed, metrics_run="2")).counted_from_zero
 
 
+def test_a_process_that_was_counted_under_another_name_of_its_server_is_not_counted_again(
+    recorded: Recorded,
+) -> None:
+    assert recorded.observe(sighting(50, process=process(7), metrics_run="1")).counted_from_zero
+    recorded.restart()
+    renamed = sighting(60, process=process(7), metrics_run="1", server="my-host:8080")
+    assert not recorded.observe(renamed).counted_from_zero
+    restarted = sighting(5, process=process(8, 200.0), metrics_run="2", server="my-host:8080")
+    assert recorded.observe(restarted).counted_from_zero
+
+
+def test_a_server_that_was_restarted_with_another_model_does_not_get_the_process_before(
+    recorded: Recorded,
+) -> None:
+    recorded.observe(sighting(50, process=process(7), metrics_run="1"))
+    other = replace(MODEL, name="other")
+    assert recorded.observe(sighting(5, model=other, process=process(7), metrics_run="2")).counted_from_zero
+    recorded.observe(sighting(8, model=other, process=process(8, 200.0), metrics_run="2"))
+    assert [row["process_id"] for row in recorded.rows] == [7, 8]
+
+
 def test_without_process_and_header_a_counter_that_fell_decides(recorded: Recorded) -> None:
     observations = [recorded.observe(sighting(tokens)) for tokens in (5.0, 9.0, 3.0, 4.0)]
     runs = [one.run_id for one in observations]
@@ -223,6 +244,15 @@ def test_a_model_that_was_not_read_yet_counts_in_full_when_it_is(recorded: Recor
     assert not recorded.observe(sighting(process=process(7))).counted_from_zero
     recorded.restart()
     assert recorded.observe(sighting(40, process=process(7))).counted_from_zero
+    assert not recorded.observe(sighting(50, process=process(7))).counted_from_zero
+
+
+def test_a_run_whose_rows_were_pruned_does_not_count_in_full_again(recorded: Recorded) -> None:
+    assert recorded.observe(sighting(40, process=process(7))).counted_from_zero
+    with recorded.database.transaction() as connection:
+        connection.execute("DELETE FROM llama_metrics")
+        connection.execute("INSERT INTO metrics (timestamp) VALUES (5000)")  # newer than the run
+    recorded.restart()
     assert not recorded.observe(sighting(50, process=process(7))).counted_from_zero
 
 
