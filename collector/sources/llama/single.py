@@ -42,7 +42,6 @@ class SingleServer:
         self._http = http
         self._context = context
         self._endpoint = ModelEndpoint(http)
-        self._was_seen = False
         self._was_down = False
 
     def was_down(self) -> None:
@@ -65,7 +64,7 @@ class SingleServer:
             RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
         process = process_at(self._url, self._context.processes_of(tick))
-        self._endpoint.identify(props, is_new=self._was_down and not self._was_seen)
+        self._endpoint.identify(props, is_new=self._was_down)
         if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
@@ -100,7 +99,7 @@ class SingleServer:
             build=props.build,
             slots=props.slots,
         )
-        self._was_seen, self._was_down = True, False
+        self._was_down = False
         return ServerReading((model,), (served,), props=new_props)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
