@@ -29,6 +29,7 @@ class IdleGuard:
         """Whether a reading neither wakes a model nor keeps it awake."""
         self._cpu_seconds: float | None = 0.0 if is_new else None
         self._wanted_reads = 1 if is_new else 0
+        self._process: tuple[int, float] | None = None  # of the last sample in which it was seen
 
     def may_read(self, process: LlamaProcess | None) -> bool:
         """Return whether to read in this sample. Call `has_read` after a success: else it is tried again.
@@ -41,6 +42,9 @@ class IdleGuard:
         if process is None:
             return False
         before, self._cpu_seconds = self._cpu_seconds, process.cpu_seconds
+        last, self._process = self._process, (process.pid, process.started_boot_seconds)
+        if last not in (None, self._process):
+            before = 0.0  # it has replaced another one since, and worked to load its model
         if before is not None and _works(before, process.cpu_seconds):
             self._wanted_reads = _NOW_AND_ONCE_MORE
         return self._wanted_reads > 0
