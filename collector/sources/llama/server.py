@@ -130,9 +130,11 @@ class LlamaServerSource:
             observation = self._observe(sighting)
             if observation:
                 changes += observation.changes
-                speeds[observation.run_id] = self._speeds.get(observation.run_id) or RunSpeeds(
-                    from_zero=observation.counted_from_zero
-                )
+                # A run that was not read yet has no speeds: only its first reading says where they begin.
+                if kept := self._speeds.get(observation.run_id):
+                    speeds[observation.run_id] = kept
+                elif metrics:
+                    speeds[observation.run_id] = RunSpeeds(from_zero=observation.counted_from_zero)
             if metrics:
                 values = speeds[observation.run_id].update(metrics.samples) if observation else {}
                 rows.append(metrics_row(sighting, metrics.samples, values, observation))

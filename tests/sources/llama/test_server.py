@@ -19,8 +19,9 @@ import trustme
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.sources.base import Reading, Tick
-from collector.sources.llama.http import MAX_ANSWER_BYTES
+from collector.sources.llama.http import MAX_ANSWER_BYTES, listening_address
 from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.sources.llama.run_table import Run
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.llama_source import llama_source
 from tests.support.odd_server import OddServer, Script, answer
@@ -257,6 +258,23 @@ def test_a_new_run_with_another_model_is_noticed(source_at: SourceAt) -> None:
     with OddServer(script) as server:
         source = source_at(server.url)
         assert [row(read(source))["model"] for _ in range(4)] == ["a", "a", "b", "b"]
+
+
+def test_the_first_metrics_of_a_run_that_was_seen_before_have_a_speed(tmp_path: Path) -> None:
+    """Metrics of old builds are read only while the model works: its run is known before."""
+    script = served(answer(200, PROPS), answer(501, "{}"), answer(200, METRICS))
+    with Database(tmp_path / "x.db", OWN_TABLES) as database, OddServer(script) as server:
+        earlier = Run(7, listening_address(server.url), None, "gemma", None, outcome="unloaded").save()
+        with database.transaction() as connection:
+            connection.executemany(earlier.statement, earlier.rows)
+        source = llama_source(server.url, 0.3, database)
+        assert read(source).rows == ()
+        values = row(read(source))
+        source.close()
+    assert (values["run_id"], values["counted_from_zero"]) == (8, 1)
+    assert values["predicted_tokens_per_second"] == pytest.approx(
+        64 / values["tokens_predicted_seconds_total"]
+    )
 
 
 def test_a_certificate_that_is_not_trusted_says_what_to_do_and_a_trusted_one_works(
