@@ -1,4 +1,4 @@
-"""The command line: builds the parser, runs one command, and turns errors into exit codes."""
+"""The command line: the parser, the call of one command, and the exit codes of errors."""
 
 import argparse
 import importlib
@@ -21,10 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: the words after the program's name; None for those of this process.
+        arguments: the arguments after the program's name; None for those of this process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 78 wrong settings. argparse exits with 2 on wrong usage.
+        The exit code: 0 for success, 1 for failure, 78 for wrong settings. For wrong usage, argparse exits
+        with 2.
     """
     words = sys.argv[1:] if arguments is None else arguments
     options = build_parser(words).parse_args(words)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CollectorError as error:
         print(f"llama-collector: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -48,8 +49,8 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
     Args:
-        words: the command line. Only commands that it names are imported and get their own arguments:
-            importing all of them takes several times as long as `status` does.
+        words: the command line. Only the commands in it are imported and get their arguments, because
+            importing all of them needs several times as long as `status`.
     """
     parser = argparse.ArgumentParser(
         prog="llama-collector",
@@ -70,12 +71,12 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
             epilog=_epilog(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        # Accepted after the command too; without a default, it does not overwrite the one before the command.
+        # The option is valid after the command too: a default would overwrite a value before the command.
         _add_config_option(command_parser, default=argparse.SUPPRESS)
         return command_parser
 
     run_parser = add_command("run", "collect in the foreground until SIGTERM or SIGINT", _RUN_EXAMPLES)
-    run_parser.set_defaults(run=_run)
+    run_parser.set_defaults(run=_run_daemon)
     for command in COMMANDS:
         command_parser = add_command(command.name, command.help, command.examples)
         if command.name in words:
@@ -91,11 +92,13 @@ def _add_config_option(parser: argparse.ArgumentParser, default: str | None) -> 
         type=Path,
         metavar="FILE",
         default=default,
-        help="settings; else config/collector.toml, else /etc/llama-collector/collector.toml, else defaults",
+        help="settings file; default: config/collector.toml, else /etc/llama-collector/collector.toml, "
+        "else no file",
     )
 
 
 def _epilog(*examples: Mapping[str, str]) -> str:
+    """Return the examples as the last lines of a help text."""
     lines = [
         f"  {f'llama-collector {line}':<44} {meaning}"
         for meanings in examples
@@ -104,7 +107,8 @@ def _epilog(*examples: Mapping[str, str]) -> str:
     return "\n".join(["examples:", *lines]) if lines else ""
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_daemon(options: argparse.Namespace) -> int:
+    """Run the daemon until a signal stops it, then end the process."""
     from collector.daemon.supervisor import run_until_signalled
 
     def read_settings() -> Settings:
@@ -112,5 +116,5 @@ def _run(options: argparse.Namespace) -> int:
 
     run_until_signalled(read_settings(), read_settings)
     sys.stdout.flush()
-    # A source that hangs in the kernel must not delay the exit: everything is committed and closed.
+    # Do not wait for the thread of a source that hangs in the kernel: everything is committed and closed.
     os._exit(EXIT_OK)

@@ -18,6 +18,7 @@ CollectorError                base of all errors whose message is shown to the u
 
 RequestFailed                 a request to llama-server had no valid answer; becomes a state of the source
 ├── ServerDown                nothing listens at its address, or the network does not reach it
+│   └── ServerUnreachable     the network does not reach it: whether a server runs there is not known
 ├── ServerBusy                no connection, or no complete answer, within the time-out
 ├── InvalidAnswer             the answer is not that of a llama-server
 │   └── AnswerTooLong         the answer is larger than is accepted
@@ -113,6 +114,10 @@ class RequestFailed(Exception):
 
 class ServerDown(RequestFailed):
     """Nothing listens at the address, or the network does not reach it."""
+
+
+class ServerUnreachable(ServerDown):
+    """The network does not reach its machine: whether a server runs there is not known."""
 
 
 class ServerBusy(RequestFailed):

@@ -1,4 +1,4 @@
-"""The collector's own events: one line on standard error and one row of `logs` each.
+"""The collector's own events: each is a line on standard error and a row of `logs`.
 
 Success is not logged and a change of state is logged once, so there are few events and each is worth a row.
 """
@@ -25,15 +25,25 @@ def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
 
     Args:
         level: debug, info, warning, error or critical; events below it are neither printed nor stored.
-        output_format: `console`, `json`, or `auto`: the journal's format under systemd, else console.
+        output_format: `console`, `json`, or `auto`: the format of the journal under systemd, else `console`.
         sink: called with every event of level `info` or above.
     """
+    renderers: list[Processor]
+    if output_format == "json":
+        timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        renderers = [timestamp, structlog.processors.JSONRenderer()]
+    elif output_format == "auto" and "JOURNAL_STREAM" in os.environ:
+        renderers = [_render_for_journal]  # the journal adds the time
+    else:
+        timestamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+        colors = sys.stderr.isatty()
+        renderers = [timestamp, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
             *([_SinkProcessor(sink)] if sink else []),
             structlog.processors.format_exc_info,
-            *_renderers(output_format),
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -44,15 +54,6 @@ def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
     library_logger.setLevel(logging.WARNING)
 
 
-def _renderers(output_format: str) -> list[Processor]:
-    timestamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
-    if output_format == "json":
-        return [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
-    if output_format == "auto" and "JOURNAL_STREAM" in os.environ:
-        return [_render_for_journal]
-    return [timestamp, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
-
-
 def plain_text(event_dict: EventDict) -> str:
     """Return an event on one line: its text, then its other values as `key=value`."""
     rest = (f"{k}={v}" for k, v in event_dict.items() if k not in ("event", "level", "exc_info", "exception"))
@@ -60,13 +61,14 @@ def plain_text(event_dict: EventDict) -> str:
 
 
 def _render_for_journal(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
+    """Return an event with its priority in front, as sd-daemon(3) describes, and its trace below it."""
     priority = _JOURNAL_PRIORITIES[event_dict["level"]]
     trace = event_dict.get("exception", "")
     return f"<{priority}>{plain_text(event_dict)}{chr(10) if trace else ''}{trace}"
 
 
 class _SinkProcessor:
-    """A step of structlog that passes each event on to a sink.
+    """A structlog processor that passes each event to a sink.
 
     Args:
         sink: called with every event of level `info` or above.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -74,7 +75,9 @@ COLLECTOR_RUNS = Table(
     ),
 )
 
-_REPEAT_SECONDS = 600
+_REPEAT_SECONDS = 600  # between two events about one state whose message changes
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Result = TypeVar("Result")
 
@@ -206,3 +209,11 @@ def observe(
         exception = error
     health.record_run(state, time.perf_counter() - started, exception=exception)
     return result
+
+
+def read_boot_id() -> str | None:
+    """Return the kernel's random id of the current boot; None if the kernel does not report one."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

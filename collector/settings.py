@@ -26,11 +26,6 @@ API_KEY_VARIABLE = "LLAMA_API_KEY"
 API_KEY_CREDENTIAL = "api-key"
 
 
-def _directories_fault(value: str | list[str]) -> str | None:
-    texts = [value] if isinstance(value, str) else value
-    return all_not_empty(texts) if texts else "must not be empty"
-
-
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
     """The database file, and when rows are committed."""
@@ -39,7 +34,7 @@ class DatabaseSettings:
     flush_interval: int = setting(5, "seconds between two commits", Range(1, 3600))
     on_damage: str = setting(
         "stop",
-        "what is done about a damaged file: stop, or fresh (set it aside and begin an empty one)",
+        "what to do if the file is damaged: stop, or fresh (rename it and create an empty database)",
         one_of("stop", "fresh"),
     )
 
@@ -53,21 +48,23 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class LlamaServerSettings:
-    """The llama-server that is watched."""
+    """The llama-server that is monitored."""
 
     url: str = setting(
         "http://127.0.0.1:8080",
-        'http://, https:// or unix:///PATH.sock, with the --api-prefix if there is one; "" = none',
-        server_url_fault,
+        'http://, https:// or unix:///PATH.sock, including the --api-prefix of the server; "" = no server',
+        lambda v: server_url_fault(v) if v else None,
     )
-    api_key_file: str = setting("", f"file that holds the API key; {API_KEY_VARIABLE} stands in for it")
+    api_key_file: str = setting(
+        "", f"file that contains the API key; if empty, the environment variable {API_KEY_VARIABLE} is used"
+    )
     timeout: float = setting(2.0, "seconds to wait for an answer", Range(0.1, 60))
-    process_name: str = setting("llama-server", "name of its processes", not_empty)
+    process_name: str = setting("llama-server", "process name of the server", not_empty)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSettings:
-    """The GPUs that are read."""
+    """Whether GPUs are sampled."""
 
     enabled: bool = setting(True, "read NVIDIA GPUs through NVML")  # noqa: FBT003
 
@@ -78,24 +75,28 @@ class ModelsSettings:
 
     directory: str | list[str] = setting(
         "~/models",
-        "the models directory, or a list of several; disk_usage is of the first one's partition",
-        _directories_fault,
+        "the models directory, or a list of several; disk_usage is that of the partition of the first",
+        lambda v: all_not_empty([v] if isinstance(v, str) else v) if v else "must not be empty",
         or_list=True,
     )
-    rescan_interval: int = setting(300, "seconds between two scans of it", Range(10, 86_400, zero="never"))
+    rescan_interval: int = setting(
+        300, "seconds between two scans of the models directories", Range(10, 86_400, zero="never")
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LogsSettings:
-    """The output of llama-server that is stored."""
+    """The logs of llama-server that are stored."""
 
-    files: list[str] = setting([], "its log files; * and ? stand for any characters", all_not_empty)
+    files: list[str] = setting([], "log files of the server; * and ? are wildcards", all_not_empty)
     journal_units: list[str] = setting(
-        [], "its systemd units, read from the journal by members of the group systemd-journal", all_not_empty
+        [],
+        "systemd units of the server; reading the journal requires the group systemd-journal",
+        all_not_empty,
     )
     minimum_level: str = setting(
         "debug",
-        "debug, info, warn, error, critical; lines below it are not kept",
+        "debug, info, warn, error or critical; records below this level are not stored",
         one_of("debug", "info", "warn", "error", "critical"),
     )
 
@@ -104,13 +105,17 @@ class LogsSettings:
 class RetentionSettings:
     """The limits beyond which the oldest rows are deleted."""
 
-    metrics_max_rows: int = setting(100_000, "samples that are kept", Range(1000, 1_000_000_000, zero="all"))
-    logs_max_rows: int = setting(100_000, "log lines that are kept", Range(1000, 1_000_000_000, zero="all"))
-    max_age_days: int = setting(
-        0, "days for which samples and log lines are kept", Range(1, 36_500, zero="all")
+    metrics_max_rows: int = setting(
+        100_000, "number of samples to keep", Range(1000, 1_000_000_000, zero="all")
     )
-    max_database_mb: int = setting(0, "largest size of the database, MB", Range(10, 10_000_000, zero="any"))
-    interval: int = setting(3600, "seconds between two prunings", Range(60, 86_400))
+    logs_max_rows: int = setting(
+        100_000, "number of log records to keep", Range(1000, 1_000_000_000, zero="all")
+    )
+    max_age_days: int = setting(0, "days to keep samples and log records", Range(1, 36_500, zero="all"))
+    max_database_mb: int = setting(
+        0, "maximum size of the database in MB", Range(10, 10_000_000, zero="no limit")
+    )
+    interval: int = setting(3600, "seconds between two prunes", Range(60, 86_400))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +123,34 @@ class BackupSettings:
     """The backups of the database."""
 
     directory: str = setting(
-        "backup", "where the backups go; relative to the database's directory", not_empty
+        "backup",
+        "directory of the backups; a relative path starts at the directory of the database",
+        not_empty,
     )
     schedule: str = setting(
         "0 2 * * *",
-        'cron line in local time; "" = no backups of its own',
+        'cron line in local time; "" = no scheduled backups',
         lambda v: cron_fault(v) if v else None,
     )
-    keep: int = setting(7, "backups that are kept", Range(1, 1000))
+    keep: int = setting(7, "number of backups to keep", Range(1, 1000))
     self_test_days: int = setting(
-        30, "days between two trial restores of the newest one", Range(1, 365, zero="never")
+        30, "days between two trial restores of the newest backup", Range(1, 365, zero="never")
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LoggingSettings:
-    """The form of the collector's own events."""
+    """The level and format of the collector's own events."""
 
-    level: str = setting("info", "debug, info, warning, error", one_of("debug", "info", "warning", "error"))
+    level: str = setting(
+        "info",
+        "debug, info, warning or error; events below this level are not logged",
+        one_of("debug", "info", "warning", "error"),
+    )
     format: str = setting(
-        "auto", "auto (the journal's under systemd), console, json", one_of("auto", "console", "json")
+        "auto",
+        "auto (the format of the journal under systemd, else console), console or json",
+        one_of("auto", "console", "json"),
     )
 
 
@@ -173,12 +186,12 @@ class Settings:
 
 
 def absolute(path: str) -> Path:
-    """Return a path of the settings as an absolute one: `~` is the home directory."""
+    """Return a path of the settings as an absolute path, with `~` replaced by the home directory."""
     return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - Path.expanduser may raise
 
 
 def find_settings_file(named: Path | None) -> Path | None:
-    """Return the named file, else the first default file that exists, else None."""
+    """Return the file named on the command line, else the first default file that exists, else None."""
     return named or next((path for path in DEFAULT_FILES if path.is_file()), None)
 
 
@@ -220,16 +233,20 @@ def settings_from(document: Mapping[str, Any], locations: Locations | None = Non
 def read_api_key(settings: LlamaServerSettings) -> str | None:
     """Return the API key of llama-server.
 
-    It is the content of `api_key_file`, else the environment's variable, else the credential `api-key` that
-    a systemd unit names with LoadCredential=, else None.
+    It is the content of `api_key_file`, else the environment variable, else the credential `api-key` that
+    the systemd unit names with LoadCredential=, else None.
 
     Raises:
         SettingsError: the file cannot be read, or contains no key.
     """
-    if not settings.api_key_file and (from_environment := os.environ.get(API_KEY_VARIABLE)):
-        return from_environment
-    path = absolute(settings.api_key_file) if settings.api_key_file else _api_key_credential()
-    if path is None:
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if settings.api_key_file:
+        path = absolute(settings.api_key_file)
+    elif key := os.environ.get(API_KEY_VARIABLE):
+        return key
+    elif credentials and Path(credentials, API_KEY_CREDENTIAL).is_file():
+        path = Path(credentials, API_KEY_CREDENTIAL)
+    else:
         return None
     try:
         key = path.read_text(encoding="ascii").strip()
@@ -242,9 +259,3 @@ def read_api_key(settings: LlamaServerSettings) -> str | None:
     if not key or not key.isprintable():
         raise SettingsError([f"[llama_server] api_key_file: {path} must contain the key on one line"])
     return key
-
-
-def _api_key_credential() -> Path | None:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(directory, API_KEY_CREDENTIAL) if directory else None
-    return path if path and path.is_file() else None

@@ -1,4 +1,4 @@
-"""Formatting of values for people."""
+"""Formatting of values as text for users."""
 
 import time
 
@@ -22,7 +22,7 @@ def format_number(value: float | None, unit: str = "", digits: int = 1) -> str:
 
 
 def format_age(timestamp: int | None) -> str:
-    """Return how long ago a Unix time was; `never` for None."""
+    """Return how long ago a Unix time was, as in `5 min ago`; `never` for None."""
     if timestamp is None:
         return "never"
     seconds = time.time() - timestamp
@@ -30,7 +30,7 @@ def format_age(timestamp: int | None) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Return a duration in the largest unit of which it has at least two; `unknown` for None."""
+    """Return a duration in the largest unit of which there are at least two; `unknown` for None."""
     if seconds is None:
         return "unknown"
     for size, unit in _UNITS:

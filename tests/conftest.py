@@ -31,15 +31,6 @@ settings.load_profile("repeatable")
 # A shell starts a background job with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-GROUPS = {
-    "tests/integration/test_container.py": "container",  # in the order of a service's life
-    "tests/integration/test_javascript_dashboard.py": "npm",
-    "tests/integration/test_supply.py": "wheel",
-    "tests/faults/test_disk.py": "loop devices",  # two that look for a free one at the same time may get the same
-    "tests/faults/test_power_cuts.py": "loop devices",
-}
-"""Files whose tests share a fixture that takes long, or a device: one worker runs all tests of a group."""
-
 NAMESPACES = ("tests/sources/llama/test_processes.py",)  # starts processes of one name and counts them
 """Files whose tests all have the marker `namespaces`."""
 
@@ -62,9 +53,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(ROOT).as_posix()
-        group = GROUPS.get(file) or ("recorded" if "recorded" in getattr(item, "fixturenames", ()) else None)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
         if file in NAMESPACES:
             item.add_marker("namespaces")
         if file in QUIET:

@@ -13,11 +13,10 @@ from pathlib import Path
 from collector.backups.background import raise_if_stopped, run_at_lowest_priority
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import sync_to_disk
-from collector.backups.verification import read_contents, verify
+from collector.backups.verification import count_in_one_query, read_contents, verify
 from collector.database import Database
 from collector.database.connection import connect_for_copy, connect_read_only, fetch, translate_sqlite_errors
 from collector.database.deletion import count_rows, has_time_index
-from collector.schema import quote_identifier
 
 LAST_BACKUP_KEY = "lastBackup"
 """Key in `metadata`: the fields of the `BackupSummary` of the last complete backup."""
@@ -78,15 +77,15 @@ def back_up(
         DatabaseBusy: another backup is under way, or another program holds a lock.
         DatabaseError: the copy cannot be written, or the database cannot be read or is damaged.
     """
-    begun, started = clock(), time.monotonic()
-    with directory.new_backup(datetime.fromtimestamp(begun)) as (copy, path):  # noqa: DTZ006 - names are in local time
+    begun_at, started = clock(), time.monotonic()
+    with directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path):  # noqa: DTZ006 - names are in local time
         before = read_contents(database.query, partial(_count_rows, database, stop))
         database.copy_to(copy, partial(_pause, copy, count(1), stop))
         copied = run_at_lowest_priority(lambda: verify(copy, before, database.query, stop.is_set))
         raise_if_stopped(stop)
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())
-    summary = BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
+    summary = BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
     with database.transaction() as connection:
         database.meta.set(LAST_BACKUP_KEY, asdict(summary))
         connection.execute("DELETE FROM metadata WHERE key = ?", (AWAITED_SINCE_KEY,))
@@ -109,9 +108,9 @@ def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: i
         DatabaseBusy: another backup is under way.
         DatabaseError: the copy cannot be written, or the database cannot be read or is damaged.
     """
-    begun, started = time.time(), time.monotonic()
+    begun_at, started = time.time(), time.monotonic()
     with (
-        directory.new_backup(datetime.fromtimestamp(begun)) as (copy, path),  # noqa: DTZ006 - names are in local time
+        directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path),  # noqa: DTZ006 - names are in local time
         closing(connect_read_only(database)) as source,
     ):
         connect_for_copy(copy).close()  # creates the file with mode 0600, which VACUUM INTO then fills
@@ -121,11 +120,14 @@ def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: i
         copied = verify(copy, before, lambda statement: fetch(source, statement), lambda: False)
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())
-    return BackupSummary(begun, str(path), path.stat().st_size, rows, time.monotonic() - started)
+    return BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
 
 
 def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
-    """Return the number of rows of a table, counted in steps between which others can use the connection."""
+    """Return the number of rows of a table, counted in steps between which others can use the connection.
+
+    A table of another program, without an index on the time, is counted in one step.
+    """
 
     def step(count_some: Callable[[], int]) -> int:
         counted = count_some()
@@ -135,7 +137,7 @@ def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
 
     if has_time_index(database, table):
         return count_rows(database, table, step)
-    return int(database.query(f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608
+    return count_in_one_query(database.query, table)
 
 
 def _pause(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:

@@ -61,7 +61,7 @@ class BackupDirectory:
             DatabaseBusy: another backup is under way.
         """
         with self._locked():
-            self._require_space()
+            self._check_space()
             path = self._free_path(now)
             partial = path.with_name(f".{path.name}{_PARTIAL}")
             try:
@@ -84,7 +84,7 @@ class BackupDirectory:
             DatabaseBusy: a backup is under way.
         """
         with self._locked():
-            self._require_space()
+            self._check_space()
             try:
                 yield backup.with_name(f".{backup.name}.trial{_PARTIAL}")
             finally:
@@ -127,11 +127,13 @@ class BackupDirectory:
             os.close(descriptor)
 
     def _remove_partial(self) -> None:
+        """Delete the incomplete files of this database."""
         for path in self.path.iterdir():
             if path.name.startswith(f".{self._database.stem}-") and _PARTIAL in path.name:
                 path.unlink(missing_ok=True)
 
-    def _require_space(self) -> None:
+    def _check_space(self) -> None:
+        """Raise `BackupFailed` if there is not enough space for another copy of the database."""
         needed = self._database.stat().st_size + SPARE_BYTES
         free = shutil.disk_usage(self.path).free
         if free < needed:

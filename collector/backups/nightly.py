@@ -55,7 +55,10 @@ class NightlyBackup(DueJob):
         """
         last = self._database.meta.get(LAST_BACKUP_KEY)
         if isinstance(last, dict) and "file" not in last:
-            self._move_entry_of_0_1_0(last.get("time"))
+            # Version 0.1.0 stored {"time": …} under the key of the last backup: move it to its own key.
+            with self._database.transaction() as connection:
+                self._database.meta.set(AWAITED_SINCE_KEY, last.get("time"))
+                connection.execute("DELETE FROM metadata WHERE key = ?", (LAST_BACKUP_KEY,))
         awaited = self._database.meta.get(AWAITED_SINCE_KEY)
         if awaited is None and isinstance(last, dict):
             awaited = last.get("time")
@@ -63,9 +66,3 @@ class NightlyBackup(DueJob):
             return awaited
         self._database.meta.set(AWAITED_SINCE_KEY, now)
         return now
-
-    def _move_entry_of_0_1_0(self, awaited_since: object) -> None:
-        """Store under its own key what 0.1.0 stored as `{"time": …}` under that of the last backup."""
-        with self._database.transaction() as connection:
-            self._database.meta.set(AWAITED_SINCE_KEY, awaited_since)
-            connection.execute("DELETE FROM metadata WHERE key = ?", (LAST_BACKUP_KEY,))

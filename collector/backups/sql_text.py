@@ -52,6 +52,7 @@ def count_rows(connection: sqlite3.Connection) -> int:
 
 
 def _statements(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """Yield the statements in the order of their execution, without the semicolons after them."""
     tables = list(_tables(connection))
     for pragma in ("encoding", "page_size", "auto_vacuum"):  # these are fixed once there is a table
         yield _pragma(connection, pragma)
@@ -62,8 +63,15 @@ def _statements(connection: sqlite3.Connection) -> Iterator[bytes]:
     for table in tables:
         if not table.is_virtual:
             yield _terminated(table.sql)
-            yield from _rows(connection, table)
-    yield from _internal_rows(connection, tables)
+            yield from _table_inserts(connection, table)
+    # SQLite's own tables: the highest ids that were assigned, and the statistics of indexes.
+    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()}
+    if _SEQUENCE.encode() in present and any("AUTOINCREMENT" in table.sql.upper() for table in tables):
+        yield b"DELETE FROM sqlite_sequence"  # the INSERTs above have filled it
+        yield from _inserts(connection, _SEQUENCE, f"FROM {_SEQUENCE}", ["name", "seq"])
+    if _STATISTICS.encode() in present:
+        yield b"ANALYZE sqlite_master"  # creates the table
+        yield from _inserts(connection, _STATISTICS, f"FROM {_STATISTICS}", ["tbl", "idx", "stat"])
     for kind in ("index", "view", "trigger"):  # after all rows: faster, and no trigger is fired
         created = connection.execute(
             "SELECT sql FROM sqlite_master WHERE type = ? AND sql IS NOT NULL ORDER BY rowid", (kind,)
@@ -75,6 +83,7 @@ def _statements(connection: sqlite3.Connection) -> Iterator[bytes]:
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> bytes:
+    """Return the PRAGMA that sets a property of the database to its present value."""
     (value,) = connection.execute(f"PRAGMA {name}").fetchone()
     return b"PRAGMA %s=%s" % (name.encode(), b"'%s'" % value if isinstance(value, bytes) else b"%d" % value)
 
@@ -104,7 +113,7 @@ def _terminated(sql: str) -> bytes:
     return (sql if sqlite3.complete_statement(f"{sql};") else f"{sql}\n").encode()
 
 
-def _rows(connection: sqlite3.Connection, table: _Table) -> Iterator[bytes]:
+def _table_inserts(connection: sqlite3.Connection, table: _Table) -> Iterator[bytes]:
     """Yield an INSERT for each row of a table.
 
     Row numbers are written where they are not a column anyway, because other tables or a program may refer to
@@ -132,21 +141,18 @@ def _rows(connection: sqlite3.Connection, table: _Table) -> Iterator[bytes]:
 
 
 def _inserts(connection: sqlite3.Connection, into: str, source: str, columns: list[str]) -> Iterator[bytes]:
+    """Yield an INSERT for each row of a query.
+
+    Args:
+        connection: connection to the database.
+        into: the table, and its columns in parentheses unless the query has all of them.
+        source: the query from FROM on.
+        columns: the columns of the query.
+    """
     literals = literal_functions(_decoded(connection.execute("PRAGMA encoding").fetchone()[0]))
     start = f"INSERT INTO {into} VALUES(".encode()
     for row in connection.execute(f"SELECT {', '.join(columns)} {source}"):
         yield start + b",".join([literals[type(value)](value) for value in row]) + b")"
-
-
-def _internal_rows(connection: sqlite3.Connection, tables: list[_Table]) -> Iterator[bytes]:
-    """Yield INSERTs for SQLite's own tables: the highest ids assigned, and the statistics of indexes."""
-    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()}
-    if _SEQUENCE.encode() in present and any("AUTOINCREMENT" in table.sql.upper() for table in tables):
-        yield b"DELETE FROM sqlite_sequence"  # the INSERTs above have filled it
-        yield from _inserts(connection, _SEQUENCE, f"FROM {_SEQUENCE}", ["name", "seq"])
-    if _STATISTICS.encode() in present:
-        yield b"ANALYZE sqlite_master"  # creates the table
-        yield from _inserts(connection, _STATISTICS, f"FROM {_STATISTICS}", ["tbl", "idx", "stat"])
 
 
 def _virtual_tables(tables: list[_Table]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """The contents of a database, and the verification that a copy has the same."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def read_contents(query: Query, count: Callable[[str], int] | None = None) -> Co
         if row["type"] == "table"
         and not (row["name"].startswith(not_counted) or row["sql"].startswith(not_counted))
     ]
-    rows = {name: count(name) if count else _count_rows(query, name) for name in tables}
+    rows = {name: count(name) if count else count_in_one_query(query, name) for name in tables}
     return Contents(frozenset(row["sql"] for row in schema), rows)
 
 
@@ -87,17 +87,16 @@ def verify(copy: Path, before: Contents, query: Query, is_stopping: Callable[[],
     if missing:
         raise BackupFailed(f"the copy lacks {', '.join(sorted(missing)):.200}")
     for table, rows in before.rows.items():
-        if copied.rows[table] < rows and copied.rows[table] < _rows_now(query, table):
+        if copied.rows[table] >= rows:
+            continue
+        rows_now = 0  # if another program has dropped the table meanwhile
+        with suppress(DatabaseError):
+            rows_now = count_in_one_query(query, table)
+        if copied.rows[table] < rows_now:
             raise BackupFailed(f"the copy has {copied.rows[table]} rows of {table}, and there were {rows}")
     return copied
 
 
-def _rows_now(query: Query, table: str) -> int:
-    try:
-        return _count_rows(query, table)
-    except DatabaseError:
-        return 0  # another program has dropped the table meanwhile
-
-
-def _count_rows(query: Query, table: str) -> int:
+def count_in_one_query(query: Query, table: str) -> int:
+    """Return the number of rows of a table, which one SELECT reads completely."""
     return int(query(f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608

@@ -1,12 +1,12 @@
-"""The commands of the command line, one module each with its arguments and what it does.
+"""The commands of the command line: each has a module with its arguments and its action.
 
 The module of a command has two functions:
 
     add_arguments(parser)    declares the arguments of the command
-    run(options)             runs the command and returns the exit code: 0 done, 1 failed
+    run(options)             runs the command and returns the exit code: 0 for success, 1 for failure
 
-It is imported only when its command is used: `--help` imports none, and `status` not what `scan` needs.
-To add a command, add its module and its line in `COMMANDS`.
+A module is imported only when its command is used: `--help` imports none, and `status` does not import the
+libraries of `scan`. To add a command, add its module and an entry in `COMMANDS`.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, as `--help` lists it.
+    """An entry of the list of commands in `--help`.
 
     Args:
-        name: the word on the command line.
+        name: its name on the command line.
         module: the name of its module in this package.
-        help: one line about what it does.
-        examples: command lines after the program's name, each with its meaning.
+        help: what it does, on one line.
+        examples: arguments after the program's name, each with its meaning.
     """
 
     name: str

@@ -6,6 +6,7 @@ import pwd
 import shlex
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,9 @@ class Obstacle:
 
 
 def find_obstacles(file: Path, user: str) -> list[Obstacle]:
-    """Return what prevents a user from reading a file; an empty list where nothing does.
+    """Return what prevents a user from reading a file; an empty list if nothing does.
 
-    Only owners, groups and modes are checked; `reason` names the access lists (ACL) that exist besides.
+    Only owners, groups and modes are checked. Where a path also has an access list (ACL), `reason` says so.
 
     Raises:
         CollectorError: there is no such user, or this user may not see a directory on the path.
@@ -68,18 +69,18 @@ class _Node:
             return str(self.status.st_gid)
 
     def role(self, uid: int, groups: set[int]) -> str:
-        """Return which of the three parts of the mode applies to a user: the kernel checks no other."""
+        """Return which part of the mode applies to a user (`u`, `g` or `o`): the kernel checks no other."""
         if uid == self.status.st_uid:
             return "u"
         return "g" if self.status.st_gid in groups else "o"
 
     def is_granted(self, role: str) -> bool:
-        """Return whether the mode grants the permission to its user, group or others."""
+        """Return whether the mode grants the needed permission to `u`, `g` or `o`."""
         bit = {"r": 0o4, "x": 0o1}[self.permission] << {"u": 6, "g": 3, "o": 0}[role]
         return bool(self.status.st_mode & bit)
 
     def reason(self, account: pwd.struct_passwd) -> str:
-        """Return the sentence that says what the user may not do."""
+        """Return a sentence that says what the user may not do."""
         try:
             owner = pwd.getpwuid(self.status.st_uid).pw_name
         except KeyError:
@@ -87,16 +88,17 @@ class _Node:
         verb = "enter" if self.permission == "x" else "read"
         mode = stat.filemode(self.status.st_mode)
         reason = f"{account.pw_name} may not {verb} {self.path} ({mode} {owner}:{self.group})"
-        if _has_access_list(self.path):
-            reason += f", unless its access list says so: getfacl {shlex.quote(str(self.path))}"
+        with suppress(OSError):  # a file system without extended attributes
+            if "system.posix_acl_access" in os.listxattr(self.path):
+                reason += f", unless its access list allows it: getfacl {shlex.quote(str(self.path))}"
         return reason
 
 
 def _obstacles(nodes: list[_Node], account: pwd.struct_passwd) -> Iterator[Obstacle]:
     """Yield first the groups that the user must join, then the modes that must change even for a member.
 
-    A directory 0750 of root:data is open to members of `data`: joining is enough. A directory 0700 is closed
-    to members too. Joining a group of root is never proposed.
+    For example, a directory 0750 of root:data can be entered by members of `data`: joining that group is
+    enough. A directory 0700 must change its mode. Joining the group root is never proposed.
     """
     uid, name = account.pw_uid, account.pw_name
     groups = set(os.getgrouplist(name, account.pw_gid))
@@ -110,10 +112,3 @@ def _obstacles(nodes: list[_Node], account: pwd.struct_passwd) -> Iterator[Obsta
         if not node.is_granted(role):
             command = f"sudo chmod {role}+{node.permission} {shlex.quote(str(node.path))}"
             yield Obstacle(node.reason(account), command)
-
-
-def _has_access_list(path: Path) -> bool:
-    try:
-        return "system.posix_acl_access" in os.listxattr(path)
-    except OSError:  # a file system without extended attributes
-        return False

@@ -1,4 +1,4 @@
-"""`backup`: a backup now, also while a collector runs."""
+"""`backup`: makes a backup now, also while a collector runs."""
 
 import argparse
 import threading
@@ -25,8 +25,8 @@ def back_up_now(settings: Settings) -> None:
     """Make a backup and print a line about it.
 
     Raises:
-        BackupFailed: there is not enough space, or the copy is incomplete; the older backups remain.
-        DatabaseError: there is no database, or it cannot be read, or is damaged.
+        BackupFailed: there is not enough space, or the copy is incomplete; older backups remain.
+        DatabaseError: there is no database, it cannot be read, or it is damaged.
     """
     path, keep = settings.database_path, settings.backup.keep
     if not path.exists():

@@ -1,4 +1,4 @@
-"""`check`: checks the settings and everything that they name, and says what to change."""
+"""`check`: checks the settings and everything that they name, and prints what to change."""
 
 import argparse
 import glob
@@ -42,41 +42,43 @@ class Finding:
 
 
 def good(message: str) -> Finding:
-    """Return a finding that all is well."""
+    """Return a finding of something that needs no change."""
     return Finding("ok", message)
 
 
 def note(message: str) -> Finding:
-    """Return a finding that is worth knowing but no fault."""
+    """Return a finding that is worth knowing but is no fault."""
     return Finding("note", message)
 
 
 def problem(message: str) -> Finding:
-    """Return a finding that something must be changed."""
+    """Return a finding of something that must be changed."""
     return Finding("problem", message)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `check`."""
-    parser.add_argument("--as", dest="reader", metavar="USER", help="only whether USER can read the database")
-    parser.add_argument("--full", action="store_true", help="also read the whole database for damage")
+    parser.add_argument(
+        "--as", dest="reader", metavar="USER", help="check only whether USER can read the database"
+    )
+    parser.add_argument("--full", action="store_true", help="also check the whole database for damage")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the checks; the exit code is 1 where there is a problem."""
+    """Run the checks; the exit code is 1 if there is a problem."""
     return 0 if run_checks(options.config, options.reader, full=options.full) else 1
 
 
 def run_checks(named_file: Path | None, reader: str | None = None, *, full: bool = False) -> bool:
-    """Print one line for each finding, and return whether there is no problem among them.
+    """Print one line for each finding, and return whether none of them is a problem.
 
     Args:
         named_file: the settings file of the command line; None for the default ones.
-        reader: a user of this machine; then only whether that user can read the database is checked.
-        full: whether the whole database is read for damage too.
+        reader: a user of this machine: the only check is then whether that user can read the database.
+        full: whether the whole database is checked for damage too.
 
     Raises:
-        SettingsError: the settings are wrong: nothing else can be checked.
+        SettingsError: the settings are wrong, so nothing else can be checked.
         CollectorError: there is no such reader, or this user may not see the database's directory.
     """
     file = find_settings_file(named_file)
@@ -94,11 +96,12 @@ def run_checks(named_file: Path | None, reader: str | None = None, *, full: bool
 
 def _line(subject: str, finding: Finding) -> str:
     colour = {"ok": "32", "note": "33", "problem": "31"}[finding.kind]
-    mark = f"\x1b[{colour}m{finding.kind:<8}\x1b[0m" if sys.stdout.isatty() else f"{finding.kind:<8}"
-    return f"{mark} {subject:<14} {finding.message}"
+    kind = f"\x1b[{colour}m{finding.kind:<8}\x1b[0m" if sys.stdout.isatty() else f"{finding.kind:<8}"
+    return f"{kind} {subject:<14} {finding.message}"
 
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can read and write the database, or create it."""
     path = settings.database_path
     if owner := running_collector(path):
         yield note(f"a collector is running on it (process {owner})")
@@ -121,6 +124,7 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_damage(settings: Settings) -> Iterator[Finding]:
+    """Check the integrity of the whole database, if it exists."""
     path = settings.database_path
     if not path.exists():
         return
@@ -133,17 +137,20 @@ def _check_damage(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
+    """Check whether another user can read the database, and show the commands that allow it."""
     path = settings.database_path
     obstacles = find_obstacles(path, reader)
     for obstacle in obstacles:
         yield problem(f"{obstacle.reason}\n    {obstacle.command}")
     if not obstacles:
         yield good(f"{reader} can read {path}")
+    # SQLite must roll the transaction of a leftover journal back, for which a reader needs write permission.
     if path.with_name(f"{path.name}-journal").exists() and not running_collector(path):
-        yield problem(f"{path} was left in the middle of a write: start the collector, which completes it")
+        yield problem(f"{path} has an interrupted transaction: start the collector, which rolls it back")
 
 
 def _check_disk(settings: Settings) -> Iterator[Finding]:
+    """Check the free space for the database."""
     directory = next(parent for parent in settings.database_path.parents if parent.exists())
     free_mb = DiskSource(directory).read(Tick(0)).detail.free_mb
     if free_mb < _LOW_DISK_MB:
@@ -153,13 +160,15 @@ def _check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can list the models directories."""
     for directory in settings.models_directories:
-        if closed := first_inaccessible_directory(directory):
+        parents = reversed(directory.parents)
+        if closed := next((p for p in parents if p.is_dir() and not os.access(p, os.X_OK)), None):
             user = pwd.getpwuid(os.geteuid()).pw_name
             command = f"sudo setfacl -m u:{user}:x {shlex.quote(str(closed))}"
             yield problem(f"{directory}: this user may not enter {closed}: {command}")
         elif not directory.is_dir():
-            yield note(f"{directory} is no directory: name yours in [models] directory")
+            yield note(f"{directory} is no directory: set [models] directory")
         elif not os.access(directory, os.R_OK | os.X_OK):
             yield problem(
                 f"{directory} cannot be read by this user: chmod o+rx {shlex.quote(str(directory))}"
@@ -168,12 +177,8 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
             yield good(str(directory))
 
 
-def first_inaccessible_directory(path: Path) -> Path | None:
-    """Return the first parent directory of a path that this user may not enter."""
-    return next((p for p in reversed(path.parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
-
-
 def _check_logs(settings: Settings) -> Iterator[Finding]:
+    """Check whether this user can read the log files and the journal of each unit."""
     for pattern in settings.logs.files:
         files = [Path(name) for name in glob.glob(str(absolute(pattern)))]  # noqa: PTH207 - an absolute pattern
         if not files:
@@ -186,28 +191,27 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
             else:
                 yield problem(f"{file} cannot be read by this user: chmod o+r {shlex.quote(str(file))}")
     for unit in settings.logs.journal_units:
-        yield _check_journal(unit)
-
-
-def _check_journal(unit: str) -> Finding:
-    command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
-    if ended.stdout.strip():
-        return good(f"the journal contains lines of {unit}")
-    if ended.returncode or ended.stderr.strip():
-        return problem(
-            f"the journal cannot be read ({ended.stderr.strip():.200}): "
-            "add this user to its group (usermod --append --groups systemd-journal USER)"
-        )
-    return note(f"the journal contains no line of {unit} that this user may read")
+        command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired) as error:
+            yield problem(f"journalctl cannot be run ({error}): remove {unit} from [logs] journal_units")
+            continue
+        if ended.stdout.strip():
+            yield good(f"the journal contains lines of {unit}")
+        elif ended.returncode or ended.stderr.strip():
+            yield problem(
+                f"the journal cannot be read ({ended.stderr.strip():.200}): "
+                "add this user to its group (usermod --append --groups systemd-journal USER)"
+            )
+        else:
+            yield note(f"the journal contains no line of {unit} that this user may read")
 
 
 def _check_gpu(settings: Settings) -> Iterator[Finding]:
+    """Read the GPUs once."""
     if not settings.gpu.enabled:
-        yield note("switched off by [gpu] enabled = false")
+        yield note("disabled by [gpu] enabled = false")
         return
     source = GpuSource()
     try:
@@ -222,7 +226,8 @@ def _check_gpu(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_llama_server(settings: Settings) -> Iterator[Finding]:
-    # Imported here: `check --as USER` does not need httpx.
+    """List the processes of llama-server, and send the requests of one sample to the configured URL."""
+    # Imported here because `check --as USER` needs neither httpx nor the time to import it.
     from collector.sources.llama.http import Address
     from collector.sources.llama.processes import LlamaProcessSource
     from collector.sources.llama.runs import ServerRuns
@@ -252,7 +257,9 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
         return
     message = f"{server.url}: {state.name}: {state.message}"
     process = process_at(server.url, processes)
-    if state.name == "metrics off" and process and process.arguments:
+    if (
+        state.name == "metrics off" and process and process.arguments
+    ):  # show the command line to start it with
         message += f", that is:\n    {shlex.join(mask_secrets(process.arguments))} --metrics"
     yield note(message) if state.success else problem(message)
 
@@ -265,3 +272,4 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("gpu", _check_gpu),
     ("llama-server", _check_llama_server),
 )
+"""The checks without `--as` by subject, in the order of the output."""

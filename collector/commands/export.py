@@ -1,10 +1,10 @@
-"""`export`: the whole database as SQL text, also while a collector runs."""
+"""`export`: writes the whole database as SQL text, also while a collector runs."""
 
 import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,7 +22,7 @@ _STATEMENTS_PER_PROGRESS = 10_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `export`."""
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write it to this file; else to standard output"
+        "--output", type=Path, metavar="FILE", help="write to this file; default: standard output"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
 def export(database: Path, output: Path | None, *, force: bool) -> None:
     """Write the database as SQL text, one row at a time, as it is at this moment.
 
-    While it is read, a running collector's rows wait in its memory.
+    Until it is read, a running collector cannot commit: its rows wait in its buffer.
 
     Args:
         database: its path.
-        output: path of the text, which appears there complete or not at all; None for standard output.
+        output: path of the text, which is written completely or not at all; None for standard output.
         force: whether to replace a file that exists already.
 
     Raises:
@@ -55,7 +55,7 @@ def export(database: Path, output: Path | None, *, force: bool) -> None:
         advice = "add --force to replace it" if output.is_file() else "name a file"
         raise ExportFailed(f"{output} exists already: {advice}")
     try:
-        with _new_file(output, database) as file:
+        with _atomic_file(output, database) as file:
             _write(database, file)
     except OSError as error:
         raise ExportFailed(
@@ -64,16 +64,22 @@ def export(database: Path, output: Path | None, *, force: bool) -> None:
 
 
 def _write(database: Path, file: IO[bytes]) -> None:
+    """Write all statements of the export, with progress on standard error."""
+    progress = Progress()
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
-        file.writelines(_with_progress(dump(connection), count_rows(connection)))
+        rows = count_rows(connection)
+        for number, statement in enumerate(dump(connection)):
+            if number % _STATEMENTS_PER_PROGRESS == 0:
+                progress.show(f"{number:,} of {rows:,} rows")
+            file.write(statement)
         file.flush()
 
 
 @contextmanager
-def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
-    """Provide a temporary file that is renamed to the path where the block ends without an error.
+def _atomic_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file, which is renamed to the path if the block ends without an error.
 
-    Its mode is that of the database: whoever may not read one must not read the other.
+    Its mode is that of the database: a user who may not read the database must not read its export.
     """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
@@ -85,12 +91,3 @@ def _new_file(path: Path, database: Path) -> Iterator[IO[bytes]]:
             Path(file.name).unlink()
             raise
     sync_to_disk(path.parent)
-
-
-def _with_progress(statements: Iterable[bytes], rows: int) -> Iterator[bytes]:
-    """Yield the statements, and show from time to time how many of them are written."""
-    progress = Progress()
-    for number, statement in enumerate(statements):
-        if number % _STATEMENTS_PER_PROGRESS == 0:
-            progress.show(f"{number:,} of {rows:,} rows")
-        yield statement

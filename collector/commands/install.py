@@ -1,11 +1,11 @@
-"""`install` and `uninstall`: the systemd service. Every step is printed before it is done."""
+"""`install` and `uninstall`: set up and remove the systemd service. Each step is printed before it is run."""
 
 import argparse
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,8 @@ class Step:
     """One step of an installation.
 
     Args:
-        text: what it does, as it is printed.
-        action: does it; raises OSError or CollectorError.
+        text: what the step does, as it is printed.
+        action: runs the step; raises OSError or CollectorError.
     """
 
     text: str
@@ -64,7 +64,22 @@ def install(*, dry_run: bool) -> None:
             f"  sudo {PROGRAM_DIRECTORY}/bin/pip install .\n"
             f"  sudo {PROGRAM_DIRECTORY}/bin/llama-collector install"
         )
-    _carry_out(_install_steps(), dry_run=dry_run)
+    if SETTINGS_FILE.exists():
+        settings_step = Step(f"keep {SETTINGS_FILE}", lambda: None)
+    else:
+        settings_step = Step(f"write {SETTINGS_FILE}", partial(_write, SETTINGS_FILE, default_settings()))
+    steps = (
+        _copy_step("systemd/llama-collector.sysusers", SYSUSERS_FILE),
+        _command_step("systemd-sysusers", str(SYSUSERS_FILE)),
+        settings_step,
+        _copy_step("systemd/llama-collector.tmpfiles", TMPFILES_FILE),
+        _command_step("systemd-tmpfiles", "--create", str(TMPFILES_FILE)),
+        _copy_step(f"systemd/{UNIT}", UNIT_FILE),
+        _command_step("systemctl", "daemon-reload"),
+        _command_step("systemctl", "enable", UNIT),
+        _command_step("systemctl", "restart", UNIT),  # not `start`, which would continue the old version
+    )
+    _run_steps(steps, dry_run=dry_run)
     print(f"settings: {SETTINGS_FILE}; after a change: systemctl reload llama-collector")
     print("readers of the database: usermod --append --groups llama-collector USER")
 
@@ -78,7 +93,14 @@ def uninstall(*, dry_run: bool) -> None:
     Raises:
         CollectorError: not root, or a step failed.
     """
-    _carry_out(_uninstall_steps(), dry_run=dry_run)
+    steps = [_command_step("systemctl", "disable", "--now", UNIT)] if UNIT_FILE.exists() else []
+    steps += [
+        Step(f"remove {file}", partial(file.unlink, missing_ok=True))
+        for file in (UNIT_FILE, SYSUSERS_FILE, TMPFILES_FILE)
+        if file.exists()
+    ]
+    steps.append(_command_step("systemctl", "daemon-reload"))
+    _run_steps(steps, dry_run=dry_run)
     print(
         f"kept: the settings in {SETTINGS_FILE.parent}, the database in {STATE_DIRECTORY}, the user "
         f"llama-collector, the program in {PROGRAM_DIRECTORY}"
@@ -86,35 +108,12 @@ def uninstall(*, dry_run: bool) -> None:
 
 
 def default_settings() -> str:
-    """Return the settings of a new service: the defaults, with the database in its state directory."""
+    """Return the settings file of a new service: the defaults, with the database in the state directory."""
     return _shipped("config/collector.toml").read_text().replace(_DEFAULT_PATH, _SERVICE_PATH)
 
 
-def _install_steps() -> Iterator[Step]:
-    yield _copy("systemd/llama-collector.sysusers", SYSUSERS_FILE)
-    yield _command("systemd-sysusers", str(SYSUSERS_FILE))
-    if SETTINGS_FILE.exists():
-        yield Step(f"keep {SETTINGS_FILE}", lambda: None)
-    else:
-        yield Step(f"write {SETTINGS_FILE}", partial(_write, SETTINGS_FILE, default_settings()))
-    yield _copy("systemd/llama-collector.tmpfiles", TMPFILES_FILE)
-    yield _command("systemd-tmpfiles", "--create", str(TMPFILES_FILE))
-    yield _copy(f"systemd/{UNIT}", UNIT_FILE)
-    yield _command("systemctl", "daemon-reload")
-    yield _command("systemctl", "enable", UNIT)
-    yield _command("systemctl", "restart", UNIT)  # so that an upgrade is used
-
-
-def _uninstall_steps() -> Iterator[Step]:
-    if UNIT_FILE.exists():
-        yield _command("systemctl", "disable", "--now", UNIT)
-    for file in (UNIT_FILE, SYSUSERS_FILE, TMPFILES_FILE):
-        if file.exists():
-            yield Step(f"remove {file}", file.unlink)
-    yield _command("systemctl", "daemon-reload")
-
-
-def _carry_out(steps: Iterator[Step], *, dry_run: bool) -> None:
+def _run_steps(steps: Iterable[Step], *, dry_run: bool) -> None:
+    """Print each step and, except in a dry run, run it."""
     if not dry_run and os.geteuid() != 0:
         raise CollectorError("only root may do this: put sudo before it, or print the steps with --dry-run")
     for step in steps:
@@ -127,7 +126,8 @@ def _carry_out(steps: Iterator[Step], *, dry_run: bool) -> None:
             raise CollectorError(f"could not {step.text}: {error}") from error
 
 
-def _copy(name: str, target: Path) -> Step:
+def _copy_step(name: str, target: Path) -> Step:
+    """Return the step that writes a data file of the program to a path."""
     return Step(f"write {target}", partial(_write, target, _shipped(name).read_text()))
 
 
@@ -140,20 +140,21 @@ def _write(target: Path, text: str) -> None:
     new.replace(target)
 
 
-def _command(*words: str) -> Step:
-    return Step(f"run {shlex.join(words)}", partial(_run, words))
+def _command_step(*words: str) -> Step:
+    """Return the step that runs a command."""
 
+    def run_command() -> None:
+        ended = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        if ended.returncode != 0:
+            raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
 
-def _run(words: tuple[str, ...]) -> None:
-    ended = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if ended.returncode:
-        raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
+    return Step(f"run {shlex.join(words)}", run_command)
 
 
 def _shipped(name: str) -> Path:
-    """Return the path of a file that is part of the program.
+    """Return the path of a data file that is shipped with the program.
 
-    In a checkout it is beside the package; otherwise pip has copied it into the environment.
+    In a checkout it is beside the package; in an installation, pip has copied it into the environment.
     """
     checkout = Path(__file__).parents[2] / name
     return checkout if checkout.is_file() else Path(sys.prefix, "share", "llama-collector", name)

@@ -1,4 +1,4 @@
-"""The progress of long work, as one line on a terminal."""
+"""The progress of a long command, as one line on a terminal."""
 
 import sys
 import time
@@ -9,13 +9,13 @@ _SHOWN_AFTER_SECONDS = 1.0
 
 
 class Progress:
-    """A line on standard error that is overwritten, shown when the work takes longer than a second."""
+    """A progress line on a terminal at standard error, shown from one second after the start on."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Show how far the work is; the last text remains."""
+        """Replace the line by a text; the last text remains."""
         if self._is_terminal and time.monotonic() - self._started > _SHOWN_AFTER_SECONDS:
             print(f"\x1b[2K{printable(text)}", end="\n" if last else "\r", file=sys.stderr, flush=True)

@@ -1,14 +1,14 @@
-"""`prune`: applies the retention limits to the database now, while no collector runs."""
+"""`prune`: deletes the oldest rows beyond the retention limits now, while no collector runs."""
 
 import argparse
 import threading
 import time
 
-from collector import events
-from collector.catalog import OWN_TABLES, open_database
+from collector.catalog import OWN_TABLES
+from collector.commands.database import open_with_events
 from collector.commands.progress import Progress
 from collector.database.space import read_space, rewrite
-from collector.errors import DatabaseError, DatabaseInUse
+from collector.errors import DatabaseError
 from collector.history.retention import Prune
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
@@ -17,7 +17,9 @@ from collector.settings import Settings, find_settings_file, load_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `prune`."""
     parser.add_argument(
-        "--vacuum", action="store_true", help="then rewrite the whole file, without the space of deleted rows"
+        "--vacuum",
+        action="store_true",
+        help="also rewrite the whole file, which releases the space of deleted rows",
     )
 
 
@@ -31,7 +33,7 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
     """Prune once and print how many rows were deleted.
 
     Args:
-        settings: name the database, and the limits.
+        settings: name the database and the limits.
         vacuum: whether to rewrite the whole file afterwards, without free pages.
 
     Raises:
@@ -42,16 +44,8 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
     if not path.exists():
         raise DatabaseError(f"there is no database at {path}: nothing to prune")
     started, progress = time.monotonic(), Progress()
-    try:
-        database = open_database(path)
-    except DatabaseInUse as error:
-        raise DatabaseInUse(f"{error} It prunes every {settings.retention.interval} s by itself.") from error
-    with database:
-        events.configure(
-            settings.logging.level,
-            settings.logging.format,
-            lambda level, text: database.logs.add(level, text, "collector"),
-        )
+    hint = f"It prunes every {settings.retention.interval} s by itself."
+    with open_with_events(settings, hint) as database:
         prune = Prune(database, OWN_TABLES, settings.retention, threading.Event())
         summary = prune.run(lambda deleted: progress.show(f"{deleted:,} rows deleted"))
         if vacuum:

@@ -1,4 +1,4 @@
-"""`report`: one page about a period, with plots, that opens anywhere and loads nothing."""
+"""`report`: writes an HTML page with plots of a period; it opens in any browser and loads nothing."""
 
 import argparse
 import re
@@ -30,18 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a page about the newest readings of the database that the settings name."""
+    """Write a report of the database that the settings name."""
     settings = load_settings(find_settings_file(options.config))
     write_report(settings.database_path, options.since, options.output)
     return 0
 
 
 def write_report(database: Path, seconds: int, output: Path | None) -> None:
-    """Write a page about the last seconds.
+    """Write a page about a period that ends now.
 
     Args:
-        database: the file that is read.
-        seconds: the length of the period that ends now.
+        database: its path.
+        seconds: length of the period.
         output: a file whose name ends in .html; None for standard output or, where that is a terminal, a new
             file in the working directory, whose name is printed.
 

@@ -46,19 +46,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def restore(settings: Settings, backup: Path) -> None:
-    """Check a backup, migrate a copy of it to this version, and replace the database with that.
+    """Check a backup, migrate a copy of it to this version, and replace the database with the copy.
 
     At every moment there is a complete database at the path: the old one or the new one.
 
     Args:
         settings: name the database.
-        backup: a database of any version of the documentation.
+        backup: the file, written by any version of the collector.
 
     Raises:
         DatabaseInUse: a collector runs.
         DatabaseBusy: another program holds a lock on the database.
-        BackupFailed: there is no such file, or it is no backup, or the database cannot be replaced.
-        DatabaseError: the backup cannot be read, or is damaged, or there is not enough space for it.
+        BackupFailed: there is no such file, it is no backup, or the database cannot be replaced.
+        DatabaseError: the backup cannot be read or is damaged, or there is not enough space for it.
     """
     path = settings.database_path.resolve()
     if not backup.is_file():
@@ -110,7 +110,7 @@ def list_backups(settings: Settings) -> None:
 
 
 def _replace(path: Path, backup: Path) -> None:
-    """Replace the database with a backup, and print where the old one is kept."""
+    """Replace the database with a migrated copy of a backup, and print where the old one is kept."""
     new = path.with_name(f".{path.name}.restoring")
     progress = Progress()
 
@@ -129,19 +129,19 @@ def _replace(path: Path, backup: Path) -> None:
         new.unlink(missing_ok=True)
     print(f"{path} is now {backup}: {sum(rows.values()):,} rows")
     if kept:
-        print(f"the old database is kept as {kept}: remove it when all is well")
+        print(f"the old database is kept as {kept}: remove it when you no longer need it")
 
 
 def _keep_old(path: Path) -> Path:
-    """Give the old database a second name, under which it remains when it is replaced.
+    """Add a second name (a hard link) to the old database, under which it remains when it is replaced.
 
-    A collector that was killed may have left a journal beside it. SQLite would apply that journal to whatever
-    database has the old name, so it must not remain: opening the old database for writing rolls the
+    A collector that was killed may have left a journal beside it. SQLite would apply that journal to any
+    database at the old path, so it must not remain: opening the old database for writing rolls the
     interrupted transaction back and deletes the journal. A damaged database cannot be opened; its journal is
     renamed with it.
 
     Returns:
-        The second name.
+        The second path.
     """
     kept = path.with_name(f"{path.name}.before-restore-{datetime.now().strftime(TIME_FORMAT)}")  # noqa: DTZ005
     try:

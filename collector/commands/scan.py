@@ -2,10 +2,8 @@
 
 import argparse
 
-from collector import events
-from collector.catalog import open_database
+from collector.commands.database import open_with_events
 from collector.commands.progress import Progress
-from collector.errors import DatabaseInUse
 from collector.models.scan import ModelScan
 from collector.settings import Settings, find_settings_file, load_settings
 
@@ -24,30 +22,21 @@ def scan_now(settings: Settings) -> None:
     """Scan once and print the result.
 
     Raises:
-        DatabaseInUse: a collector runs, which scans by itself.
+        DatabaseInUse: a collector runs.
         DatabaseError: the database cannot be used.
     """
-    try:
-        database = open_database(settings.database_path)
-    except DatabaseInUse as error:
-        interval = settings.models.rescan_interval
-        hint = (
-            f"It scans every {interval} s by itself."
-            if interval
-            else "It does not scan: [models] rescan_interval is 0."
-        )
-        raise DatabaseInUse(f"{error} {hint}") from error
-    terminal = Progress()
+    interval = settings.models.rescan_interval
+    hint = (
+        f"It scans every {interval} s by itself."
+        if interval
+        else "It does not scan: [models] rescan_interval is 0."
+    )
+    progress = Progress()
 
     def show_progress(done: int, total: int, path: str) -> None:
-        terminal.show(f"{done} of {total} files read  {path[-60:]}", last=not path)
+        progress.show(f"{done} of {total} files read  {path[-60:]}", last=not path)
 
-    with database:
-        events.configure(
-            settings.logging.level,
-            settings.logging.format,
-            lambda level, text: database.logs.add(level, text, "collector"),
-        )
+    with open_with_events(settings, hint) as database:
         summary = ModelScan(database, settings.models_directories).run(show_progress)
     print(
         f"{summary.found} models: {summary.added} new, {summary.changed} changed, {summary.removed} removed; "

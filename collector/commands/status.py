@@ -1,4 +1,4 @@
-"""`status`: the newest readings, the states of sources and jobs, sizes. Reads, never writes."""
+"""`status`: prints the newest readings, the states of sources and jobs, and sizes. It only reads."""
 
 import argparse
 import json
@@ -53,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
 def read_status(database: Path, *, count_rows: bool = True) -> Record:
     """Return everything that `status` shows, in the form of `--json`.
 
-    Rows are as in the tables; what does not exist is None or an empty list.
+    Rows have the columns of their tables; what does not exist is None or an empty list.
 
     Args:
-        database: the file.
+        database: its path.
         count_rows: whether the rows of all tables are counted, which reads much of a large file.
 
     Raises:
@@ -70,7 +70,11 @@ def read_status(database: Path, *, count_rows: bool = True) -> Record:
             "database": {
                 "path": str(database),
                 "size_bytes": database.stat().st_size,
-                "rows": {name: _count(connection, name) for name in tables if count_rows},
+                "rows": {
+                    name: fetch(connection, f"SELECT count(*) AS n FROM {quote_identifier(name)}")[0]["n"]  # noqa: S608
+                    for name in tables
+                    if count_rows
+                },
             },
             "metrics": next(iter(_newest(connection, "metrics", tables)), None),
             "host_metrics": next(iter(_newest(connection, "host_metrics", tables)), None),
@@ -87,24 +91,19 @@ def read_status(database: Path, *, count_rows: bool = True) -> Record:
 
 
 def _rows(connection: sqlite3.Connection, table: str, tables: Iterable[str], query: str) -> list[Record]:
-    """Return the rows of a query; none where its table does not exist, as in another program's file."""
+    """Return the rows of a query; none if another program created the database without this table."""
     return fetch(connection, query) if table in tables else []
 
 
 def _newest(connection: sqlite3.Connection, table: str, tables: Iterable[str]) -> list[Record]:
-    """Return all rows of a table's newest second."""
+    """Return the rows of a table with its newest timestamp."""
     query = f"SELECT * FROM {table} WHERE timestamp = (SELECT max(timestamp) FROM {table})"  # noqa: S608
     return _rows(connection, table, tables, query)
 
 
 def _metadata_value(connection: sqlite3.Connection, key: str, tables: Iterable[str]) -> Any:
-    """Return a value of `metadata`; None where there is none, or none that is JSON."""
+    """Return a value of `metadata`; None if it does not exist or is not JSON."""
     rows = _rows(connection, "metadata", tables, f"SELECT value FROM metadata WHERE key = '{key}'")  # noqa: S608
     with suppress(ValueError):
         return json.loads(rows[0]["value"]) if rows else None
     return None
-
-
-def _count(connection: sqlite3.Connection, table: str) -> int:
-    (row,) = fetch(connection, f"SELECT count(*) AS rows FROM {quote_identifier(table)}")  # noqa: S608
-    return int(row["rows"])

@@ -9,16 +9,16 @@ from collector.text import format_age, format_duration, format_number, printable
 
 Record = dict[str, Any]
 Histories = Mapping[tuple[str, object], str]
-"""A line of history by table and, where the table has one row for each, model or GPU index."""
+"""Sparklines by table and series; the series is a model, a GPU index, or None for a table with one series."""
 
 _NO_HISTORIES: Histories = MappingProxyType({})
 _OK_STATES = ("ok", "up", "running", "absent")
 _MAX_AGE_SECONDS = 60
-"""Rows of models and GPUs that are so much older than the newest sample are not shown."""
+"""Age, relative to the newest sample, above which rows of models and GPUs are not shown."""
 
 
 class Colours:
-    """Terminal colours; without them, text is returned as it is.
+    """Terminal colours; where they are disabled, text is returned unchanged.
 
     Args:
         enabled: whether the output is a terminal.
@@ -51,7 +51,7 @@ def format_status(status: Record, *, colours: bool) -> list[str]:
     """Return the lines of `status`.
 
     Args:
-        status: as `read_status` returns it.
+        status: the result of `read_status`.
         colours: whether the output is a terminal.
     """
     palette = Colours(enabled=colours)
@@ -67,11 +67,11 @@ def format_status(status: Record, *, colours: bool) -> list[str]:
 
 
 def format_live_status(status: Record, histories: Histories, *, colours: bool) -> list[str]:
-    """Return the lines of `status --watch`: those that a low terminal may cut off come last.
+    """Return the lines of `status --watch`. The health is last because a small terminal cuts the end off.
 
     Args:
-        status: as `read_status` returns it.
-        histories: shown below the readings that they belong to.
+        status: the result of `read_status`.
+        histories: sparklines, each shown below the readings of its series.
         colours: whether the output is a terminal.
     """
     palette = Colours(enabled=colours)
@@ -86,6 +86,7 @@ def format_live_status(status: Record, histories: Histories, *, colours: bool) -
 
 
 def _headline(status: Record, colours: Colours) -> list[str]:
+    """Return the lines about the collector and its database."""
     process_id = status["collector"]["process_id"]
     state = colours.green(f"running (process {process_id})") if process_id else colours.red("not running")
     database = status["database"]
@@ -97,6 +98,7 @@ def _headline(status: Record, colours: Colours) -> list[str]:
 
 
 def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTORIES) -> list[str]:
+    """Return the lines of the newest sample, each followed by its history if there is one."""
     metrics = status["metrics"]
     if metrics is None:
         return ["no sample yet: start the collector (llama-collector run)"]
@@ -179,6 +181,7 @@ def _line(title: str, parts: list[str], colours: Colours) -> str:
 
 
 def _health(health: list[Record], colours: Colours) -> list[str]:
+    """Return a line for each source and job with its state."""
     lines = []
     for row in health:
         state = f"{row['state']:<12}"
@@ -189,7 +192,10 @@ def _health(health: list[Record], colours: Colours) -> list[str]:
 
 
 def _backups(backup: Any, trial: Any, colours: Colours) -> list[str]:
-    """Return the lines of the last backup and the last trial restore; other programs may write them too."""
+    """Return the lines of the last backup and trial restore.
+
+    The values are from `metadata`, where another program may have written anything.
+    """
     lines = []
     if isinstance(backup, dict) and "file" in backup:
         size = format_number(backup.get("bytes", 0) / BYTES_PER_MB, " MB")
@@ -202,6 +208,7 @@ def _backups(backup: Any, trial: Any, colours: Colours) -> list[str]:
 
 
 def _warnings(rows: list[Record], colours: Colours) -> list[str]:
+    """Return the last warnings and errors, oldest first, below a heading."""
     if not rows:
         return []
     lines = [

@@ -1,6 +1,6 @@
-"""`status --watch`: the readings live, with short lines of their history.
+"""`status --watch`: shows the status live, with a sparkline of the last readings of each series.
 
-No terminal library is needed: a few ANSI codes, which every terminal of today understands, are enough.
+No terminal library is needed: the few ANSI codes that are used work in every current terminal.
 """
 
 import os
@@ -33,17 +33,17 @@ _SERIES = (
     ("gpu_metrics", "gpu_index", "gpu_usage", "busy, 0 to 100 %"),
     ("llama_metrics", "model", "predicted_tokens_per_second", "tokens/s, highest"),
 )
-"""Of each history: table, expression that names the series, column, and meaning as it is shown."""
+"""Of each history: table, expression of the series (model or GPU), column, and meaning as it is shown."""
 _NEWEST_SAMPLES = "SELECT DISTINCT timestamp FROM metrics ORDER BY timestamp DESC LIMIT ?"
 
 
 def watch(database: Path, interval_seconds: float) -> None:
     """Show the status after each interval, until Ctrl-C or SIGTERM; then the process should end.
 
-    A terminal is switched to its alternate screen, and back at the end. Anything else gets blocks of plain
-    text with an empty line between them.
+    A terminal is switched to its alternate screen, and back at the end. To anything else, blocks of plain
+    text are written with an empty line between them.
 
-    The signals are blocked and waited for, not handled: none interrupts a half-drawn screen.
+    The signals are blocked and waited for, not handled, so that none interrupts the drawing of the screen.
 
     Raises:
         DatabaseError: there is no database, or it cannot be read, already at the start.
@@ -58,14 +58,19 @@ def watch(database: Path, interval_seconds: float) -> None:
         while received not in _END_SIGNALS:
             with _alternate_screen() if is_terminal else nullcontext():
                 received = _show_until_signal(database, interval_seconds, signals)
-            if received == signal.SIGTSTP:  # Ctrl-Z: stop here, with the usual screen, until `fg`
+            if received == signal.SIGTSTP:  # Ctrl-Z: stop here, with the normal screen, until `fg`
                 os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _show_until_signal(database: Path, interval_seconds: float, signals: set[signal.Signals]) -> int:
-    """Show the status repeatedly; return the first signal that is not about a new size of the terminal."""
+    """Show the status repeatedly; return the first signal that is not SIGWINCH (a new terminal size)."""
     while True:
-        lines = [f"{time.strftime('%H:%M:%S')}  every {interval_seconds:g} s", *_status_lines(database)]
+        lines = [f"{time.strftime('%H:%M:%S')}  every {interval_seconds:g} s"]
+        try:
+            status = read_status(database, count_rows=False)
+            lines += format_live_status(status, _read_histories(database), colours=sys.stdout.isatty())
+        except DatabaseError as error:  # it may pass: a long transaction of another program, a restore
+            lines += ["", str(error)]
         if signal.SIGWINCH in signals:
             height = os.get_terminal_size(sys.stdout.fileno()).lines or _DEFAULT_HEIGHT
             screen = [*lines, *[""] * height][:height]
@@ -84,7 +89,7 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _alternate_screen() -> Iterator[None]:
-    """Switch the terminal to its alternate screen, without echo of what is typed, for the block."""
+    """Switch the terminal to its alternate screen for the block, and do not echo what is typed."""
     keyboard = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
     try:
         if keyboard:
@@ -100,16 +105,8 @@ def _alternate_screen() -> Iterator[None]:
                 termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, keyboard)
 
 
-def _status_lines(database: Path) -> list[str]:
-    try:
-        status = read_status(database, count_rows=False)
-        return format_live_status(status, _read_histories(database), colours=sys.stdout.isatty())
-    except DatabaseError as error:  # it may pass: a long transaction of another program, a restore
-        return ["", str(error)]
-
-
 def _read_histories(database: Path) -> dict[tuple[str, object], str]:
-    """Return a line of blocks, one for each sample, by table and model or GPU that has any reading."""
+    """Return a sparkline of the newest samples for each series that has a reading, by table and series."""
     with closing(connect_read_only(database)) as connection, translate_sqlite_errors(database):
         tables = {row["name"] for row in fetch(connection, "SELECT name FROM sqlite_master")}
         times = [row["timestamp"] for row in fetch(connection, _NEWEST_SAMPLES, (HISTORY_SAMPLES,))][::-1]
@@ -121,23 +118,23 @@ def _read_histories(database: Path) -> dict[tuple[str, object], str]:
             for row in fetch(connection, query, times[:1]) if table in tables and times else ():
                 readings.setdefault((table, row["series"]), {})[row["timestamp"]] = row["reading"]
     meanings = {table: meaning for table, _, _, meaning in _SERIES}
-    return {
-        key: _format_history([by_time.get(moment) for moment in times], meanings[key[0]])
-        for key, by_time in readings.items()
-    }
-
-
-def _format_history(readings: Sequence[float | None], meaning: str) -> str:
-    if meaning.endswith("%"):
-        return f"{sparkline(readings, _PERCENT)}  {meaning}"
-    highest = max((reading for reading in readings if reading is not None), default=0.0)
-    return f"{sparkline(readings, highest)}  {meaning} {format_number(highest)}"
+    histories = {}
+    for key, by_time in readings.items():
+        values, meaning = [by_time.get(moment) for moment in times], meanings[key[0]]
+        if meaning.endswith("%"):
+            histories[key] = f"{sparkline(values, _PERCENT)}  {meaning}"
+        else:
+            highest = max((value for value in values if value is not None), default=0.0)
+            histories[key] = f"{sparkline(values, highest)}  {meaning} {format_number(highest)}"
+    return histories
 
 
 def sparkline(readings: Sequence[float | None], top: float) -> str:
     """Return one block for each reading, the lowest for 0 and the full one for `top`; a blank for None."""
-    return "".join(_UNKNOWN if reading is None else _block(reading / (top or 1)) for reading in readings)
-
-
-def _block(share: float) -> str:
-    return _BLOCKS[max(0, min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1))]
+    highest = len(_BLOCKS) - 1
+    return "".join(
+        _UNKNOWN
+        if reading is None
+        else _BLOCKS[max(0, min(int(len(_BLOCKS) * reading / (top or 1)), highest))]
+        for reading in readings
+    )

@@ -11,6 +11,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import structlog
@@ -21,10 +22,10 @@ from collector.backups.files import move_aside
 from collector.catalog import open_database
 from collector.daemon import signals, systemd
 from collector.daemon.heartbeat import Heartbeat, status_line
-from collector.daemon.jobs import Job, maintenance_jobs
+from collector.daemon.jobs import AFTER_TICK_SECONDS, Job, maintenance_jobs
 from collector.daemon.log_threads import LogThreads
 from collector.daemon.run_record import RunRecord
-from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS, Sampler
+from collector.daemon.sampler import Sampler
 from collector.daemon.scheduler import Scheduler
 from collector.database import Database
 from collector.database.buffer import Batch, Buffer, Retention
@@ -38,11 +39,12 @@ from collector.settings import Settings, read_api_key
 from collector.sources.llama.runs import ServerRuns
 from collector.sources.registry import build_sources, build_upgrade
 
-_FLUSH_OFFSET_SECONDS = SNAPSHOT_TIMEOUT_SECONDS + 0.25  # the tick of the same second is complete by then
 _MAIN_LOOP_SECONDS = 2.0
-_LAST_FLUSH_SECONDS = 1.0
+
+# How long a stop waits for the last polls of the logs, the maintenance job in progress, and the last flush.
 _LAST_POLL_SECONDS = 0.5
 _LAST_JOB_SECONDS = 0.5
+_LAST_FLUSH_SECONDS = 1.0
 
 
 class Daemon:
@@ -50,8 +52,8 @@ class Daemon:
 
     Args:
         settings: checked settings.
-        previous_error: the error because of which the daemon before this one gave up the database.
-        waiting: rows that the daemon before this one could not write.
+        previous_error: the error that ended the previous daemon, if one did.
+        waiting: rows that the previous daemon could not write.
 
     Raises:
         SettingsError: the API key cannot be read.
@@ -70,40 +72,36 @@ class Daemon:
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # all settings are checked before any file is changed
         self._database = self._open_database(previous_error)
-        try:
-            self._create_parts(api_key, waiting)
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _create_parts(self, api_key: str | None, waiting: Sequence[Batch]) -> None:
-        settings = self._settings
-        self._run_record = RunRecord(self._database, self._buffer)
-        self._buffer.put_back(list(waiting))
-        runs = ServerRuns(self._database.query)
-        sources = build_sources(settings, api_key, self._database, runs)
-        self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
-        self._writer = Writer(self._database, self._buffer, self._health_rows, FLUSH_FINGERPRINT)
-        self._own_health = Health("collector")
-        self._stopping = threading.Event()
-        self._maintenance = threading.Lock()
-        self._upgrade = build_upgrade(settings, self._database, runs, self._stopping)
-        self._upgrade.begin()
-        record = self._run_record
-        self._integrity_check = IntegrityCheck(
-            self._database, self._stopping, record.add_integrity, is_due=record.is_check_due
-        )
-        self._jobs = self._build_jobs()
-        self._logs = LogThreads(settings.logs, self._database, self._buffer, self._flush_now)
-        self._job_health = {job.name: Health(job.name) for job in self._jobs}
-        self._heartbeat = Heartbeat(
-            [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital],
-            self._status_line,
-        )
-        self._scheduler = Scheduler(self._jobs, self._run)
+        with ExitStack() as on_error:
+            on_error.callback(self._database.close)
+            self._run_record = RunRecord(self._database, self._buffer)
+            self._buffer.put_back(list(waiting))
+            self._has_waiting_rows = bool(waiting)
+            runs = ServerRuns(self._database.query)
+            sources = build_sources(settings, api_key, self._database, runs)
+            self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
+            self._writer = Writer(self._database, self._buffer, self._health_rows, FLUSH_FINGERPRINT)
+            self._own_health = Health("collector")
+            self._stopping = threading.Event()
+            self._maintenance_lock = threading.Lock()
+            self._upgrade = build_upgrade(settings, self._database, runs, self._stopping)
+            self._upgrade.begin()
+            self._integrity_check = IntegrityCheck(
+                self._database,
+                self._stopping,
+                self._run_record.add_integrity,
+                is_due=self._run_record.is_check_due,
+            )
+            self._jobs = self._build_jobs()
+            self._job_health = {job.name: Health(job.name) for job in self._jobs}
+            self._logs = LogThreads(settings.logs, self._database, self._buffer, self._flush_now)
+            vital = [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital]
+            self._heartbeat = Heartbeat(vital, self._status_line)
+            self._scheduler = Scheduler(self._jobs, self._run)
+            on_error.pop_all()
 
     def _open_database(self, previous_error: DatabaseError | None) -> Database:
-        """Open the database; set a damaged one aside and create another one, if the settings allow it."""
+        """Open the database; move a damaged one aside and create an empty one, if the settings allow it."""
         path = self._settings.database_path
         try:
             if isinstance(previous_error, DatabaseDamaged):
@@ -122,14 +120,8 @@ class Daemon:
         interval, flush_interval = self._settings.sampling.interval, self._settings.database.flush_interval
         return [
             Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
-            Job("flush", self._writer.flush, flush_interval, _FLUSH_OFFSET_SECONDS, "writer", is_vital=True),
-            Job(
-                "damage_check",
-                self._integrity_check.run,
-                RETRY_SECONDS,
-                _FLUSH_OFFSET_SECONDS,
-                "maintenance",
-            ),
+            Job("flush", self._writer.flush, flush_interval, AFTER_TICK_SECONDS, "writer", is_vital=True),
+            Job("damage_check", self._integrity_check.run, RETRY_SECONDS, AFTER_TICK_SECONDS, "maintenance"),
             *maintenance_jobs(self._settings, self._database, self._upgrade, self._stopping),
         ]
 
@@ -140,6 +132,8 @@ class Daemon:
         )
         if self._database.changes:
             self._log.info(f"database: {', '.join(self._database.changes)}")
+        if self._has_waiting_rows:  # the first sample is compared with the newest stored rows: energy, models
+            self._flush_now()
         started = time.time()
         for job in self._jobs:
             if job.is_vital:
@@ -175,7 +169,7 @@ class Daemon:
             self._heartbeat.report()
 
     def _check_database(self) -> None:
-        """Raise the error because of which this daemon has to give up its database, if there is one.
+        """Raise an error if this daemon must stop using its database: it is damaged, or was replaced.
 
         `file_watch.py` describes the steps after a replacement. The flush here is the last attempt: if it
         succeeds, the file has come back.
@@ -207,41 +201,40 @@ class Daemon:
         """Stop timers and threads, flush the buffer, close the database.
 
         Args:
-            keep_rows: if the database was replaced, do not flush: the next daemon gets the rows.
+            keep_rows: do not flush if the database was replaced: `hand_over` then returns the rows.
         """
         self._stopping.set()
         self._scheduler.stop()
         self._sampler.close()
         self._logs.close(_LAST_POLL_SECONDS)
-        if self._maintenance.acquire(timeout=_LAST_JOB_SECONDS):  # wait for the job in progress
-            self._maintenance.release()  # a job that waits for it sees `_stopping` and does nothing
+        if self._maintenance_lock.acquire(timeout=_LAST_JOB_SECONDS):  # the job in progress has ended
+            self._maintenance_lock.release()  # a job that waits for it does nothing: `_stopping` is set
         self._own_health.set_state(State("stopped"))
         if not (keep_rows and self._writer.replacement):
-            self._last_flush()
+            self._run_record.add_stop()
+            deadline = time.monotonic() + _LAST_FLUSH_SECONDS
+            while not self._flush_now() and time.monotonic() < deadline:
+                time.sleep(0.05)  # another program holds a lock: it may release it in time
+            if waiting := self._buffer.waiting:
+                self._log.error("the last rows could not be written and are lost", rows=waiting)
+                self._run_record.record_lost_rows()
         self._database.close()
 
     def hand_over(self) -> list[Batch]:
-        """Remove and return the rows that wait, for the next daemon; it reads log lines again itself."""
+        """Remove and return the rows that the next daemon is to write; it reads log lines again itself."""
         return self._writer.hand_over()
 
     def _flush_now(self, *, force: bool = False) -> bool:
+        """Flush the buffer, outside the timer of the job `flush`, and return whether that succeeded."""
         return observe(self._job_health["flush"], partial(self._writer.flush, force=force)) is not None
 
-    def _last_flush(self) -> None:
-        self._run_record.add_stop()
-        deadline = time.monotonic() + _LAST_FLUSH_SECONDS
-        while not self._flush_now() and time.monotonic() < deadline:
-            time.sleep(0.05)  # another program holds a lock: it may release it in time
-        if waiting := self._buffer.waiting:
-            self._log.error("the last rows could not be written and are lost", rows=waiting)
-            self._run_record.record_lost_rows()
-
     def _run(self, job: Job) -> None:
+        """Run a job once and record the run; the scheduler calls this."""
         health = self._job_health[job.name]
         if job.thread != "maintenance":
             observe(health, job.action)
             return
-        with self._maintenance:  # `stop` waits for it for a short time
+        with self._maintenance_lock:  # `stop` waits for it for a short time
             if not self._stopping.is_set():
                 observe(health, job.action)
 
@@ -249,6 +242,7 @@ class Daemon:
         return COLLECTOR_HEALTH.replace(*(health.row() for health in (self._own_health, *self._parts())))
 
     def _parts(self) -> list[Health]:
+        """Return the health of each source, log reader and job."""
         return [*self._sampler.health, *self._logs.health, *self._job_health.values()]
 
     def _status_line(self) -> str:
@@ -268,6 +262,6 @@ def tune_garbage_collection() -> None:
     collections would find nothing.
     """
     gc.unfreeze()
-    gc.collect()  # the daemon before this one, after a reload
+    gc.collect()  # after a reload: the objects of the previous daemon
     gc.freeze()
     gc.set_threshold(10_000)

@@ -63,10 +63,10 @@ def status_line(interval: int, health: Sequence[Health], active_models: object, 
         active_models: number of loaded models; None = not known.
         database: path of the database.
     """
-    shown = [one for one in health if one.name in _ALWAYS_SHOWN or one.state.name not in _NORMAL_STATES]
-    parts = [f"sampling every {interval} s", *(f"{one.name} {one.state.name}" for one in shown)]
+    shown = [part for part in health if part.name in _ALWAYS_SHOWN or part.state.name not in _NORMAL_STATES]
+    facts = [f"sampling every {interval} s", *(f"{part.name} {part.state.name}" for part in shown)]
     if active_models is not None:
-        parts.append(f"models loaded {active_models}")
+        facts.append(f"models loaded {active_models}")
     with suppress(OSError):  # if it was moved or removed, the state of the flush says so
-        parts.append(f"database {database.stat().st_size / BYTES_PER_MB:,.0f} MB")
-    return "; ".join(parts)
+        facts.append(f"database {database.stat().st_size / BYTES_PER_MB:,.0f} MB")
+    return "; ".join(facts)

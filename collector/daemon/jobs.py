@@ -11,12 +11,18 @@ from collector.backups.nightly import NightlyBackup
 from collector.backups.restoration import prepare_restore
 from collector.backups.trial import TrialRestore
 from collector.catalog import OWN_TABLES
+from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS
 from collector.database import Database
 from collector.history.retention import Prune
 from collector.models.scan import ModelScan
 from collector.settings import Settings
 from collector.sources.upgrade import RowUpgrade
 from collector.views import VIEWS
+
+AFTER_TICK_SECONDS = SNAPSHOT_TIMEOUT_SECONDS + 0.25
+"""Offset of a job that starts when the tick of the same second is complete."""
+
+_UPGRADE_SECONDS = 60  # until the next attempt, after one that failed because of a lock or a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +46,15 @@ class Job:
     is_vital: bool = False
 
 
-_UPGRADE_SECONDS = 60  # until the next attempt, after one that met a lock or a full disk
-_OFFSET_SECONDS = 0.75  # the tick of the same second is complete by then
-
-
 def maintenance_jobs(
     settings: Settings, database: Database, upgrade: RowUpgrade, stop: threading.Event
 ) -> list[Job]:
-    """Return the jobs that the settings ask for, in the order of their first run.
+    """Return the maintenance jobs that the settings ask for, in the order of their first run.
 
     Args:
         settings: their intervals; 0, or an empty schedule, means never.
         database: the database that they work on.
-        upgrade: of the rows of version 0.1.0.
+        upgrade: completes the rows that version 0.1.0 wrote.
         stop: ends each of them early.
     """
     scan = ModelScan(database, settings.models_directories)
@@ -60,17 +62,17 @@ def maintenance_jobs(
     nightly = NightlyBackup(database, directory, settings.backup, stop)
     restore = partial(prepare_restore, tables=OWN_TABLES, views=VIEWS)
     days = settings.backup.self_test_days
-    test = TrialRestore(database, directory, days, restore, stop)
+    trial = TrialRestore(database, directory, days, restore, stop)
     prune = Prune(database, OWN_TABLES, settings.retention, stop)
     intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
         ("backup", nightly.run, POLL_SECONDS if settings.backup.schedule else 0),
-        ("backup_test", test.run, POLL_SECONDS if days else 0),
+        ("backup_test", trial.run, POLL_SECONDS if days else 0),
         ("prune", prune.run, settings.retention.interval),
         ("upgrade", upgrade.run, _UPGRADE_SECONDS if upgrade.is_due() else 0),
     )
     return [
-        Job(name, action, interval, _OFFSET_SECONDS, "maintenance")
+        Job(name, action, interval, AFTER_TICK_SECONDS, "maintenance")
         for name, action, interval in intervals
         if interval
     ]

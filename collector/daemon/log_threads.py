@@ -36,7 +36,7 @@ class LogThreads:
     ) -> None:
         self._stop = threading.Event()
         self._flush = flush
-        readers = _readers(settings, database, buffer)
+        readers = _create_readers(settings, database, buffer)
         self.health = tuple(Health(reader.name) for reader, _ in readers)
         self._threads = [
             threading.Thread(
@@ -51,7 +51,7 @@ class LogThreads:
             thread.start()
 
     def close(self, seconds: float) -> None:
-        """Stop the threads; wait for each at most this long, so that the last flush includes what it read."""
+        """Stop the threads, and wait for each at most this long: the last flush includes what it read."""
         self._stop.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -60,12 +60,15 @@ class LogThreads:
     def _run(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():
             observe(health, reader.poll, lambda state: state)
-            goes_on = reader.has_more and self._flush()
-            self._stop.wait(BACKLOG_PAUSE_SECONDS if goes_on else interval)
+            can_continue = reader.has_more and self._flush()
+            self._stop.wait(BACKLOG_PAUSE_SECONDS if can_continue else interval)
         reader.close()
 
 
-def _readers(settings: LogsSettings, database: Database, buffer: Buffer) -> Sequence[tuple[LogReader, float]]:
+def _create_readers(
+    settings: LogsSettings, database: Database, buffer: Buffer
+) -> Sequence[tuple[LogReader, float]]:
+    """Return each reader that the settings ask for, with its interval; import only the modules needed."""
     if not settings.files and not settings.journal_units:
         return ()
     from collector.logs.reader import LogSink, stored_positions

@@ -4,17 +4,14 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import collector
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
 from collector.database.integrity_check import is_checked_when_opened
 from collector.errors import DatabaseError
-from collector.health import COLLECTOR_RUNS
+from collector.health import COLLECTOR_RUNS, read_boot_id
 from collector.schema import SqlValue, Write
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _COLUMNS = tuple(column.name for column in COLLECTOR_RUNS.columns)
 _INSERT = (  # OR IGNORE: a commit may have been durable although it was reported as failed
@@ -53,12 +50,12 @@ class RunRecord:
             integrity, checked_at = ("ok", now) if is_checked_when_opened(database) else ("due", None)
         self.is_check_due = integrity == "due"
         (newest,) = database.query("SELECT coalesce(max(id), 0) AS id FROM collector_runs")
-        self._id = newest["id"] + len(earlier) + 1
+        self._id = newest["id"] + len(earlier) + 1  # rows of earlier runs are inserted before this one
         row = {
             "id": self._id,
             "version": collector.__version__,
             "process_id": os.getpid(),
-            "boot_id": _boot_id(),
+            "boot_id": read_boot_id(),
             "started_at": now,
             "started_boot_seconds": time.clock_gettime(time.CLOCK_BOOTTIME),
             "integrity": integrity,
@@ -86,14 +83,14 @@ class RunRecord:
 
 
 def _earlier_runs(database: Database) -> tuple[Sequence[dict[str, SqlValue]], bool]:
-    """Return rows to be inserted for earlier runs, and whether the last run left the file in order.
+    """Return rows to be inserted for earlier runs, and whether the last run left the file clean.
 
-    There are four situations:
-    - The last run stopped cleanly, and no check of the file was left undone: in order.
-    - The last run was killed, lost rows, found damage, or stopped before its check had ended: not in order.
+    A file that is not clean is checked for damage. There are four situations:
+    - The last run stopped cleanly, and no check of the file was left undone: clean.
+    - The last run was killed, lost rows, found damage, or stopped before its check had ended: not clean.
     - There is no run, but there are samples: version 0.1.0, which recorded no runs, has written the file.
-      How it ended is not known, so: not in order. A row for it states since when there are samples.
-    - There is neither a run nor a sample: a new database, in order.
+      How it ended is not known, so: not clean. A row for it states since when there are samples.
+    - There is neither a run nor a sample: a new database, clean.
     """
     runs = database.query("SELECT stopped_cleanly, integrity FROM collector_runs ORDER BY id DESC LIMIT 1")
     if runs:
@@ -102,10 +99,3 @@ def _earlier_runs(database: Database) -> tuple[Sequence[dict[str, SqlValue]], bo
     if oldest["timestamp"] is None:
         return (), True
     return ({"id": 1, "version": "0.1.0", "started_at": oldest["timestamp"]},), False
-
-
-def _boot_id() -> str | None:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None

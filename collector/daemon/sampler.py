@@ -115,7 +115,7 @@ class SourceSlot:
         self._tick: Tick | None = None  # of the last reading
 
     def begin(self, tick: Tick) -> bool:
-        """Return whether the source is to be read in this tick: not if a reading is still in progress."""
+        """Prepare a reading in this tick and return true; false if the last one is still in progress."""
         last = self._tick
         if last is None or last.readings[self._source.name].done():
             self._tick = tick
@@ -129,8 +129,9 @@ class SourceSlot:
         """Read the source and add its rows to the buffer; `begin` must have returned true for this tick."""
         reading = observe(self.health, partial(self._source.read, tick), lambda reading: reading.state)
         if reading is not None:
-            self._buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
+            # In this order: a flush between the two must not write rows of a run without the run.
             self._buffer.add(reading.changes, Retention.KEPT)
+            self._buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
         tick.readings[self._source.name].set_result(reading)
 
     def close(self) -> None:

@@ -17,8 +17,13 @@ def block_signals() -> None:
     The thread calls `sigwait`. Python's `sigtimedwait` would need no thread, but if the process was stopped
     meanwhile (Ctrl-Z, a debugger, SIGSTOP) it returns a signal that nobody sent, with a random number.
     """
+
+    def receive() -> None:
+        while True:
+            _received.put(signal.sigwait(SIGNALS))
+
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_receive, name="signals", daemon=True).start()
+    threading.Thread(target=receive, name="signals", daemon=True).start()
 
 
 def wait_for_signal(seconds: float) -> int | None:
@@ -35,8 +40,3 @@ def is_stop_signal(received: int) -> bool:
     SIGHUP does so if a terminal was closed; systemd sends it to reload the settings.
     """
     return received != signal.SIGHUP or not systemd.is_supervised()
-
-
-def _receive() -> None:
-    while True:
-        _received.put(signal.sigwait(SIGNALS))

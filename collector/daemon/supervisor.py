@@ -30,8 +30,11 @@ _LOCK_PAUSE_SECONDS = 0.2
 _RUN_TABLES = ("collector_runs", "server_runs")
 """Their rows describe runs by the ids of one database, and mean nothing in another one."""
 
-_REFERENCES = ("run_id", "model_id")
-"""Columns that refer to rows of the same database; another one may not contain these rows, or others."""
+_REFERENCES = ("run_id", "model_id", "counted_from_zero")
+"""Columns that refer to rows of the same database; another one may not contain these rows, or others.
+
+`counted_from_zero` is a statement about the run: in the other database the first sample of the same process
+may count in full, and nothing must count twice."""
 
 
 def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> None:
@@ -48,16 +51,18 @@ def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> N
     signals.block_signals()  # before any other thread starts: threads inherit the blocked signals
     faulthandler.enable()  # systemd's watchdog kills with SIGABRT: print what each thread was doing
     daemon = Daemon(settings)
-    next_settings: Settings | None = settings
-    while next_settings:
+    while True:
         try:
-            if next_settings := _run(daemon, reread):
-                daemon, settings = _reload(settings, next_settings)
+            new_settings = _run(daemon, reread)
+            if new_settings is None:
+                return
+            daemon, settings = _reload(settings, new_settings)
         except (DatabaseDamaged, DatabaseReplaced) as error:
-            daemon, next_settings = _replace_database(daemon, settings, error), settings
+            daemon = _replace_database(daemon, settings, error)
 
 
 def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
+    """Start a daemon, run it and stop it; return the settings of the next one, or None to end the process."""
     keep_rows = False
     try:
         daemon.start()
@@ -102,7 +107,7 @@ def transferable(batches: Sequence[Batch], tables: Sequence[Table]) -> list[Batc
 
     Example: the database is replaced with a backup of yesterday. A waiting row of `llama_metrics` refers to a
     row of `server_runs` that was created today. In the backup that id does not exist, or will soon belong to
-    another run; so the reference becomes NULL, which means unknown.
+    another run. So the reference becomes NULL, which means unknown.
 
     Args:
         batches: the batches that the old database has not received.

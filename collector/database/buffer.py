@@ -64,8 +64,8 @@ class Buffer:
         self._line_capacity = line_capacity
         self._lock = threading.Lock()
         self._batches: deque[Batch] = deque()
-        self._samples = 0
-        self._lines = 0
+        self._sample_rows = 0
+        self._line_rows = 0
         self._line_bytes = 0
         self.dropped_samples = 0
 
@@ -92,19 +92,19 @@ class Buffer:
         """Number of log rows that may be added now."""
         if self._line_bytes >= LINE_CAPACITY_BYTES:
             return 0
-        return max(0, self._line_capacity - self._lines)
+        return max(0, self._line_capacity - self._line_rows)
 
     @property
     def waiting(self) -> int:
         """Number of rows that wait."""
-        return self._samples + self._lines
+        return self._sample_rows + self._line_rows
 
     def drain(self) -> list[Batch]:
         """Remove and return all batches."""
         with self._lock:
             batches = list(self._batches)
             self._batches.clear()
-            self._samples = self._lines = self._line_bytes = 0
+            self._sample_rows = self._line_rows = self._line_bytes = 0
             return batches
 
     def drain_transferable(self) -> list[Batch]:
@@ -124,17 +124,18 @@ class Buffer:
             self._drop_oldest_samples()
 
     def _count(self, batch: Batch) -> None:
+        """Add a batch to the numbers of waiting rows and bytes."""
         if batch.retention is Retention.DROPPABLE:
-            self._samples += len(batch.rows)
+            self._sample_rows += len(batch.rows)
         else:
-            self._lines += len(batch.rows)
+            self._line_rows += len(batch.rows)
         self._line_bytes += batch.size_bytes
 
     def _drop_oldest_samples(self) -> None:
-        excess = self._samples - self._sample_capacity
+        excess = self._sample_rows - self._sample_capacity
         if excess <= 0:
             return
-        self._samples -= excess
+        self._sample_rows -= excess
         self.dropped_samples += excess
         for batch in self._batches:
             if batch.retention is Retention.DROPPABLE:

@@ -83,6 +83,7 @@ def running_collector(database: Path) -> int | None:
 
 
 def _try_lock(descriptor: int, deadline: float, operation: int = fcntl.LOCK_EX) -> bool:
+    """Lock a file, trying again until a time of the monotonic clock; return whether that succeeded."""
     while True:
         try:
             fcntl.flock(descriptor, operation | fcntl.LOCK_NB)

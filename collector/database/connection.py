@@ -7,7 +7,7 @@ locks, and another program could then write in the middle of our transaction.
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,15 +34,26 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         DatabaseBusy: another program holds a lock.
     """
     check_writable(path)
-    with translate_sqlite_errors(path):
+    with translate_sqlite_errors(path), ExitStack() as on_error:
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+        on_error.callback(connection.close)
+        connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may contain hostile views
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA synchronous = EXTRA")
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        if pages * page_bytes <= QUICK_CHECK_MAX_BYTES:
+            check_integrity(connection, path, "quick_check")
+        if pages == 0:  # with rows in the file, this would need a rewrite of it
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        if mode != "delete":
+            raise DatabaseError(
+                f"{path}: the journal mode stays {mode}: close every other program that has it open"
+            )
+        on_error.pop_all()
     return connection
 
 
@@ -150,20 +161,19 @@ def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise  # about a value, not about the file: the repositories translate it
     except sqlite3.DatabaseError as error:
-        raise _explain(error, path) from error
-
-
-def _explain(error: sqlite3.DatabaseError, path: Path | None) -> DatabaseError:
-    extended_code = getattr(error, "sqlite_errorcode", 0)
-    code = extended_code & 0xFF
-    where = f"{path}: " if path else ""
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DatabaseBusy(f"{where}another program holds a lock on the database ({error})")
-    if extended_code == sqlite3.SQLITE_READONLY_DBMOVED or (code == sqlite3.SQLITE_NOTADB and not path):
-        return DatabaseReplaced(f"{where}the database was moved, removed, replaced or overwritten ({error})")
-    advice = _ADVICE.get(code)
-    kind = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
-    return kind(f"{where}{error}" + (f": {advice}" if advice else ""))
+        extended_code = getattr(error, "sqlite_errorcode", 0)
+        code = extended_code & 0xFF  # the primary code: SQLITE_BUSY_SNAPSHOT, for example, is a SQLITE_BUSY
+        where = f"{path}: " if path else ""
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DatabaseBusy(f"{where}another program holds a lock on the database ({error})") from error
+        # An open file that is suddenly "not a database" was a database when it was opened.
+        if extended_code == sqlite3.SQLITE_READONLY_DBMOVED or (code == sqlite3.SQLITE_NOTADB and not path):
+            raise DatabaseReplaced(
+                f"{where}the database was moved, removed, replaced or overwritten ({error})"
+            ) from error
+        advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
+        error_class = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
+        raise error_class(f"{where}{error}{advice}") from error
 
 
 _ADVICE = {
@@ -196,24 +206,3 @@ def check_writable(path: Path) -> None:
     for needed in (path.parent, path):  # the rollback journal is created beside the file
         if needed.exists() and not os.access(needed, os.W_OK):
             raise DatabaseError(f"{needed} cannot be written: {_ADVICE[sqlite3.SQLITE_READONLY]}")
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may contain hostile views
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA synchronous = EXTRA")
-    _check_small_file(connection, path)
-    if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # later it would need a rewrite of the file
-    mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
-    if mode != "delete":
-        raise DatabaseError(
-            f"{path}: the journal mode stays {mode}: close every other program that has it open"
-        )
-
-
-def _check_small_file(connection: sqlite3.Connection, path: Path) -> None:
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    if pages * page_size <= QUICK_CHECK_MAX_BYTES:
-        check_integrity(connection, path, "quick_check")

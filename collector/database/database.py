@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,29 +57,22 @@ class Database:
         self._depth = 0
         self._collector_lock = CollectorLock(path)
         self._collector_lock.acquire()
-        try:
-            self._open((*DOCUMENTED_TABLES, *tables), tuple(views))
-        except BaseException:
-            self._collector_lock.release()
-            raise
-        self._file = FileWatch(path)
+        with ExitStack() as on_error:
+            on_error.callback(self._collector_lock.release)
+            self._connection = connect_for_writing(path)
+            on_error.callback(self._connection.close)
+            with translate_sqlite_errors(path):
+                self.changes = [
+                    *migrate(self._connection, (*DOCUMENTED_TABLES, *tables)),
+                    *refresh_views(self._connection, views),
+                ]
+            self._file = FileWatch(path)
+            on_error.pop_all()
         self.models = ModelsRepository(self)
         self.metrics = MetricsRepository(self)
         self.logs = LogsRepository(self)
         self.config = ConfigRepository(self)
         self.meta = MetadataRepository(self)
-
-    def _open(self, tables: tuple[Table, ...], views: tuple[View, ...]) -> None:
-        self._connection = connect_for_writing(self.path)
-        try:
-            with translate_sqlite_errors(self.path):
-                self.changes = [
-                    *migrate(self._connection, tables),
-                    *refresh_views(self._connection, views),
-                ]
-        except BaseException:
-            self._connection.close()
-            raise
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> list[Record]:
         """Return all rows of a SELECT, as dictionaries.

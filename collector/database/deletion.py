@@ -37,8 +37,8 @@ _CONDITIONS = (
 )
 """The rows up to a boundary in three parts, the oldest first.
 
-Each part uses the index on `timestamp` and is not sorted. A single condition over `(timestamp, id)` would be:
-where a log wrote 500,000 lines in one second, each chunk would sort all of them by id, in half a second.
+SQLite reads each part in the order of an index. With a single condition over `(timestamp, id)` it would have
+to sort: if a log wrote 500,000 lines in one second, each chunk would sort all of them, in half a second.
 """
 
 
@@ -65,7 +65,7 @@ def max_row_count(database: Connected, table: str) -> int:
 
     It is the span of the ids, so rows that were deleted between others are included.
     """
-    return _number(
+    return _query_count(
         database,
         f"SELECT (SELECT max(id) FROM {table}) - (SELECT min(id) FROM {table}) + 1 AS n",  # noqa: S608 - our own names
     )
@@ -77,7 +77,7 @@ def has_time_index(database: Connected, table: str) -> bool:
         SELECT (SELECT count(*) FROM pragma_table_info(?1) WHERE name = 'id') * (
           SELECT count(*) FROM pragma_index_list(?1) AS one JOIN pragma_index_info(one.name) AS part
           WHERE part.seqno = 0 AND part.name = 'timestamp' AND NOT one.partial) AS n"""
-    return _number(database, query, (table,)) > 0
+    return _query_count(database, query, (table,)) > 0
 
 
 def count_rows(
@@ -92,14 +92,14 @@ def count_rows(
     """
     without_time = f"SELECT count(*) AS n FROM {table} WHERE timestamp IS NULL"  # noqa: S608
     between = f"SELECT count(*) AS n FROM {table} WHERE timestamp > ? AND timestamp <= ?"  # noqa: S608
-    total = run_step(partial(_number, database, without_time))
+    total = run_step(partial(_query_count, database, without_time))
     for since, until in pairwise((_MIN_TIME, *_step_times(database, table), _MAX_TIME)):
-        total += run_step(partial(_number, database, between, (since, until)))
+        total += run_step(partial(_query_count, database, between, (since, until)))
     return total
 
 
 def _step_times(database: Connected, table: str) -> list[int]:
-    """Return times that divide a table into steps of about `COUNT_ROWS` rows, if its rows came evenly.
+    """Return times that divide a table into steps of about `COUNT_ROWS` rows, if these are spread evenly.
 
     Example: 250,000 rows of the seconds 0 to 300 are counted in three steps: up to 100, up to 200, the rest.
     """
@@ -112,7 +112,8 @@ def _step_times(database: Connected, table: str) -> list[int]:
     return [first + (last - first) * number // (steps + 1) for number in range(1, steps + 1)]
 
 
-def _number(database: Connected, query: str, parameters: Sequence[SqlValue] = ()) -> int:
+def _query_count(database: Connected, query: str, parameters: Sequence[SqlValue] = ()) -> int:
+    """Return the column `n` of a query with one row; 0 if it is NULL."""
     return int(database.query(query, parameters)[0]["n"] or 0)
 
 

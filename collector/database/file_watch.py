@@ -83,9 +83,8 @@ class Replacement:
             self._found, self._unchanged_since = found, time.monotonic()
         if time.monotonic() - self._unchanged_since < UNCHANGED_SECONDS:
             return False
-        return found is not None or self._can_be_created()
-
-    def _can_be_created(self) -> bool:
+        if found is not None:
+            return True
         try:
             check_writable(self._path)
         except DatabaseError as error:
@@ -102,6 +101,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _identity_and_size(path: Path) -> tuple[int, int, int] | None:
+    """Return device, inode and size of a file; None if there is none that can be examined."""
     try:
         status = path.stat()
     except OSError:

@@ -72,6 +72,7 @@ class FlushTransactions:
             )
 
     def _read_fingerprint(self, connection: sqlite3.Connection) -> object:
+        """Return the result of the fingerprint query; None if there is no such table, or no query."""
         if not self._fingerprint_query:
             return None
         try:
@@ -79,7 +80,7 @@ class FlushTransactions:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
-            return None  # the table is missing: this is another database
+            return None  # the table is missing: it is another database
 
 
 def _inserted_rows(connection: sqlite3.Connection) -> int:

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -29,21 +30,24 @@ class LockWatch:
         """Record that a commit failed because of a lock."""
         now = time.monotonic()
         self._since = self._since or now
-        if now - self._since >= LONG_SECONDS and not self._is_logged:
-            self._is_logged = True
-            structlog.get_logger().warning(
-                f"rows have waited for {now - self._since:.0f} s because the database is locked by "
-                f"{self._holders()}: end its transaction; samples wait in memory until then"
-            )
+        if now - self._since < LONG_SECONDS or self._is_logged:
+            return
+        self._is_logged = True
+        holders = []
+        for process in lock_holders(self._database.stat(), _LOCKS.read_text().splitlines()):
+            holder = f"process {process}"
+            with suppress(OSError):  # it has ended, or /proc is mounted with hidepid
+                holder += f" ({Path(f'/proc/{process}/comm').read_text().strip()})"
+            holders.append(holder)
+        structlog.get_logger().warning(
+            f"rows have waited for {now - self._since:.0f} s because the database is locked by "
+            f"{' and '.join(holders) or 'a process that is not visible from here'}: end its transaction; "
+            "samples wait in memory until then"
+        )
 
     def record_free(self) -> None:
         """Record that a commit succeeded."""
         self._since, self._is_logged = None, False
-
-    def _holders(self) -> str:
-        status = self._database.stat()
-        names = [_name(process) for process in lock_holders(status, _LOCKS.read_text().splitlines())]
-        return " and ".join(names) or "a process that is not visible from here"
 
 
 def lock_holders(database: os.stat_result, locks: Iterable[str]) -> list[int]:
@@ -53,21 +57,12 @@ def lock_holders(database: os.stat_result, locks: Iterable[str]) -> list[int]:
         database: device and inode of the file.
         locks: the lines of /proc/locks.
     """
-    return sorted(set(_holders(database, locks)) - {os.getpid()})
-
-
-def _holders(database: os.stat_result, locks: Iterable[str]) -> Iterator[int]:
     # A line is for example: `3: POSIX  ADVISORY  READ 8123 fd:01:131090 1073741826 1073742335`
     device = f"{os.major(database.st_dev):02x}:{os.minor(database.st_dev):02x}"
     wanted = f"{device}:{database.st_ino}"
+    holders = set()
     for line in locks:
         match line.split():
             case [_, "POSIX" | "OFDLCK", _, _, process, found, *_] if found == wanted and int(process) > 0:
-                yield int(process)
-
-
-def _name(process: int) -> str:
-    try:
-        return f"process {process} ({Path(f'/proc/{process}/comm').read_text().strip()})"
-    except OSError:  # it has ended, or /proc is mounted with hidepid
-        return f"process {process}"
+                holders.add(int(process))
+    return sorted(holders - {os.getpid()})

@@ -28,7 +28,12 @@ def migrate(connection: sqlite3.Connection, tables: Iterable[Table]) -> Iterator
         _missing_columns(connection, table)
     for table in tables:
         yield from _migrate_table(connection, table)
-        yield from _drop_retired_indexes(connection, table)
+        for name in table.retired_indexes:
+            find = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ? AND tbl_name = ?"
+            if connection.execute(find, (name, table.name)).fetchone():
+                with transaction(connection):
+                    connection.execute(f"DROP INDEX {name}")
+                yield f"dropped index {name}"
 
 
 def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iterator[str]:
@@ -59,9 +64,11 @@ def refresh_views(connection: sqlite3.Connection, views: Iterable[View]) -> Iter
 
 
 def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
+    """Create a table, or add its missing columns and indexes; yield one sentence for each change."""
     present = _column_names(connection, table)
     missing = _missing_columns(connection, table)
-    new_indexes = {index.name for index in table.indexes} - _index_names(connection)
+    indexes = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+    new_indexes = {index.name for index in table.indexes} - {name for (name,) in indexes}
     if present and not missing and not new_indexes:
         return
     with transaction(connection):
@@ -77,15 +84,6 @@ def _migrate_table(connection: sqlite3.Connection, table: Table) -> Iterator[str
         yield f"added column {table.name}.{column.name}"
     if present and new_indexes:
         yield f"added index {', '.join(sorted(new_indexes))}"
-
-
-def _drop_retired_indexes(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
-    find = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = ? AND tbl_name = ?"
-    for name in table.retired_indexes:
-        if connection.execute(find, (name, table.name)).fetchone():
-            with transaction(connection):
-                connection.execute(f"DROP INDEX {name}")
-            yield f"dropped index {name}"
 
 
 def _missing_columns(connection: sqlite3.Connection, table: Table) -> tuple[Column, ...]:
@@ -108,7 +106,3 @@ def _column_names(connection: sqlite3.Connection, table: Table) -> set[str]:
             "Name another file in [database] path."
         )
     return {row[1].lower() for row in connection.execute(f"PRAGMA table_info({table.name})")}
-
-
-def _index_names(connection: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -94,6 +95,7 @@ class Writer:
             return self._buffer.drain_transferable()
 
     def _flush(self, *, force: bool) -> int:
+        """Commit everything that waits; after an error the rows are in the buffer again."""
         batches = self._buffer.drain()
         if not batches and not force:
             return 0
@@ -109,8 +111,9 @@ class Writer:
             self._buffer.put_back(batches)
             raise
         # The file may have been moved between the start of the transaction and its commit. The rows are then
-        # in a file that is elsewhere or deleted. They are kept as unconfirmed: another database gets them too
-        # (`hand_over`); if the file comes back, it contains them already, and they are forgotten.
+        # in a file that is elsewhere or deleted. They stay in `_unconfirmed`, from which `hand_over` writes
+        # them into another database too. If the file comes back, it already contains them: the next flush
+        # that succeeds clears the list.
         self._unconfirmed += batches
         self._database.check_same_file()
         self._unconfirmed = []
@@ -118,16 +121,17 @@ class Writer:
         return sum(len(batch.rows) for batch in batches)
 
     def _commit(self, statements: dict[str, list[Row]]) -> None:
-        try:
+        """Commit rows; leave out and log those that do not fit their table, so that the others need not wait.
+
+        Example: another program has created a UNIQUE index on the messages of `logs`. A repeated message then
+        does not fit; the samples of the same flush do.
+        """
+        with suppress(*_VALUE_ERRORS):
             with self._transactions.begin() as connection:
                 for statement, rows in statements.items():
                     connection.executemany(statement, rows)
-        except _VALUE_ERRORS:
-            self._commit_row_by_row(statements)
-
-    def _commit_row_by_row(self, statements: dict[str, list[Row]]) -> None:
-        """Leave out and log each row that does not fit its table: it must not keep the others waiting."""
-        refused: list[str] = []
+            return
+        refused: list[str] = []  # one row does not fit, and nothing was written: try each row by itself
         with self._transactions.begin() as connection:
             for statement, rows in statements.items():
                 for row in rows:
@@ -138,6 +142,7 @@ class Writer:
         structlog.get_logger().error("rows do not fit their table and were left out", rows=refused[:5])
 
     def _log_dropped(self) -> None:
+        """Log how many samples the buffer has dropped since the last report."""
         dropped = self._buffer.dropped_samples - self._logged_dropped
         if dropped:
             self._logged_dropped += dropped

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from collector.database import Database, deletion
 from collector.database.deletion import PASS_ROWS, Boundary
@@ -91,7 +92,7 @@ class Prune:
         self._row_counts: dict[str, int] = {}
 
     def run(self, progress: Progress = lambda _deleted: None) -> PruneSummary:
-        """Prune once.
+        """Delete the rows that are too old, then those beyond the limits on rows, then those on the size.
 
         Args:
             progress: called after each transaction.
@@ -103,28 +104,22 @@ class Prune:
         self._progress, self._deleted, self._row_counts = progress, {}, {}
         size_bytes = read_space(self._database).size_bytes
         with suppress(Stopped):
-            self._prune()
+            if days := self._settings.max_age_days:
+                oldest_kept = int(self._clock()) - days * _SECONDS_PER_DAY
+                for table in self._tables:
+                    self._delete(table, Boundary(oldest_kept))
+            self._prune_by_rows()
+            is_small_enough = self._prune_by_size()
+            for table in self._deleted:
+                self._steps.run(partial(deletion.analyze, self._database, table))
+            self._shrinking.run()
+            if not is_small_enough:
+                raise DatabaseError(
+                    f"the database cannot be made smaller than [retention] max_database_mb = "
+                    f"{self._settings.max_database_mb}: it is full of other tables, or of the newest "
+                    f"{LAST_ROWS:,} rows of each table. Raise the limit, or check `llama-collector status`"
+                )
         return PruneSummary(self._deleted, size_bytes, read_space(self._database).size_bytes)
-
-    def _prune(self) -> None:
-        self._prune_by_age()
-        self._prune_by_rows()
-        is_small_enough = self._prune_by_size()
-        for table in self._deleted:
-            self._steps.run(lambda table=table: deletion.analyze(self._database, table))  # type: ignore[misc]
-        self._shrinking.run()
-        if not is_small_enough:
-            raise DatabaseError(
-                f"the database cannot be made smaller than [retention] max_database_mb = "
-                f"{self._settings.max_database_mb}: it is full of other tables, or of the newest "
-                f"{LAST_ROWS:,} rows of each table. Raise the limit, or check `llama-collector status`"
-            )
-
-    def _prune_by_age(self) -> None:
-        """Delete the rows of all tables that are older than `max_age_days`."""
-        if days := self._settings.max_age_days:
-            for table in self._tables:
-                self._delete(table, Boundary(int(self._clock()) - days * _SECONDS_PER_DAY))
 
     def _prune_by_rows(self) -> None:
         """Delete the oldest rows beyond `metrics_max_rows` and `logs_max_rows`.
@@ -133,15 +128,14 @@ class Prune:
         that many. The last pass deletes fewer; rows that were added meanwhile are left to the next run.
         """
         while True:
-            deleted = self._delete_oldest({table: self._excess_rows(table) for table in self._counted_tables})
-            if deleted < PASS_ROWS:
+            excess_rows = {}
+            for table in self._counted_tables:
+                limit = self._settings.logs_max_rows if table == "logs" else self._settings.metrics_max_rows
+                # The rows are counted, which takes long, only if there can be too many.
+                if limit and deletion.max_row_count(self._database, table) > limit:
+                    excess_rows[table] = min(self._row_count(table) - limit, PASS_ROWS)
+            if self._delete_oldest(excess_rows) < PASS_ROWS:
                 return
-
-    def _excess_rows(self, table: str) -> int:
-        limit = self._settings.logs_max_rows if table == "logs" else self._settings.metrics_max_rows
-        if not limit or deletion.max_row_count(self._database, table) <= limit:
-            return 0  # without counting the rows, which takes much longer
-        return min(self._row_count(table) - limit, PASS_ROWS)
 
     def _prune_by_size(self) -> bool:
         """Delete the oldest rows of all tables until their content fits into `max_database_mb`.
@@ -164,7 +158,9 @@ class Prune:
         while (used_bytes := read_space(self._database).used_bytes) > target_bytes:
             counts = {table: self._row_count(table) for table in self._counted_tables}
             share = _share_to_delete(used_bytes, target_bytes, counts.values())
-            if not self._delete_oldest({table: _part(rows, share) for table, rows in counts.items()}):
+            if not self._delete_oldest(
+                {table: _rows_in_share(rows, share) for table, rows in counts.items()}
+            ):
                 return False
         return True
 
@@ -227,6 +223,6 @@ def _share_to_delete(used_bytes: float, target_bytes: float, row_counts: Iterabl
     return min(max(excess_share, MIN_SHARE), PASS_ROWS / max(1, *row_counts))
 
 
-def _part(rows: int, share: float) -> int:
-    """Return the number of rows of a table that a share is, leaving `LAST_ROWS`."""
+def _rows_in_share(rows: int, share: float) -> int:
+    """Return how many of a table's rows a share is, but at most all except `LAST_ROWS`."""
     return min(math.ceil(rows * share), rows - LAST_ROWS)

@@ -3,7 +3,7 @@
 import structlog
 
 from collector.database import Database
-from collector.database.space import Space, read_space, release_pages, rewrite
+from collector.database.space import read_space, release_pages, rewrite
 from collector.history.steps import ShortSteps
 from collector.schema import BYTES_PER_MB
 
@@ -48,14 +48,14 @@ class FileShrinking:
         """
         if not read_space(self._database).can_shrink:
             self._rewrite_if_worthwhile()
-        while (space := read_space(self._database)).can_shrink and self._excess_bytes(space) > 0:
+        while (space := read_space(self._database)).can_shrink:
+            beyond_limit = space.size_bytes - self._limit_bytes if self._limit_bytes else 0
+            excess = max(space.free_bytes - RESERVE_BYTES, beyond_limit)
+            if min(space.free_bytes, excess) <= 0:
+                return
             self._steps.run(lambda: release_pages(self._database))
             if read_space(self._database).free_bytes >= space.free_bytes:
                 return  # no page could be released: do not try for ever
-
-    def _excess_bytes(self, space: Space) -> int:
-        beyond_limit = space.size_bytes - self._limit_bytes if self._limit_bytes else 0
-        return min(space.free_bytes, max(space.free_bytes - RESERVE_BYTES, beyond_limit))
 
     def _rewrite_if_worthwhile(self) -> None:
         """Rewrite a file that another program created, or log once how that can be done.

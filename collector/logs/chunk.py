@@ -52,7 +52,7 @@ class CompletePart(NamedTuple):
 
 
 def complete_records(
-    data: bytes, room: int, *, key_follows: bool, at_end: bool, is_settled: bool
+    data: bytes, max_lines: int, *, key_follows: bool, at_end: bool, is_settled: bool
 ) -> CompletePart:
     """Return the complete records at the beginning of some bytes.
 
@@ -62,30 +62,32 @@ def complete_records(
 
     Args:
         data: bytes from the beginning of a line; at least one newline is among them.
-        room: how many lines are accepted, at least 1.
+        max_lines: how many lines are used, at least 1.
         key_follows: see `parse_records`.
         at_end: whether the bytes reach to the end of the file.
         is_settled: whether the file has not grown for a while, so that its last record is complete.
     """
     lines = split_lines(data[: data.rfind(b"\n") + 1])
-    if len(lines) > room:
-        lines, at_end = lines[:room], False
+    if len(lines) > max_lines:
+        lines, at_end = lines[:max_lines], False
     records = parse_records(lines, key_follows=key_follows)
-    complete = len(lines)
+    line_count = len(lines)
     if records and not (at_end and is_settled):
+        # The last record may continue after these lines: leave it to the next call. An exception is a record
+        # that is longer than what is read at once: it is divided, since waiting would not make it shorter.
         first_line = records[-1].line
-        # A record that is longer than what is read at once is divided: waiting would not make it shorter.
         if first_line > 0 or at_end:
-            records, complete = records[:-1], first_line
-    size_bytes = len(data) - len(data.split(b"\n", complete)[complete])
+            records, line_count = records[:-1], first_line
+    size_bytes = len(data) - len(data.split(b"\n", line_count)[line_count])
     return CompletePart(records, size_bytes, data[size_bytes:] if at_end else b"")
 
 
-def whole_characters(data: bytes) -> int:
+def size_of_whole_characters(data: bytes) -> int:
     """Return the number of bytes up to the end of the last whole UTF-8 character.
 
-    An unfinished line may end inside a character. If nothing precedes that character, all bytes count:
-    something must be stored.
+    An unfinished line may end inside a character. Example: of `caf` and the first of the two bytes of
+    `é`, 3 bytes are whole characters. If nothing precedes that character, all bytes count: something must
+    be stored.
     """
     for back in range(1, min(_MAX_CHARACTER_BYTES, len(data)) + 1):
         byte = data[-back]

@@ -59,24 +59,22 @@ class FileClock:
             offset: of the first record.
         """
         now = time.time()
-        if self._is_live(now - status.st_mtime):
+        was_caught_up = (
+            self._caught_up_at is not None and time.monotonic() - self._caught_up_at < LIVE_SECONDS
+        )
+        if was_caught_up and now - status.st_mtime < LIVE_SECONDS:
             return self._stamps.times_of_live(records, now)
-        end = min(now, status.st_mtime)
+        file_time = min(now, status.st_mtime)
         stamp_before = self._stamps.owner_stamp
-        times = self._stamps.times_of_backlog(records, end)
+        times = self._stamps.times_of_backlog(records, file_time)
         while len(times) < len(records):  # the next record is of a process whose start is not known
-            starts = find_starts(self._contents(offset), os.fstat(self._descriptor).st_mtime, stamp_before)
-            times += self._stamps.times_of_backlog(records[len(times) :], end, starts)
+            end_time = os.fstat(self._descriptor).st_mtime
+            starts = find_starts(self._read_from(offset), end_time, stamp_before)
+            times += self._stamps.times_of_backlog(records[len(times) :], file_time, starts)
         return times
 
-    def _is_live(self, age_seconds: float) -> bool:
-        return (
-            self._caught_up_at is not None
-            and time.monotonic() - self._caught_up_at < LIVE_SECONDS
-            and age_seconds < LIVE_SECONDS
-        )
-
-    def _contents(self, offset: int) -> Iterator[bytes]:
+    def _read_from(self, offset: int) -> Iterator[bytes]:
+        """Yield the content of the file from an offset on, of a long backlog only its end."""
         offset = max(offset, os.fstat(self._descriptor).st_size - MAX_SCAN_BYTES)
         while data := os.pread(self._descriptor, _SCAN_BYTES, offset):
             yield data

@@ -78,7 +78,7 @@ class LogFileReader:
         self._followers.clear()
 
     def _add_followers(self) -> None:
-        """Follow the paths that the settings name, and files that match a pattern by now."""
+        """Create a follower for each path that the settings name or match and that has none yet."""
         literal = {path for path in self._patterns if not glob.has_magic(path) or Path(path).exists()}
         wild = [pattern for pattern in self._patterns if pattern not in literal]
         matches = {m for pattern in wild for m in glob.iglob(pattern) if Path(m).is_file()}  # noqa: PTH207
@@ -109,4 +109,5 @@ class LogFileReader:
         return PathPosition()
 
     def _is_followed(self, identity: Identity) -> bool:
+        """Return whether a follower has this file open, under whichever name."""
         return any(follower.follows(identity) for follower in self._followers.values())

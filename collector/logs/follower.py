@@ -68,13 +68,15 @@ class PathFollower:
         self._resumed_identities = {file.identity for file in position.files}
         self._tails: list[Tail] = []  # the oldest file first; the last one is, or was, at the path
         self._polled_at: float | None = None
-        self._lost: FilePosition | None = None  # of the last file of the previous run, if it is gone
-        self._searched_before: dict[Identity, int] = {}  # time of change of an empty file at that search
-        self._is_shared_logged = False
+        self._lost_position: FilePosition | None = None  # of the newest file of the last run, if it is gone
+        # Time of change of each empty file at the last search of `_find_missed`, which is not repeated
+        # for an unchanged file.
+        self._searched_modified_ns: dict[Identity, int] = {}
+        self._has_warned_of_writers = False
         self.has_more = False
 
     def poll(self) -> str | None:
-        """Read what was added; return what is wrong, or None."""
+        """Read what was added since the last poll; return what is wrong (`describe_error`), or None."""
         problem: str | None = None
         try:
             self._find_files()
@@ -99,6 +101,12 @@ class PathFollower:
     # Finding files
 
     def _find_files(self) -> None:
+        """Open the files of the stored positions, or the file that is new at the path.
+
+        Raises:
+            OSError: there is no file at the path (`FileNotFoundError`), or one cannot be opened.
+            SourceFailed: one of them is not a regular file.
+        """
         if self._to_resume:
             self._resume()
         identity = identity_of(self._path.stat())
@@ -131,8 +139,8 @@ class PathFollower:
             self.close()
             return
         if not found:
-            self._lost = self._to_resume[-1]
-            if self._lost.offset and not self._is_followed(self._lost.identity):
+            self._lost_position = self._to_resume[-1]
+            if self._lost_position.offset and not self._is_followed(self._lost_position.identity):
                 warn_of_lost_lines(self._path)
         self._to_resume = []
 
@@ -146,7 +154,7 @@ class PathFollower:
         contain. It was truncated: `_find_missed` and `_restart` find the copies.
         """
         listing = FileListing(self._path, self._is_followed)
-        before = self._tails[-1].position if self._tails else self._lost
+        before = self._tails[-1].position if self._tails else self._lost_position
         missed: list[Path] = []
         if before and identity not in self._resumed_identities:
             missed = listing.rotated_after(before)[:MAX_OPENED]
@@ -175,7 +183,7 @@ class PathFollower:
             RotationUnderWay: the files are being renamed, or the file is no longer empty.
         """
         identity, modified_ns = tail.position.identity, tail.status.st_mtime_ns
-        if chunk is None and (self._searched_before.get(identity) == modified_ns or tail.status.st_size):
+        if chunk is None and (self._searched_modified_ns.get(identity) == modified_ns or tail.status.st_size):
             return []
         listing = FileListing(self._path, self._is_followed)
         with ExitStack() as opened:
@@ -190,18 +198,19 @@ class PathFollower:
         if is_copy:
             missed.pop().close()
         if chunk is None and not missed:
-            self._searched_before[identity] = modified_ns
+            self._searched_modified_ns[identity] = modified_ns
         return missed
 
     def _rotated_before(self, tail: Tail, listing: FileListing) -> list[Path]:
         """Return rotated files between a file and the one before it."""
         index = self._tails.index(tail)
-        before = self._tails[index - 1].position if index else self._lost or tail.position
+        before = self._tails[index - 1].position if index else self._lost_position or tail.position
         return listing.rotated_between(before, tail.position)
 
     # Reading files
 
     def _read_files(self) -> None:
+        """Read all open files, the oldest first, and close those that are finished."""
         self.has_more = False
         for tail in tuple(self._tails):
             try:
@@ -214,6 +223,12 @@ class PathFollower:
             self._close_finished()
 
     def _read(self, tail: Tail) -> None:
+        """Read one file to its end, or until the limit of a poll or of the buffer is reached.
+
+        Raises:
+            FileRewritten: the file no longer contains what was read of it.
+            RotationUnderWay: see `_find_missed`.
+        """
         size_bytes = 0
         while size_bytes < POLL_BYTES and (room := self._sink.room) > 0:
             chunk = tail.read(room)
@@ -248,13 +263,14 @@ class PathFollower:
         elif tail.position.offset or not self._rotated_before(tail, listing):  # else these contain the bytes
             rows, self._models = self._sink.rows(*tail.incomplete_records(), self._models)
         tail.restart()
-        self._searched_before.pop(tail.position.identity, None)
+        self._searched_modified_ns.pop(tail.position.identity, None)
         self._store(rows)
         self.has_more = True
-        if not self._is_shared_logged:
-            self._is_shared_logged = warn_of_several_writers(self._path)
+        if not self._has_warned_of_writers:
+            self._has_warned_of_writers = warn_of_several_writers(self._path)
 
     def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
+        """Add rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
         self._sink.put(rows, str(self._path), PathPosition(self._models, files).to_json(), size_bytes)
 
@@ -271,5 +287,5 @@ class PathFollower:
             is_deleted = status.st_nlink == 0 and time.time() - status.st_mtime > DELETED_SECONDS
             if is_deleted or len(self._tails) > MAX_TAILS:
                 self._tails.remove(tail)
-                self._searched_before.pop(tail.position.identity, None)
+                self._searched_modified_ns.pop(tail.position.identity, None)
                 tail.close()

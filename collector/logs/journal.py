@@ -20,8 +20,8 @@ from typing import Self
 import structlog
 
 from collector.health import OK, State
-from collector.logs.journal_entries import Entry, ParsedEntries, parse_entries, parse_entry
-from collector.logs.journalctl import Journalctl, is_about_cursor, raise_complaint
+from collector.logs.journal_entries import Entry, parse_entries, parse_entry
+from collector.logs.journalctl import Journalctl, is_about_cursor, raise_error
 from collector.logs.position import Models
 from collector.logs.reader import SETTLE_SECONDS, LogSink
 from collector.schema import Row
@@ -100,20 +100,20 @@ class JournalReader:
         room = min(POLL_ENTRIES, self._sink.room)
         self.has_more = room == 0
         if room:
-            complaint = self._read(room)
-            if self._position.cursor and is_about_cursor(complaint):
+            error_text = self._read(room)
+            if self._position.cursor and is_about_cursor(error_text):
                 # Without the cursor, reading continues at the time of the entry that was read last.
-                _warn_of_gap(f"journalctl does not accept the position ({complaint.strip()})")
+                _warn_of_gap(f"journalctl does not accept the position ({error_text.strip()})")
                 self._position = replace(self._position, cursor=None)
-                complaint = self._read(room)
-            raise_complaint(complaint)
+                error_text = self._read(room)
+            raise_error(error_text)
         return OK
 
     def close(self) -> None:
         """Do nothing: no process and no file is open between two polls."""
 
     def _read(self, room: int) -> str:
-        """Read from the position on, at most this many entries; return what journalctl complained about."""
+        """Store the entries after the position, at most `room`; return journalctl's standard error."""
         arguments = [*self._arguments, *(f"--unit={unit}" for unit in self._units)]
         if self._position.cursor:
             arguments.append(f"--cursor={self._position.cursor}")
@@ -132,17 +132,17 @@ class JournalReader:
             if waiting:
                 age_seconds = time.time() - waiting[-1].microseconds / 1e6
                 self._store(waiting, newest_may_continue=age_seconds < SETTLE_SECONDS)
-        return journalctl.complaint
+        return journalctl.error_text
 
     def _entries_after_position(self, lines: Iterator[bytes]) -> Iterator[Entry]:
-        """Return the entries that journalctl writes, without the one that was read last."""
+        """Yield the entries that journalctl writes, without the one that was read last."""
         position = self._position
         for number, line in enumerate(lines):
             entry = parse_entry(json.loads(line), self._units)
             if number == 0 and position.cursor:
                 if entry.cursor == position.cursor:
                     continue
-                if position.units == self._units:  # else the filter may exclude it
+                if position.units == self._units:  # with other units, the filter may exclude that entry
                     _warn_of_gap("the entry that was read last is no longer in it")
             yield entry
 
@@ -150,7 +150,8 @@ class JournalReader:
         """Add the records of entries to the buffer, with the position after them.
 
         Returns:
-            the entries whose record may continue. They are stored with the following ones, or read again.
+            the entries whose record may continue in the next entry. They are stored with the following
+            ones, or read again by the next poll.
         """
         parsed = parse_entries(
             entries,
@@ -158,15 +159,12 @@ class JournalReader:
             newest_may_continue=newest_may_continue,
             must_advance=len(entries) >= COMMIT_ENTRIES,
         )
-        if parsed.complete:
-            self._put(parsed)
-        return parsed.incomplete
-
-    def _put(self, parsed: ParsedEntries) -> None:
+        if not parsed.complete:
+            return parsed.incomplete
         rows: list[Row] = []
         models = self._position.models
         for group in parsed.groups:
-            added, models = self._sink.rows(group.records, group.times, models, group.speaker)
+            added, models = self._sink.rows(group.records, group.times, models, group.writer_name)
             rows += added
         last = parsed.complete[-1]
         self._position = JournalPosition(
@@ -174,9 +172,11 @@ class JournalReader:
         )
         size_bytes = sum(len(entry.line) for entry in parsed.complete)
         self._sink.put(rows, self.name, self._position.to_json(), size_bytes)
+        return parsed.incomplete
 
 
 def _warn_of_gap(reason: str) -> None:
+    """Warn that entries between the last one that was read and the next one may be missing."""
     structlog.get_logger().warning(
         f"the journal was vacuumed or replaced: {reason}. Reading continues with the next entry that exists; "
         "entries in between may be missing"

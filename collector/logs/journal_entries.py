@@ -22,11 +22,11 @@ class Writer(NamedTuple):
 
     Args:
         process: its process id, as text.
-        speaker: llama-server, or the program that writes about the unit (systemd).
+        name: llama-server, or the program that writes about the unit (systemd); becomes `logs.source`.
     """
 
     process: str
-    speaker: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class EntryRecords:
     """Records of consecutive entries of one writer.
 
     Args:
-        speaker: source of the records.
+        writer_name: `Writer.name`.
         records: in their order.
         times: Unix seconds of each.
     """
 
-    speaker: str
+    writer_name: str
     records: list[Record]
     times: list[int]
 
@@ -85,16 +85,16 @@ def parse_entry(value: Mapping[str, Any], units: Collection[str]) -> Entry:
 
     Args:
         value: the object.
-        units: whose own entries are wanted; others are written about them.
+        units: an entry of another unit, such as systemd's, is about one of these units.
     """
     is_own = value.get("_SYSTEMD_UNIT") in units
-    speaker = LLAMA_SERVER if is_own else str(value.get("SYSLOG_IDENTIFIER") or "systemd")
+    name = LLAMA_SERVER if is_own else str(value.get("SYSLOG_IDENTIFIER") or "systemd")
     return Entry(
         value["__CURSOR"],
         int(value["__REALTIME_TIMESTAMP"]),
         "\n".join(split_lines(_bytes_of(value.get("MESSAGE")) + b"\n")),
         _LEVEL_OF_PRIORITY.get(str(value.get("PRIORITY")), "info"),
-        Writer(str(value.get("_PID")), speaker),
+        Writer(str(value.get("_PID")), name),
     )
 
 
@@ -106,8 +106,10 @@ def parse_entries(
     Args:
         entries: in their order, at least one.
         key_process: process whose next line is an API key: its last line ended with the flag.
-        newest_may_continue: whether the last record is left to the next call, with more of its lines.
-        must_advance: whether it is returned nevertheless if there is no other record.
+        newest_may_continue: whether the last record is left to the next call, which may have more of its
+            lines.
+        must_advance: whether the last record is returned nevertheless if it is the only one. Example: a
+            record of 5000 lines is longer than all entries that are stored at once.
     """
     groups = [list(group) for _, group in groupby(entries, key=lambda entry: entry.writer)]
     result: list[EntryRecords] = []
@@ -128,7 +130,7 @@ def parse_entries(
         elif records and key_process == writer.process:
             key_process = None
         times = [group[record.line].microseconds // 1_000_000 for record in records]
-        result.append(EntryRecords(writer.speaker, records, times))
+        result.append(EntryRecords(writer.name, records, times))
     complete = entries[: len(entries) - len(incomplete)]
     return ParsedEntries(result, complete, incomplete, key_process)
 

@@ -20,7 +20,7 @@ SILENCE_SECONDS = 30.0
 
 _FIELDS = "MESSAGE,PRIORITY,_PID,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
 _READ_BYTES = 64 * 1024
-_MAX_COMPLAINT_BYTES = 4096
+_MAX_ERROR_CHARACTERS = 4096
 
 
 class Journalctl:
@@ -30,7 +30,7 @@ class Journalctl:
         arguments: which entries to read.
 
     Attributes:
-        complaint: what it wrote to its standard error.
+        error_text: what it wrote to its standard error.
 
     Raises:
         SourceAbsent: there is no journalctl.
@@ -45,37 +45,25 @@ class Journalctl:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | {"LC_ALL": "C"},  # its complaints are matched
+                env=os.environ | {"LC_ALL": "C"},  # its messages are matched
             )
         except FileNotFoundError as error:
             raise SourceAbsent(
                 "there is no journalctl here: use [logs] files instead of journal_units"
             ) from error
-        self.complaint = ""
+        self.error_text = ""
 
     def lines(self) -> Iterator[bytes]:
-        """Return its lines of JSON, as they come.
+        """Yield its lines of JSON, as they come.
+
+        Both of its pipes are read together: if one were not, it could fill, and journalctl would block.
 
         Raises:
-            SourceFailed: it writes nothing for too long, was killed, or failed without a complaint.
+            SourceFailed: it writes nothing for too long, was killed, or failed without a message.
         """
-        rest = b""
-        for data in self._output():
-            *lines, rest = (rest + data).split(b"\n")
-            yield from (line for line in lines if line.startswith(b"{"))
-        code = self._process.wait()
-        if code < 0:
-            raise SourceFailed(
-                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
-                "check with journalctl --verify"
-            )
-        if code and not self.complaint:
-            raise SourceFailed(f"journalctl ended with code {code} and without a message")
-
-    def _output(self) -> Iterator[bytes]:
-        """Read both of its pipes, so that neither fills and blocks it; return what the first contains."""
         assert self._process.stdout
         assert self._process.stderr
+        unfinished_line = b""
         with selectors.DefaultSelector() as selector:
             for pipe in (self._process.stdout, self._process.stderr):
                 selector.register(pipe, selectors.EVENT_READ)
@@ -88,9 +76,18 @@ class Journalctl:
                     if not data:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is self._process.stdout:
-                        yield data
-                    elif len(self.complaint) < _MAX_COMPLAINT_BYTES:
-                        self.complaint += data.decode("utf-8", "replace")
+                        *lines, unfinished_line = (unfinished_line + data).split(b"\n")
+                        yield from (line for line in lines if line.startswith(b"{"))
+                    elif len(self.error_text) < _MAX_ERROR_CHARACTERS:
+                        self.error_text += data.decode("utf-8", "replace")
+        code = self._process.wait()
+        if code < 0:
+            raise SourceFailed(
+                f"journalctl was ended by {signal.Signals(-code).name}: a journal file may be damaged; "
+                "check with journalctl --verify"
+            )
+        if code and not self.error_text:
+            raise SourceFailed(f"journalctl ended with code {code} and without a message")
 
     def __enter__(self) -> Self:
         return self
@@ -105,27 +102,27 @@ class Journalctl:
         self._process.wait()
 
 
-def is_about_cursor(complaint: str) -> bool:
-    """Return whether journalctl complained that it cannot start at the cursor."""
-    return "cursor" in complaint.lower()
+def is_about_cursor(error_text: str) -> bool:
+    """Return whether journalctl reported that it cannot start at the cursor."""
+    return "cursor" in error_text.lower()
 
 
-def raise_complaint(complaint: str) -> None:
-    """Raise an error with the change that is necessary, if journalctl complained.
+def raise_error(error_text: str) -> None:
+    """Raise an error that says what to change, if journalctl wrote a message.
 
     Raises:
         SourceAbsent: there is no journal.
         SourceFailed: it cannot be read.
     """
-    if _NOT_PERMITTED(complaint):
+    if _NOT_PERMITTED(error_text):
         raise SourceFailed(
             "the journal may not be read: add the user of the collector to the group systemd-journal "
             "(usermod -aG systemd-journal USER) and restart it"
         )
-    if "No journal files were found" in complaint:
+    if "No journal files were found" in error_text:
         raise SourceAbsent("there is no journal here: use [logs] files instead of journal_units")
-    if complaint.strip():
-        raise SourceFailed(f"journalctl: {complaint.strip()}")
+    if error_text.strip():
+        raise SourceFailed(f"journalctl: {error_text.strip()}")
 
 
 _NOT_PERMITTED = re.compile(

@@ -20,9 +20,10 @@ IsFollowed = Callable[[Identity], bool]
 class FileListing:
     """The files at a path and beside it, as they were at one moment.
 
-    While they are examined, a rotation may rename them: `llama.log.1` was read, becomes `llama.log.2`, and
-    what is opened as `llama.log.1` is another file. So whoever has opened files by their names must check
-    `is_current` before using them, and leave everything to the next poll if it is false.
+    A rotation may rename them at any time. Example: `llama.log.1` is in the listing, is renamed to
+    `llama.log.2`, and what is then opened as `llama.log.1` is another file. Therefore the caller must check
+    `is_current` after it has opened files by their names, and leave everything to the next poll if it is
+    false.
 
     Args:
         path: where llama-server writes.
@@ -32,7 +33,7 @@ class FileListing:
     def __init__(self, path: Path, is_followed: IsFollowed) -> None:
         self._path = path
         self._is_followed = is_followed
-        self._statuses = _list(path)
+        self._statuses = _stat_files(path)
 
     @property
     def has_current_file(self) -> bool:
@@ -41,13 +42,16 @@ class FileListing:
 
     def is_current(self) -> bool:
         """Return whether each name still belongs to the same file."""
-        now = _list(self._path)
+        now = _stat_files(self._path)
         return {path: identity_of(status) for path, status in now.items()} == {
             path: identity_of(status) for path, status in self._statuses.items()
         }
 
     def find(self, position: FilePosition) -> Tail | None:
-        """Open the file of a stored position, wherever it was renamed or copied to.
+        """Open the file of a stored position, under the name to which it was renamed or copied.
+
+        Returns:
+            the file at the position; None if no file contains what was read up to there.
 
         Raises:
             OSError: the file with this inode cannot be opened.
@@ -85,15 +89,16 @@ class FileListing:
         return self._unfollowed(rotated_after(self._path, self._statuses, position))
 
     def rotated_between(self, before: FilePosition, position: FilePosition) -> list[Path]:
-        """Return those written after the file of one position and before the file of another."""
+        """Return rotated files that nobody reads yet, written between the files of two positions."""
         return self._unfollowed(rotated_between(self._path, self._statuses, before, position))
 
     def _unfollowed(self, paths: list[Path]) -> list[Path]:
+        """Return those of some paths whose files nobody reads yet."""
         return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
 
 
-def _list(path: Path) -> dict[Path, os.stat_result]:
-    """Return the file at a path, if there is one, and then the files whose names begin with its name."""
+def _stat_files(path: Path) -> dict[Path, os.stat_result]:
+    """Return the status of the file at a path, if there is one, and of files with longer names beside it."""
     beside = sorted(glob.iglob(f"{glob.escape(str(path))}?*"))  # noqa: PTH207 - Path.glob needs a relative pattern
     statuses = {}
     for candidate in (path, *map(Path, beside)):

@@ -1,6 +1,7 @@
 """What prevents a log file from being read, or from being read completely, in words for the user."""
 
 import os
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ MISSING = "missing"
 
 
 def describe_error(error: OSError | SourceFailed) -> str:
-    """Return what is wrong and what to change; `MISSING` where there is no file."""
+    """Return what is wrong with a file and what to change; `MISSING` where there is no file."""
     if isinstance(error, SourceFailed):
         return str(error)
     if isinstance(error, FileNotFoundError):
@@ -24,7 +25,7 @@ def describe_error(error: OSError | SourceFailed) -> str:
 
 
 def warn_of_lost_lines(path: Path) -> None:
-    """Log that the file which was read last has disappeared."""
+    """Warn that the file which was read last is gone, with the lines that were still unread."""
     structlog.get_logger().warning(
         f"{path} was replaced while the collector was not running, and its old file is not beside it: "
         "lines that were written into it since may be missing"
@@ -32,11 +33,17 @@ def warn_of_lost_lines(path: Path) -> None:
 
 
 def warn_of_several_writers(path: Path) -> bool:
-    """Log that several processes write a file, if they do; return whether it was logged.
+    """Warn if several llama-servers were started with this `--log-file`; return whether it was logged.
 
     Example: a router passes its `--log-file` on to its children.
     """
-    if _count_writers(path) < 2:  # noqa: PLR2004 - several
+    name = os.fsencode(path.name)
+    writers = 0
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # the process has ended meanwhile
+            arguments = entry.read_bytes().split(b"\0")
+            writers += any(f == b"--log-file" and value.endswith(name) for f, value in pairwise(arguments))
+    if writers < 2:  # noqa: PLR2004 - several
         return False
     structlog.get_logger().warning(
         f"{path} is written by several llama-server processes at once: each truncates and overwrites what "
@@ -44,16 +51,3 @@ def warn_of_several_writers(path: Path) -> bool:
         "systemd, and name its unit in [logs] journal_units"
     )
     return True
-
-
-def _count_writers(path: Path) -> int:
-    """Return the number of processes that were started with this file as `--log-file`."""
-    name = os.fsencode(path.name)
-    count = 0
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = entry.read_bytes().split(b"\0")
-        except OSError:
-            continue  # the process has ended meanwhile
-        count += any(flag == b"--log-file" and value.endswith(name) for flag, value in pairwise(arguments))
-    return count

@@ -86,7 +86,7 @@ class LogSink:
         records: Sequence[Record],
         times: Sequence[int],
         models: Models,
-        speaker: str = LLAMA_SERVER,
+        writer_name: str = LLAMA_SERVER,
     ) -> tuple[list[Row], Models]:
         """Return rows of `logs`, and the models of a router's children after these records.
 
@@ -96,14 +96,15 @@ class LogSink:
             records: in their order.
             times: Unix seconds of each.
             models: by port, before these records.
-            speaker: source of records that no child wrote.
+            writer_name: `logs.source` of records that no child wrote.
         """
         rows: list[Row] = []
         for record, timestamp in zip(records, times, strict=True):
             level, message = record.level or "info", record.message
-            source = models.get(record.port, speaker) if record.port else speaker
+            source = models.get(record.port, writer_name) if record.port else writer_name
             if " on port " in message and not record.port and (child := spawned_child(message)):
-                models = _with_child(models, *child)
+                others = [item for item in models.items() if item[0] != child[0]]
+                models = dict([*others, child][-_MAX_MODELS:])  # those named longest ago are removed
             if level in self._levels:
                 rows.append((level, message, source, timestamp))
         return rows, models
@@ -126,9 +127,3 @@ def stored_positions(database: Connected) -> dict[str, str]:
     return {
         row["name"]: row["position"] for row in database.query("SELECT name, position FROM log_positions")
     }
-
-
-def _with_child(models: Models, port: int, model: str) -> Models:
-    """Return the models with one more child; beyond a limit those named longest ago are removed."""
-    others = [item for item in models.items() if item[0] != port]
-    return dict([*others, (port, model)][-_MAX_MODELS:])

@@ -15,7 +15,6 @@ _ROTATED = re.compile(r"(?:[.-]\d[\d.T:_-]*|\.old)$")
 _NUMBERED = re.compile(r"\.\d{1,4}")
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip")
 
-
 Statuses = Mapping[Path, Status]
 """The file at a path, if there is one, and the files whose names begin with its name."""
 
@@ -51,9 +50,9 @@ def paths_to_follow(paths: Collection[str], known: Collection[str]) -> list[str]
 def rotated_after(path: Path, files: Statuses, position: FilePosition) -> list[Path]:
     """Return the rotated files that were written after the file of a position, the oldest first.
 
-    If the file of the position is itself among them, names decide: after `llama.log.3` come
-    `llama.log.2` and `llama.log.1`. The time of the last change decides where names cannot: the file was
-    deleted, or the two names are of different kinds (a number, and a date or `.old`).
+    If the file of the position is itself among them, names decide: after `llama.log.3`, the files
+    `llama.log.2` and `llama.log.1` were written. The time of the last change decides where names cannot: the
+    file was deleted, or the two names are of different kinds (a number, and a date or `.old`).
 
     Args:
         path: where llama-server writes; its own file is never in the result.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from collector.errors import FileRewritten, SourceFailed
-from collector.logs.chunk import Chunk, complete_records, whole_characters
+from collector.logs.chunk import Chunk, complete_records, size_of_whole_characters
 from collector.logs.clock import FileClock
 from collector.logs.position import Anchor, FilePosition
 from collector.logs.reader import SETTLE_SECONDS
@@ -101,28 +101,39 @@ class Tail:
         """Close the file."""
         os.close(self._descriptor)
 
-    def read(self, room: int) -> Chunk | None:
+    def read(self, max_lines: int) -> Chunk | None:
         """Return the next chunk, or None if nothing is complete.
 
         Args:
-            room: how many lines are accepted, at least 1.
+            max_lines: how many lines the chunk may contain, at least 1.
 
         Raises:
             FileRewritten: the file no longer contains what was read of it.
         """
         status = self.status
         if status.st_size <= self.position.offset:
-            self._check_unchanged(status)
+            now = time.monotonic()
+            self._clock.record_caught_up(now)
+            is_shorter = status.st_size < self.position.offset + len(self._incomplete)
+            has_content = self.position.offset > 0  # a truncated file stays empty until the next line
+            if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
+                raise FileRewritten
             return None
-        data = self._read_data()
+        length = len(self._anchor.before)
+        data = os.pread(self._descriptor, length + CHUNK_BYTES, self.position.offset - length)
+        if not data.startswith(self._anchor.before + self._incomplete):
+            raise FileRewritten
+        data = data[length:]
         status = self.status  # read after the data: the data is not newer than this
-        if self.position.skipping:
-            return self._skip_line(data, status)
+        if self.position.skipping:  # the rest of an overlong line, whose beginning was stored with `CUT_MARK`
+            size = data.find(b"\n") + 1
+            skipped = data[: size or len(data)]
+            return Chunk([], [], skipped, len(skipped), status.st_mtime_ns, skipping=size == 0)
         if data.startswith(b"\0"):
             return self._skip_hole(data, status)
         at_end = self.position.offset + len(data) >= status.st_size
         if b"\n" in data:
-            chunk = self._read_lines(data, room, status, at_end=at_end)
+            chunk = self._read_lines(data, max_lines, status, at_end=at_end)
         else:
             chunk = self._read_unfinished_line(data, status, at_end=at_end)
         if at_end:
@@ -152,7 +163,7 @@ class Tail:
         self._unfinished_since = None
 
     def discard(self) -> None:
-        """Forget what was read after the position: the next call of `read` reads it for the first time."""
+        """Drop what was read after the position: the next call of `read` starts afresh there."""
         self._incomplete = b""
         self._unfinished_since = None
         self._clock.restart(self.position.clock)
@@ -179,58 +190,45 @@ class Tail:
         data = os.pread(self._descriptor, len(chunk.data), 0)
         return bool(data) and chunk.data.startswith(data)
 
-    def _check_unchanged(self, status: os.stat_result) -> None:
-        """Check a file that has no bytes after the position."""
-        now = time.monotonic()
-        self._clock.record_caught_up(now)
-        is_shorter = status.st_size < self.position.offset + len(self._incomplete)
-        has_content = self.position.offset > 0  # a file that was truncated stays empty until the next line
-        if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
-            raise FileRewritten
+    def _read_lines(
+        self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool
+    ) -> Chunk | None:
+        """Return a chunk of complete records; None if the only record may continue.
 
-    def _read_data(self) -> bytes:
-        """Return bytes from the position on, having checked that what was read before is still there."""
-        length = len(self._anchor.before)
-        data = os.pread(self._descriptor, length + CHUNK_BYTES, self.position.offset - length)
-        if not data.startswith(self._anchor.before + self._incomplete):
-            raise FileRewritten
-        return data[length:]
-
-    def _read_lines(self, data: bytes, room: int, status: os.stat_result, *, at_end: bool) -> Chunk | None:
+        Args:
+            data: contains at least one newline.
+            max_lines: see `read`.
+            status: of the file, after the data was read.
+            at_end: whether the data reaches to the end of the file.
+        """
         is_settled = not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
         key_follows = self.position.key_follows
         records, size_bytes, incomplete = complete_records(
-            data, room, key_follows=key_follows, at_end=at_end, is_settled=is_settled
+            data, max_lines, key_follows=key_follows, at_end=at_end, is_settled=is_settled
         )
         if size_bytes == 0:
             self._incomplete = incomplete[:CHUNK_BYTES]
             return None
-        return self._chunk(records, data[:size_bytes], status, incomplete=incomplete)
+        return self._make_chunk(records, data[:size_bytes], status, incomplete=incomplete)
 
     def _read_unfinished_line(self, data: bytes, status: os.stat_result, *, at_end: bool) -> Chunk | None:
-        """Wait for the end of a line, unless it is too long or has not come for a long time.
+        """Return a line without a newline as a chunk if it is overlong, or old; else None.
 
         Examples: a progress bar never ends its line; a process was killed in the middle of a write.
         """
         if len(data) > MAX_LINE_BYTES:
-            return self._chunk(self._parse(data[: MAX_LINE_BYTES + 1]), data, status, skipping=True)
+            return self._make_chunk(self._parse(data[: MAX_LINE_BYTES + 1]), data, status, skipping=True)
         now = time.monotonic()
         if self._unfinished_since is None:
             self._unfinished_since = now
         if not at_end or now - self._unfinished_since < UNFINISHED_SECONDS:
             self._incomplete = data
             return None
-        size = whole_characters(data)
-        return self._chunk(self._parse(data[:size]), data[:size], status, incomplete=data[size:])
-
-    def _skip_line(self, data: bytes, status: os.stat_result) -> Chunk:
-        """Skip the rest of an overlong line, whose beginning was stored with a mark that it is cut."""
-        end = data.find(b"\n") + 1
-        size = end or len(data)
-        return Chunk([], [], data[:size], size, status.st_mtime_ns, skipping=end == 0)
+        size = size_of_whole_characters(data)
+        return self._make_chunk(self._parse(data[:size]), data[:size], status, incomplete=data[size:])
 
     def _skip_hole(self, data: bytes, status: os.stat_result) -> Chunk:
-        """Skip NUL bytes.
+        """Return a chunk without records that moves the position over NUL bytes.
 
         Example: the file is truncated while llama-server, which does not append, has written 5 GB. Its next
         line is written at the old offset, and the file system returns NUL bytes for all that precedes it.
@@ -238,18 +236,17 @@ class Tail:
         """
         nuls = size = len(data) - len(data.lstrip(b"\0"))
         if nuls == len(data):
-            size = max(nuls, self._next_data_offset() - self.position.offset)
+            try:
+                hole_end = os.lseek(self._descriptor, self.position.offset, os.SEEK_DATA)
+            except OSError as error:
+                # There is no data after the offset, or the file system has no holes.
+                if error.errno not in (errno.ENXIO, errno.EINVAL):
+                    raise
+            else:
+                size = max(nuls, hole_end - self.position.offset)
         return Chunk([], [], data[:nuls], size, status.st_mtime_ns)
 
-    def _next_data_offset(self) -> int:
-        try:
-            return os.lseek(self._descriptor, self.position.offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno in (errno.ENXIO, errno.EINVAL):  # no more data, or a file system without holes
-                return 0
-            raise
-
-    def _chunk(
+    def _make_chunk(
         self,
         records: list[Record],
         data: bytes,
@@ -258,10 +255,12 @@ class Tail:
         skipping: bool = False,
         incomplete: bytes = b"",
     ) -> Chunk:
+        """Return a chunk of all of `data`, with the times of its records."""
         times = self._clock.times(records, status, self.position.offset)
         return Chunk(records, times, data, len(data), status.st_mtime_ns, skipping, incomplete)
 
     def _parse(self, line: bytes) -> list[Record]:
+        """Return the records of bytes whose last line has no newline."""
         return parse_records(split_lines(line + b"\n"), key_follows=self.position.key_follows)
 
 

@@ -41,12 +41,19 @@ FORMAT = Format(
 
 
 def main() -> None:
-    """Answer requests until standard input ends."""
+    """Limit the resources of this process, then answer requests until standard input ends."""
     os.nice(10)  # inference has priority
-    _limit_memory()
+    with open("/proc/self/statm", encoding="ascii") as status:  # noqa: PTH123
+        used_pages = int(status.read().split()[0])
+    memory_limit = used_pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _write_line({"ready": True})
     for line in sys.stdin:
-        _limit_processor_time()
+        # The kernel counts processor time from the start of the process: move the limit before each file.
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds_limit = math.ceil(used.ru_utime + used.ru_stime) + PROCESSOR_SECONDS
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds_limit, resource.RLIM_INFINITY))
         _write_line(describe_file(json.loads(line)))
 
 
@@ -78,7 +85,8 @@ def read_facts(path: str) -> Facts:
     """
     # O_NONBLOCK: the file may have been replaced by a FIFO since the walk, and opening one would block until
     # another process opens its other end. It has no effect on regular files.
-    with open(path, "rb", buffering=0, opener=_open_without_blocking) as file:
+    extra_flags = os.O_NONBLOCK | os.O_NOCTTY
+    with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | extra_flags)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ParseError("is not a file")
@@ -86,28 +94,10 @@ def read_facts(path: str) -> Facts:
         return model_facts(header, PurePath(path).name, status.st_size, FORMAT)
 
 
-def _open_without_blocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
 def _write_line(values: dict[str, Any]) -> None:
+    """Write one line of the protocol."""
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
-
-
-def _limit_memory() -> None:
-    with open("/proc/self/statm", encoding="ascii") as status:  # noqa: PTH123
-        pages = int(status.read().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_processor_time() -> None:
-    """Limit the processor time of the next file; the kernel counts from the start of the process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(used.ru_utime + used.ru_stime) + PROCESSOR_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class HeaderReader:
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, path: str) -> Answer:
-        """Return what a file is.
+        """Return what a file is, by its header.
 
         Raises:
             Stopped: `stop` was set.
@@ -67,17 +67,25 @@ class HeaderReader:
         """
         exit_code = 0
         for _ in range(_ATTEMPTS):
-            process = self._running_process()
+            process = self._start()
+            assert process.stdin
             try:
-                return self._request(process, path)
+                process.stdin.write(json.dumps(path).encode() + b"\n")
+                values: dict[str, Any] = json.loads(self._read_line(process))
             except TimeoutError:
                 self.close()
                 reason = f"could not be read within {self._timeout_seconds:.0f} seconds"
                 return Answer("unreadable", reason, timed_out=True)
             except (EOFError, BrokenPipeError):
                 exit_code = self._kill(process)
-            if exit_code == -signal.SIGXCPU:
-                return Answer("broken", "has a header that takes longer to read than any real one")
+                if exit_code == -signal.SIGXCPU:
+                    return Answer("broken", "has a header that takes longer to read than any real one")
+                continue
+            if "broken" in values:
+                return Answer("broken", values["broken"], foreign=values["foreign"])
+            if "unreadable" in values:
+                return Answer("unreadable", values["unreadable"])
+            return Answer(values["kind"], values["reason"], values["columns"])
         return Answer("broken", f"ended the process that read it (exit code {exit_code})")
 
     def close(self) -> None:
@@ -93,32 +101,35 @@ class HeaderReader:
     ) -> None:
         self.close()
 
-    def _running_process(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         """Return the child process, starting it and waiting until it is ready if there is none."""
-        if self._process is None:
-            self._process = _start_process()
-            try:
-                self._read_line(self._process)
-            except (EOFError, TimeoutError) as error:
-                self.close()
-                raise SourceFailed(
-                    "the process that reads the headers of models does not start: "
-                    f"{sys.executable} -m collector.models.header_process shows why"
-                ) from error
+        if self._process:
+            return self._process
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "collector.models.header_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C must reach only the parent
+                # By default numpy reserves memory for each core.
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            raise SourceFailed(f"cannot start a process to read headers: {error.strerror}") from error
+        try:
+            self._read_line(self._process)
+        except (EOFError, TimeoutError) as error:
+            self.close()
+            raise SourceFailed(
+                "the process that reads the headers of models does not start: "
+                f"{sys.executable} -m collector.models.header_process shows why"
+            ) from error
         return self._process
 
-    def _request(self, process: subprocess.Popen[bytes], path: str) -> Answer:
-        assert process.stdin
-        process.stdin.write(json.dumps(path).encode() + b"\n")
-        values: dict[str, Any] = json.loads(self._read_line(process))
-        if "broken" in values:
-            return Answer("broken", values["broken"], foreign=values["foreign"])
-        if "unreadable" in values:
-            return Answer("unreadable", values["unreadable"])
-        return Answer(values["kind"], values["reason"], values["columns"])
-
     def _read_line(self, process: subprocess.Popen[bytes]) -> bytes:
-        """Return the next line; the process writes one only when it is asked, so nothing follows it.
+        """Return the line that the process writes next. Nothing follows it before the next request.
 
         Raises:
             EOFError: the process ended.
@@ -157,18 +168,3 @@ class HeaderReader:
             return process.wait(_EXIT_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return 0
-
-
-def _start_process() -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "collector.models.header_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C must reach only the parent
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # otherwise numpy reserves memory for each core
-        )
-    except OSError as error:
-        raise SourceFailed(f"cannot start a process to read headers: {error.strerror}") from error

@@ -54,7 +54,7 @@ class Inventory:
 def classify_files(
     walk: Walk, answers: Mapping[str, Answer], stored: Mapping[str, ModelFile], now_ns: int
 ) -> Inventory:
-    """Decide for every file of a walk what it is, and combine parts into models.
+    """Return what every file of a walk is, and which files are one model.
 
     Args:
         walk: the files that were found.
@@ -69,7 +69,7 @@ def classify_files(
         if answer is None:
             if before is not None and before.is_unchanged(found):
                 files[path] = ModelFile(*found, before.verdict, before.reason, before.model_id)
-            else:
+            else:  # the scan ended early, before it read this file
                 waiting.append(found.found_at)
         elif answer.verdict == "unreadable":
             waiting.append(found.found_at)
@@ -83,21 +83,13 @@ def classify_files(
                 messages.append(f"{printable_path(found.found_at)} {answer.reason}")
 
     part_sets, misnamed = _group_parts(files.values())
-    reasons = misnamed | _incomplete_sets(part_sets, waiting, now_ns)
+    reasons = misnamed | _find_missing_parts(part_sets, waiting, now_ns)
     for path, reason in reasons.items():
         if reason != files[path].reason:
             files[path] = files[path]._replace(reason=reason)
             if reason:
                 messages.append(f"{printable_path(files[path].found_at)} {reason}")
-    return Inventory(files, _models(files, part_sets), waiting, messages, unreadable)
-
-
-def describes_model(file: ModelFile) -> bool:
-    """Return whether a row of `models` belongs to the file: it is a whole model, or part 1 of several."""
-    if file.verdict == "part":
-        part = part_of(file.found_at)
-        return part is not None and part[1] == 1
-    return file.verdict == "model"
+    return Inventory(files, _list_models(files, part_sets), waiting, messages, unreadable)
 
 
 def model_name(found_at: str) -> str:
@@ -115,6 +107,7 @@ def printable_path(path: str) -> str:
 
 
 def _is_settled(file: FoundFile | ModelFile, now_ns: int) -> bool:
+    """Return whether a file was not modified a moment ago, so that nothing is writing it any more."""
     return abs(now_ns - file.modified_ns) > SETTLE_SECONDS * 10**9
 
 
@@ -141,13 +134,14 @@ def _group_parts(
     return sets, misnamed
 
 
-def _incomplete_sets(
+def _find_missing_parts(
     part_sets: Mapping[PartSet, Mapping[int, ModelFile]], waiting: Iterable[str], now_ns: int
 ) -> dict[str, str]:
-    """Return the reason of the lowest part of each set: which parts are missing, empty where none is.
+    """Return, for the lowest part of each set, the reason that names the missing parts; empty if none is.
 
     A set is left out while its files are still arriving: one of its parts waits for the next scan, or was
-    modified a moment ago.
+    modified a moment ago. Example: of `big-00001-of-00003.gguf` to `big-00003-of-00003.gguf`, which are being
+    downloaded, only the first two exist so far.
     """
     arriving = {(part[0], part[2]) for part in map(part_of, waiting) if part}
     reasons = {}
@@ -164,7 +158,7 @@ def _incomplete_sets(
     return reasons
 
 
-def _models(
+def _list_models(
     files: Mapping[str, ModelFile], part_sets: Mapping[PartSet, Mapping[int, ModelFile]]
 ) -> list[Model]:
     """Return every model in one file, then every set whose first part is present."""

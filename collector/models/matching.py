@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from collector.database.repositories.models import new_model_id
 from collector.models.header_reader import Answer
-from collector.models.inventory import Inventory, Model, describes_model, model_name
+from collector.models.inventory import Inventory, Model, model_name
 from collector.models.storage import ModelFile, ModelRow, StoredInventory
 
 _NULLABLE = ("quantization", "params")
@@ -44,6 +44,21 @@ class _Match(NamedTuple):
     row: ModelRow
     before: ModelFile | None
 
+    def changed_columns(self) -> dict[str, Any]:
+        """Return size, path and name where they differ from the row.
+
+        Name and path are kept as other programs set them for as long as the path leads to the file.
+        """
+        columns: dict[str, Any] = {}
+        file, before = self.model.file, self.before
+        if self.row.file_size != self.model.file_size:
+            columns["file_size"] = self.model.file_size
+        if before and before.found_at != file.found_at and _resolve(self.row.model_path) != file.path:
+            columns["model_path"] = file.found_at
+            if self.row.name == model_name(before.found_at):  # no other program changed it
+                columns["name"] = self.model.name
+        return columns
+
 
 _Candidate = tuple[Model, str | None, ModelFile | None]
 """A model, the id of a row that may be its row, and the file that the row belonged to."""
@@ -65,16 +80,17 @@ def match_rows(
         gone: the stored files that were deleted or moved, by path.
         now: Unix seconds.
     """
-    matches = _match(inventory.models, _Rules(inventory.files, stored, gone))
+    matches = _Matcher(inventory.files, stored, gone).find_matches(inventory.models)
     model_ids: dict[str, str] = {}
     inserted: list[dict[str, Any]] = []
     updated: dict[str, dict[str, Any]] = {}
     for model in inventory.models:
         path = model.file.path
-        columns = _header_columns(answers[path]) if path in answers else {}
+        header = answers[path].columns if path in answers else {}
+        columns = {key: value for key, value in header.items() if value is not None or key in _NULLABLE}
         if match := matches.get(path):
             model_ids[path] = match.row.id
-            if changed := columns | _changed_columns(match):
+            if changed := columns | match.changed_columns():
                 updated[match.row.id] = changed
         else:
             model_ids[path] = new_model_id(now)
@@ -83,36 +99,9 @@ def match_rows(
     return RowChanges(model_ids, inserted, updated)
 
 
-def _match(models: Sequence[Model], rules: "_Rules") -> dict[str, _Match]:
-    """Return the match of every model that has a row, by the path of its file.
-
-    Each rule is applied to all models before the next, weaker one: a file that moved claims its row before
-    the new file that now has its old path. Of the candidates of one model the first is used whose row
-    exists and belongs to no other model.
-    """
-    matches: dict[str, _Match] = {}
-    used: set[str] = set()
-    for rule in (
-        rules.unchanged_files,
-        rules.moved_files,
-        rules.changed_files,
-        rules.rows_of_other_programs,
-        rules.copied_files,
-    ):
-        unmatched = [model for model in models if model.file.path not in matches]
-        if not unmatched:
-            break
-        for model, row_id, before in rule(unmatched, used):
-            row = rules.stored.rows.get(row_id) if row_id else None
-            if row and row.id not in used and model.file.path not in matches:
-                matches[model.file.path] = _Match(model, row, before)
-                used.add(row.id)
-    return matches
-
-
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """The ways to recognise the row of a model. Each yields candidates, the best ones of a model first.
+class _Matcher:
+    """The rules that find the rows of models. Each rule yields candidates, the best ones of a model first.
 
     Args:
         files: the files that were found, by path.
@@ -123,6 +112,32 @@ class _Rules:
     files: Mapping[str, ModelFile]
     stored: StoredInventory
     gone: Mapping[str, ModelFile]
+
+    def find_matches(self, models: Sequence[Model]) -> dict[str, _Match]:
+        """Return every model that has a row with its row, by the path of the model's file.
+
+        Each rule is applied to all models before the next, weaker one: a file that moved claims its row
+        before the new file that now has its old path. Of the candidates of one model the first is used whose
+        row exists and belongs to no other model.
+        """
+        matches: dict[str, _Match] = {}
+        used: set[str] = set()
+        for rule in (
+            self.unchanged_files,
+            self.moved_files,
+            self.changed_files,
+            self.rows_of_other_programs,
+            self.copied_files,
+        ):
+            unmatched = [model for model in models if model.file.path not in matches]
+            if not unmatched:
+                break
+            for model, row_id, before in rule(unmatched, used):
+                row = self.stored.rows.get(row_id) if row_id else None
+                if row and row.id not in used and model.file.path not in matches:
+                    matches[model.file.path] = _Match(model, row, before)
+                    used.add(row.id)
+        return matches
 
     def unchanged_files(self, models: Iterable[Model], _used: AbstractSet[str]) -> Iterator[_Candidate]:
         """Same path, size and modification time as at the last scan."""
@@ -140,7 +155,7 @@ class _Rules:
         by_identity = defaultdict(list)
         for path, before in self.stored.files.items():
             found = self.files.get(path)
-            if describes_model(before) and not (found and before.is_unchanged(found)):
+            if before.describes_model and not (found and before.is_unchanged(found)):
                 by_identity[before.inode, before.size_bytes, before.modified_ns].append(before)
         for model in models:
             file = model.file
@@ -173,32 +188,11 @@ class _Rules:
             candidates = [
                 before
                 for before in self.gone.values()
-                if describes_model(before) and before.is_unchanged(model.file)
+                if before.describes_model and before.is_unchanged(model.file)
             ]
             candidates.sort(key=lambda before: model_name(before.found_at) != model.name)
             for before in candidates:
                 yield model, before.model_id, before
-
-
-def _header_columns(answer: Answer) -> dict[str, Any]:
-    """Return the columns that the header of a file sets."""
-    return {name: value for name, value in answer.columns.items() if value is not None or name in _NULLABLE}
-
-
-def _changed_columns(match: _Match) -> dict[str, Any]:
-    """Return size, path and name where they differ from the row.
-
-    Name and path are kept as other programs set them for as long as the path leads to the file.
-    """
-    model, row, before = match.model, match.row, match.before
-    columns: dict[str, Any] = {}
-    if row.file_size != model.file_size:
-        columns["file_size"] = model.file_size
-    if before and before.found_at != model.file.found_at and _resolve(row.model_path) != model.file.path:
-        columns["model_path"] = model.file.found_at
-        if row.name == model_name(before.found_at):  # no other program changed it
-            columns["name"] = model.name
-    return columns
 
 
 def _resolve(path: str | None) -> str | None:

@@ -56,18 +56,21 @@ def find_missing_files(walk: Walk, stored: Mapping[str, ModelFile], mounts: Moun
         if path in walk.files and walk.files[path].disk != file.disk
     }
     gone: dict[str, ModelFile] = {}
-    away: Counter[str] = Counter()
+    unmounted: Counter[str] = Counter()  # files by disk
     for path, file in stored.items():
         if path in walk.files or not walk.covers(file.found_at) or not walk.could_see(file.found_at):
             continue
-        if renamed_disks.get(file.disk, file.disk) == _current_disk(file, mounts):
+        # `disks` is what `FoundFile.disk` would be if the file was found now.
+        link_directory = os.path.realpath(os.path.dirname(file.found_at))  # noqa: PTH120
+        disks = {mounts.disk_of(link_directory), mounts.disk_of(os.path.dirname(file.path))}  # noqa: PTH120
+        if renamed_disks.get(file.disk, file.disk) == "\n".join(sorted(disks)):
             gone[path] = file
         else:
-            away[file.disk] += 1
+            unmounted[file.disk] += 1
     messages = [
         f"the disk at {printable_path(mount_points(disk))} is not mounted, or another one is: "
         f"what is stored about {count} files on it is kept"
-        for disk, count in away.items()
+        for disk, count in unmounted.items()
     ]
     return MissingFiles(gone, messages)
 
@@ -99,7 +102,9 @@ def find_removed_rows(
         if row.id in gone_ids:
             ids.append(row.id)
             continue
-        directory = _nearest_directory(row.model_path)
+        directory = os.path.dirname(row.model_path)  # noqa: PTH120
+        while not os.path.isdir(directory):  # noqa: PTH112 - the nearest one that exists
+            directory = os.path.dirname(directory)  # noqa: PTH120
         if os.path.realpath(directory) in walk.non_empty:
             ids.append(row.id)
         else:
@@ -108,13 +113,6 @@ def find_removed_rows(
                 "the models listed there are kept"
             )
     return RemovedRows(ids, messages)
-
-
-def _current_disk(file: ModelFile, mounts: Mounts) -> str:
-    """Return what `FoundFile.disk` would be if the file was where it was."""
-    link_directory = os.path.realpath(os.path.dirname(file.found_at))  # noqa: PTH120
-    file_directory = os.path.dirname(file.path)  # noqa: PTH120
-    return "\n".join(sorted({mounts.disk_of(link_directory), mounts.disk_of(file_directory)}))
 
 
 def _is_deleted(walk: Walk, path: str) -> bool:
@@ -128,11 +126,3 @@ def _is_deleted(walk: Walk, path: str) -> bool:
     except (OSError, ValueError):  # it cannot be checked, or it is not a possible path
         return False
     return False
-
-
-def _nearest_directory(path: str) -> str:
-    """Return the closest directory above a path that exists."""
-    directory = os.path.dirname(path)  # noqa: PTH120
-    while not os.path.isdir(directory):  # noqa: PTH112
-        directory = os.path.dirname(directory)  # noqa: PTH120
-    return directory

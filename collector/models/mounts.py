@@ -17,7 +17,12 @@ class Mounts:
     """
 
     def __init__(self, mount_table: str) -> None:
-        self._sources = {"/": ""} | _parse_mount_table(mount_table)
+        self._devices = {"/": ""}  # by mount point
+        for line in mount_table.splitlines():
+            fields, _, rest = line.partition(" - ")
+            kind, device, *_ = rest.split(" ")
+            if kind != _AUTOMOUNTER:  # of several mounts at one point, the last covers the others
+                self._devices[_unescape(fields.split(" ")[4])] = _unescape(device)
         self._disks: dict[str, str] = {}  # by mount point
 
     @classmethod
@@ -37,10 +42,10 @@ class Mounts:
         Args:
             path: absolute, without symbolic links.
         """
-        while path not in self._sources:
+        while path not in self._devices:
             path = os.path.dirname(path)  # noqa: PTH120 - thousands of paths: no objects
         if path not in self._disks:
-            self._disks[path] = f"{path} {_file_system_id(path) or self._sources[path]}"
+            self._disks[path] = f"{path} {_file_system_id(path) or self._devices[path]}"
         return self._disks[path]
 
 
@@ -49,23 +54,13 @@ def mount_points(disks: str) -> str:
     return ", ".join(disk.rpartition(" ")[0] for disk in disks.splitlines())
 
 
-def _parse_mount_table(mount_table: str) -> dict[str, str]:
-    """Return the mounted device by mount point; of several at one mount point the last covers the others."""
-    sources = {}
-    for line in mount_table.splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, source, *_ = rest.split(" ")
-        if kind != _AUTOMOUNTER:
-            sources[_unescape(fields.split(" ")[4])] = _unescape(source)
-    return sources
-
-
 def _unescape(text: str) -> str:
     """Replace the kernel's escapes: a backslash and the octal code of a character, such as 040 of a space."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)
 
 
 def _file_system_id(directory: str) -> int:
+    """Return the id of the file system of a directory; 0 if it has none or cannot be read."""
     try:
         return os.statvfs(directory).f_fsid
     except OSError:

@@ -17,7 +17,7 @@ import structlog
 from collector.database import Database
 from collector.errors import Stopped
 from collector.models.header_reader import Answer, HeaderReader
-from collector.models.inventory import classify_files, describes_model, printable_path
+from collector.models.inventory import classify_files, printable_path
 from collector.models.matching import RowChanges, match_rows
 from collector.models.missing import MissingFiles, RemovedRows, find_missing_files, find_removed_rows
 from collector.models.mounts import Mounts
@@ -74,7 +74,7 @@ class _Headers:
 
     Args:
         answers: by path; none for the files that were not reached.
-        timed_out: paths that gave no answer in time, in this scan or an earlier one.
+        timed_out: paths of files that could not be read in time, in this scan or an earlier one.
     """
 
     answers: Mapping[str, Answer]
@@ -138,7 +138,7 @@ class ModelScan:
         if not walk.complete:
             return ScanSummary(seconds=time.monotonic() - started)
         stored = read_inventory(self._database)
-        unread = [found for found in walk.files.values() if _must_be_read(found, stored)]
+        unread = [found for found in walk.files.values() if not stored.is_current(found)]
         headers = self._read_headers(unread, progress, stop)
         self._timed_out = headers.timed_out
         complete = not stop.is_set() and all(
@@ -155,7 +155,7 @@ class ModelScan:
     def _read_headers(
         self, unread: Sequence[FoundFile], progress: Progress | None, stop: threading.Event
     ) -> _Headers:
-        """Read files until one gives no answer in time.
+        """Read the headers of files, until one cannot be read in time.
 
         A hanging disk would delay the scan by the timeout for every file on it. The files that timed out in
         an earlier scan are therefore read last, and the first timeout ends the stage: the other files are
@@ -168,7 +168,14 @@ class ModelScan:
                 if progress:
                     progress(done, len(unread), found.found_at)
                 try:
-                    answer = _read_file(reader, found)
+                    if not is_utf8(found.found_at):
+                        reason = "has a name that is not UTF-8, which the database cannot store: rename it"
+                        answer = Answer("broken", reason, foreign=True)
+                    elif not os.access(found.found_at, os.R_OK):
+                        reason = "may not be read by this user: change its owner or mode"
+                        answer = Answer("unreadable", reason)
+                    else:
+                        answer = reader.read(found.found_at)
                 except Stopped:
                     break
                 answers[found.path] = answer
@@ -181,6 +188,7 @@ class ModelScan:
         return _Headers(answers, timed_out)
 
     def _store(self, changes: _Changes, summary: ScanSummary) -> None:
+        """Write all changes in one transaction."""
         with self._database.transaction():
             for row in changes.rows.inserted:
                 self._database.models.save(row)
@@ -204,23 +212,6 @@ class ModelScan:
             text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
             self._log.info(f"models: {text}")
         return frozenset(changes.conditions)
-
-
-def _must_be_read(found: FoundFile, stored: StoredInventory) -> bool:
-    file = stored.files.get(found.path)
-    if file is None or not file.is_unchanged(found):
-        return True
-    # Another program deleted the row of the model: its columns are read again.
-    return describes_model(file) and file.model_id not in stored.rows
-
-
-def _read_file(reader: HeaderReader, found: FoundFile) -> Answer:
-    if not is_utf8(found.found_at):
-        reason = "has a name that is not UTF-8, which the database cannot store: rename it"
-        return Answer("broken", reason, foreign=True)
-    if not os.access(found.found_at, os.R_OK):
-        return Answer("unreadable", "may not be read by this user: change its owner or mode")
-    return reader.read(found.found_at)
 
 
 def _compare(

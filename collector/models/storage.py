@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from collector.database import Database
-from collector.models.walk import FoundFile
+from collector.models.walk import FoundFile, part_of
 from collector.schema import Column, Row, Table
 
 MODEL_FILES = Table(
@@ -55,6 +55,14 @@ class ModelFile(NamedTuple):
         """Return whether a file that was found has the size and modification time of this one."""
         return self.modified_ns == found.modified_ns and self.size_bytes == found.size_bytes
 
+    @property
+    def describes_model(self) -> bool:
+        """Whether a row of `models` belongs to the file: it is a whole model, or part 1 of several."""
+        if self.verdict == "part":
+            part = part_of(self.found_at)
+            return part is not None and part[1] == 1
+        return self.verdict == "model"
+
 
 class ModelRow(NamedTuple):
     """The columns of `models` that a scan compares."""
@@ -76,6 +84,16 @@ class StoredInventory:
 
     files: Mapping[str, ModelFile]
     rows: Mapping[str, ModelRow]
+
+    def is_current(self, found: FoundFile) -> bool:
+        """Return whether the content of a file is stored, so that the file need not be read.
+
+        It is not if another program has deleted the row of the model: the columns are read again.
+        """
+        file = self.files.get(found.path)
+        if file is None or not file.is_unchanged(found):
+            return False
+        return not file.describes_model or file.model_id in self.rows
 
 
 def read_inventory(database: Database) -> StoredInventory:
@@ -108,4 +126,5 @@ def is_utf8(path: str) -> bool:
 
 
 def _stored(path: str) -> str | bytes:
+    """Return a path as it is stored: text, or bytes where it is not UTF-8."""
     return path if is_utf8(path) else os.fsencode(path)

@@ -69,7 +69,7 @@ class Walk:
 
 
 def walk_models(directories: Sequence[Path], mounts: Mounts, stop: threading.Event) -> Walk:
-    """Find every file below some directories. Raises nothing: what cannot be read is in `Walk.errors`.
+    """Return every file below some directories. Raise nothing: what cannot be read is in `Walk.errors`.
 
     Symbolic links are followed, and each directory is read once. Names that start with a dot are skipped:
     trash, snapshots and unfinished downloads have such names.
@@ -147,6 +147,7 @@ class _Walker:
         return sorted(subdirectories, reverse=True)
 
     def _add_link(self, entry: os.DirEntry[str], disk: str) -> None:
+        """Add a symbolic link, whose own directory is on this disk: a directory to be read, or a file."""
         try:
             is_directory = entry.is_dir()
         except OSError as error:  # a link to itself, or into a directory that this user may not read
@@ -160,6 +161,7 @@ class _Walker:
             self._add_file(entry, real, "\n".join(sorted({disk, target_disk})))
 
     def _add_file(self, entry: os.DirEntry[str], path: str, disk: str) -> None:
+        """Add a regular file, unless it was found under a name that is preferred (`_name_rank`)."""
         try:
             status = entry.stat()
         except FileNotFoundError:
@@ -176,13 +178,15 @@ class _Walker:
             self.files[path] = found
 
     def _add_error(self, path: str, error: OSError) -> None:
+        """Record why a path could not be read."""
         self.errors[path] = error.strerror or str(error)
 
 
 def _name_rank(found: FoundFile) -> tuple[bool, str]:
-    """Order the names of one file: its own name is first, then its links by name."""
+    """Return the sort key of the names of one file: its own name is first, then its links by name."""
     return found.found_at != found.path, found.found_at
 
 
 def _is_below(path: str, directory: str) -> bool:
+    """Return whether a path is a directory or in it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -10,7 +10,8 @@ import math
 from collector.errors import ParseError
 
 PREFIX = "llamacpp:"
-_FIRST_ROUNDED_INTEGER = 1_000_000
+_EXACT_BELOW = 1_000_000
+"""Integers below this limit are printed with all their digits."""
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
 """Bounds of an answer, more than any build needs: all its values are stored in each row."""
@@ -33,7 +34,12 @@ def parse_exposition(text: str) -> dict[str, float | None]:
         ParseError: the text is not in this format.
     """
     samples: dict[str, float | None] = {}
-    *lines, rest = _unquoted(text).split("\n")
+    if text.startswith('"'):
+        try:
+            text = str(json.loads(text))
+        except ValueError as error:
+            raise ParseError(f"/metrics begins like a JSON string but is not one: {error}") from error
+    *lines, rest = text.split("\n")
     for line in lines:
         if line.startswith(PREFIX):
             name, value = _parse_sample(line)
@@ -47,16 +53,8 @@ def parse_exposition(text: str) -> dict[str, float | None]:
     return samples
 
 
-def _unquoted(text: str) -> str:
-    if not text.startswith('"'):
-        return text
-    try:
-        return str(json.loads(text))
-    except ValueError as error:
-        raise ParseError(f"/metrics begins like a JSON string, but is not one: {error}") from error
-
-
 def _parse_sample(line: str) -> tuple[str, float | None]:
+    """Return the name, without the prefix, and the value of one line."""
     name, _, value = line[len(PREFIX) :].rstrip().rpartition(" ")
     try:
         number = float(value)
@@ -81,6 +79,6 @@ def resolution(value: float, *, whole: bool) -> float:
     Returns:
         the difference between two values that are printed next to each other; 0 if the value is exact.
     """
-    if value == 0 or (whole and value < _FIRST_ROUNDED_INTEGER):
+    if value == 0 or (whole and value < _EXACT_BELOW):
         return 0.0
     return float(10.0 ** (math.floor(math.log10(abs(value))) - 5))

@@ -108,7 +108,7 @@ def parse_header(stream: BinaryIO, size: int, key_suffixes: tuple[str, ...]) -> 
 
 
 class _Reader:
-    """Reads a stream, one block in memory at a time.
+    """A stream that is read with one block in memory at a time.
 
     Args:
         stream: see `parse_header`.
@@ -120,19 +120,19 @@ class _Reader:
         self._size = size
         self._block = b""
         self._block_end = 0  # position in the file
-        self._at = 0  # position in the block
+        self._offset = 0  # position in the block
         self.order: ByteOrder = "<"
 
     @property
     def position(self) -> int:
         """Position in the file of the next byte."""
-        return self._block_end - len(self._block) + self._at
+        return self._block_end - len(self._block) + self._offset
 
     def read(self, count: int) -> bytes:
         """Return the next bytes."""
         self._fill(count)
-        start, self._at = self._at, self._at + count
-        return self._block[start : self._at]
+        start, self._offset = self._offset, self._offset + count
+        return self._block[start : self._offset]
 
     def unpack(self, layout: str) -> tuple[Number, ...]:
         """Return the next numbers, of a layout of `struct`."""
@@ -140,52 +140,56 @@ class _Reader:
         return packed.unpack(self.read(packed.size))
 
     def read_number(self, layout: str) -> int:
+        """Return the next number, an integer."""
         return int(self.unpack(layout)[0])
 
     def skip(self, count: int) -> None:
-        """Move on by some bytes; seek instead of reading where the target is behind the block."""
-        if self._at + count <= len(self._block):
-            self._at += count
+        """Move the position forward; seek instead of reading if it is then behind the block."""
+        if self._offset + count <= len(self._block):
+            self._offset += count
             return
         target = self.position + count
         self._check_position(target)
         self._block_end = self._stream.seek(target)
-        self._block, self._at = b"", 0
+        self._block, self._offset = b"", 0
 
     def skip_strings(self, count: int) -> None:
         """Skip strings, each of which is its length followed by its bytes.
 
-        The hot loop of the parser: a vocabulary has up to 262,144 strings. So long as the next length is in
-        the block it uses local variables only; the last string may end behind the block.
+        This is the hot loop of the parser: a vocabulary has up to 262,144 strings. The inner loop uses only
+        local variables. It ends when the next length is not completely in the block; the string before it
+        may end behind the block.
         """
-        length_at = _struct(self.order + "Q").unpack_from
+        unpack_length = _struct(self.order + "Q").unpack_from
         while count:
             self._fill(_LENGTH_BYTES)
-            block, at, last = self._block, self._at, len(self._block) - _LENGTH_BYTES
-            while count and at <= last:
-                at += _LENGTH_BYTES + length_at(block, at)[0]
+            block, offset, last = self._block, self._offset, len(self._block) - _LENGTH_BYTES
+            while count and offset <= last:
+                offset += _LENGTH_BYTES + unpack_length(block, offset)[0]
                 count -= 1
-            self.skip(at - self._at)
+            self.skip(offset - self._offset)
 
     def _fill(self, count: int) -> None:
         """Read from the stream until the block contains that many more bytes."""
-        rest = len(self._block) - self._at
+        rest = len(self._block) - self._offset
         if rest >= count:
             return
         self._check_position(self.position + count)
         fresh = self._stream.read(max(_BLOCK_BYTES, count - rest))
-        self._block, self._at = self._block[self._at :] + fresh, 0
+        self._block, self._offset = self._block[self._offset :] + fresh, 0
         self._block_end += len(fresh)
         if len(self._block) < count:
             raise self._cut_off()
 
     def _check_position(self, position: int) -> None:
+        """Raise an error for a position behind the end of the file, or behind the limit of a header."""
         if position > self._size:
             raise self._cut_off()
         if position > MAX_HEADER_BYTES:
             raise ParseError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes")
 
     def _cut_off(self) -> ParseError:
+        """Return the error for a file that ends too early."""
         return ParseError(
             f"ends after {self._size:,} bytes, in the middle of its header: copy or download it again"
         )
@@ -193,10 +197,12 @@ class _Reader:
 
 @cache
 def _struct(layout: str) -> struct.Struct:
+    """Return the compiled layout."""
     return struct.Struct(layout)
 
 
 def _read_version(reader: _Reader) -> int:
+    """Return the version of the format, and set the byte order of the reader."""
     magic = reader.read(4)
     if magic == bytes(4):
         raise ParseError("starts with zeros: its first part was never written")
@@ -216,72 +222,65 @@ def _read_version(reader: _Reader) -> int:
 
 
 def _read_pairs(
-    reader: _Reader, count: int, key_suffixes: tuple[str, ...]
+    reader: _Reader, pair_count: int, key_suffixes: tuple[str, ...]
 ) -> tuple[dict[str, Value], dict[str, int]]:
     """Return the values, and the lengths of arrays, of the selected keys."""
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
     seen: set[bytes] = set()
-    for _ in range(count):
+    for _ in range(pair_count):
         raw_key = _read_string(reader, MAX_KEY_BYTES, "a key")
         key = raw_key.decode(errors="backslashreplace")
         if raw_key in seen:
             raise ParseError(f"contains the key {printable_key(key)} twice")
         seen.add(raw_key)
         value_type = reader.read_number("I")
-        if not key.endswith(key_suffixes):
-            _skip_value(reader, key, value_type)
-        elif value_type == ARRAY:
-            lengths[key], numbers = _read_array(reader, key)
+        is_selected = key.endswith(key_suffixes)
+        if value_type == ARRAY:
+            count, numbers = _read_array(reader, key, is_selected=is_selected)
+            if is_selected:
+                lengths[key] = count
             if numbers is not None:
                 values[key] = numbers
+        elif value_type == STRING and not is_selected:
+            reader.skip_strings(1)
+        elif value_type == STRING:
+            try:
+                values[key] = _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
+            except UnicodeDecodeError as error:
+                raise ParseError(f"{printable_key(key)} is not UTF-8") from error
+        elif is_selected:
+            values[key] = reader.unpack(_number_format(key, value_type))[0]
         else:
-            values[key] = _read_value(reader, key, value_type)
+            reader.skip(struct.calcsize("=" + _number_format(key, value_type)))
     return values, lengths
 
 
-def _read_value(reader: _Reader, key: str, value_type: int) -> Value:
-    if value_type != STRING:
-        return reader.unpack(_number_format(key, value_type))[0]
-    try:
-        return _read_string(reader, MAX_STRING_BYTES, printable_key(key)).decode()
-    except UnicodeDecodeError as error:
-        raise ParseError(f"{printable_key(key)} is not UTF-8") from error
+def _read_array(reader: _Reader, key: str, *, is_selected: bool) -> tuple[int, tuple[Number, ...] | None]:
+    """Return the length of an array, and its elements if they are numbers and the key is selected."""
+    element_type, count = reader.read_number("I"), reader.read_number("Q")
+    if element_type == STRING:
+        reader.skip_strings(count)
+        return count, None
+    layout = _number_format(key, element_type)
+    if not is_selected:
+        reader.skip(count * struct.calcsize("=" + layout))
+        return count, None
+    if count > MAX_ARRAY_NUMBERS:
+        raise ParseError(f"{printable_key(key)} contains {count:,} numbers")
+    return count, reader.unpack(f"{count}{layout}")
 
 
 def _read_string(reader: _Reader, limit: int, what: str) -> bytes:
+    """Return a string; `what` names it in the error for one longer than the limit."""
     length = reader.read_number("Q")
     if length > limit:
         raise ParseError(f"{what} is {length:,} bytes long")
     return reader.read(length)
 
 
-def _read_array(reader: _Reader, key: str) -> tuple[int, tuple[Number, ...] | None]:
-    """Return the length of an array, and its elements if they are numbers."""
-    element_type, count = reader.read_number("I"), reader.read_number("Q")
-    if element_type == STRING:
-        reader.skip_strings(count)
-        return count, None
-    layout = _number_format(key, element_type)
-    if count > MAX_ARRAY_NUMBERS:
-        raise ParseError(f"{printable_key(key)} contains {count:,} numbers")
-    return count, reader.unpack(f"{count}{layout}")
-
-
-def _skip_value(reader: _Reader, key: str, value_type: int) -> None:
-    if value_type == STRING:
-        reader.skip_strings(1)
-    elif value_type == ARRAY:
-        element_type, count = reader.read_number("I"), reader.read_number("Q")
-        if element_type == STRING:
-            reader.skip_strings(count)
-        else:
-            reader.skip(count * struct.calcsize("=" + _number_format(key, element_type)))
-    else:
-        reader.skip(struct.calcsize("=" + _number_format(key, value_type)))
-
-
 def _number_format(key: str, value_type: int) -> str:
+    """Return the format character of `struct` for a type of number; other types are an error."""
     if value_type == ARRAY:
         raise ParseError(f"{printable_key(key)} is an array of arrays")
     if value_type not in NUMBER_FORMATS:

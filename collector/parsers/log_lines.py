@@ -6,9 +6,8 @@ A line that belongs to the record before it (a chat template, a table) becomes p
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
 """From the least to the most important."""
@@ -51,7 +50,19 @@ def split_lines(data: bytes) -> list[str]:
     Args:
         data: lines, each with a newline at its end.
     """
-    data = _cut_overlong(data)
+    start = 0
+    while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
+        end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
+        if end < 0:
+            # Decoding and encoding removes the part of a character that a cut may leave.
+            data = b"\n".join(
+                line
+                if len(line) <= MAX_LINE_BYTES
+                else line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
+                for line in data.split(b"\n")
+            )
+            break
+        start = end + 1
     if b"\x1b" in data:
         data = _COLOUR.sub(b"", data)
     return data.translate(None, _CONTROL).decode("utf-8", "replace").split("\n")[:-1]
@@ -59,22 +70,6 @@ def split_lines(data: bytes) -> list[str]:
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})
-
-
-def _cut_overlong(data: bytes) -> bytes:
-    start = 0
-    while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
-        end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
-        if end < 0:
-            lines = data.split(b"\n")
-            return b"\n".join(line if len(line) <= MAX_LINE_BYTES else _cut(line) for line in lines)
-        start = end + 1
-    return data
-
-
-def _cut(line: bytes) -> bytes:
-    # Decoding and encoding removes the part of a character that the cut may leave.
-    return line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:
@@ -92,29 +87,32 @@ def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Re
     text = "\n".join(lines)  # one search in all of them costs least
     prefixed = _ALL_PREFIXED(text)
     if len(prefixed) == len(lines):  # all lines are in the default format of today's builds
-        records = _records_with_prefix(prefixed)
+        records = [
+            # Positional arguments, only here: keywords cost a tenth of the whole line.
+            Record(_LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, True, number)  # noqa: FBT003
+            for number, (minutes, seconds, letter, message) in enumerate(prefixed)
+            if (stripped := message.rstrip())
+        ]
     else:
-        records = _records_of_jsonl(lines) or _records_of_any_format(lines)
+        records = _parse_jsonl(lines) or _parse_any_format(lines)
         text = "\n".join(record.message for record in records)  # in JSON a key may be written with escapes
-    if key_follows or _may_contain_key(text):
-        _mask_keys(records, key_follows=key_follows)
+    if not key_follows and not _may_contain_key(text):
+        return records
+    for record in records:
+        message = record.message
+        if key_follows:
+            record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
+        if _may_contain_key(message):
+            record.message = _KEY.sub(rf"\1{_MASK}", record.message)
+        key_follows = ends_with_key_flag(message)
     return records
 
 
-def _records_with_prefix(prefixed: Iterable[tuple[str, str, str, str]]) -> list[Record]:
-    return [
-        # Positional arguments, only here: keywords cost a tenth of the whole line.
-        Record(_LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, True, number)  # noqa: FBT003
-        for number, (minutes, seconds, letter, message) in enumerate(prefixed)
-        if (stripped := message.rstrip())
-    ]
-
-
-def _records_of_jsonl(lines: Sequence[str]) -> list[Record]:
+def _parse_jsonl(lines: Sequence[str]) -> list[Record]:
     """Return the records of lines of `--log-jsonl`; an empty list if one of them is something else."""
     records = []
     for number, line in enumerate(lines):
-        record = _json_line(line, 0)
+        record = _parse_json(line, 0)
         if record is None or not record.begins:
             return []  # such a line may belong to the record before it
         if record.message:
@@ -123,8 +121,13 @@ def _records_of_jsonl(lines: Sequence[str]) -> list[Record]:
     return records
 
 
-def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
-    """Return the records of lines, each of which may be in another format or continue a record."""
+def _parse_any_format(lines: Sequence[str]) -> list[Record]:
+    """Return the records of lines, each of which may be in another format or continue a record.
+
+    A line of no known form continues the record before it if llama-server has begun that record, or if the
+    line is indented. Example: lines of a chat template follow `srv  load: chat template:`. What a library
+    prints, line after line, becomes a record for each line.
+    """
     records: list[Record] = []
     last: Record | None = None
     for number, text in enumerate(lines):
@@ -133,7 +136,13 @@ def _records_of_any_format(lines: Sequence[str]) -> list[Record]:
         record = parse_line(text)
         if not record.message:
             continue
-        if not record.begins and last is not None and _continues(record, last):
+        if (
+            last is not None
+            and not record.begins
+            and record.port == last.port
+            and (last.begins or record.message[0].isspace())
+            and len(last.message) + len(record.message) < MAX_LINE_BYTES
+        ):
             last.message += "\n" + record.message
             continue
         record.line = number
@@ -156,8 +165,8 @@ def parse_line(text: str) -> Record:
 _PORT = re.compile(r"\[ *(\d{1,5})\] ?").match
 
 
-def _with_prefix(text: str, port: int) -> Record | None:
-    """Parse the default format of today's builds: `MINUTES.SS.mmm.uuu L message`."""
+def _parse_prefixed(text: str, port: int) -> Record | None:
+    """Parse a line in the default format of today's builds: `MINUTES.SS.mmm.uuu L message`."""
     match = _PREFIX(text)
     if match is None:
         return None
@@ -172,7 +181,7 @@ _ALL_PREFIXED = re.compile(rf"^{_PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
 _LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
 
 
-def _json_line(text: str, port: int) -> Record | None:
+def _parse_json(text: str, port: int) -> Record | None:
     """Parse a line of `--log-jsonl`; objects of other types than `log` become messages as they are."""
     if not text.startswith('{"type":'):
         return None
@@ -180,40 +189,40 @@ def _json_line(text: str, port: int) -> Record | None:
         value, end = _decode(text)
     except (ValueError, RecursionError):
         return None
-    return _json_record(value, text, port) if end == len(text) or text[end:].isspace() else None
-
-
-_decode = json.JSONDecoder().raw_decode  # twice as fast as `json.loads`
-
-
-def _json_record(value: dict[str, Any], text: str, port: int) -> Record:
+    if end < len(text) and not text[end:].isspace():
+        return None
     if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
         return Record(None, text.rstrip(), None, port, begins=True)
-    if (
-        message[:1] == "[" and not port and _PORT(message)
-    ):  # a line of a child, inside the object of its router
+    if message[:1] == "[" and not port and _PORT(message):
+        # A line of a child, inside the object of its router.
         return parse_line(" ".join(split_lines(message.encode("utf-8", "replace") + b"\n")))
+    if not (stripped := message.rstrip()).isprintable():
+        # JSON can escape what no other format contains: control characters, colours, lone surrogates.
+        stripped = "\n".join(split_lines(message.encode("utf-8", "replace") + b"\n")).rstrip()
     microseconds = value.get("time")
     stamp = microseconds / 1e6 if isinstance(microseconds, int) and abs(microseconds) < _MAX_STAMP else None
     level = value.get("level")
-    return Record(level if level in LEVELS else None, _storable(message), stamp, port, True)  # noqa: FBT003
+    return Record(level if level in LEVELS else None, stripped, stamp, port, True)  # noqa: FBT003
 
 
+_decode = json.JSONDecoder().raw_decode  # twice as fast as `json.loads`
 _MAX_STAMP = 10**16
 
 
-def _storable(message: str) -> str:
-    """Return a message without what JSON can escape: control characters, colours, lone surrogates."""
-    if (stripped := message.rstrip()).isprintable():
-        return stripped
-    return "\n".join(split_lines(message.encode("utf-8", "replace") + b"\n")).rstrip()
-
-
-def _plain(text: str, port: int) -> Record:
+def _parse_plain(text: str, port: int) -> Record:
     """Parse what older builds and other libraries print: no stamp, and a level only by its words."""
     level = None
     lowered = text[:_LEVEL_CHARACTERS].lower()
-    if _may_show_level(lowered) and (match := _LEVEL_WORDS(lowered)):
+    # Most lines contain none of these words. This is the fastest form of the check: `any` over a list takes
+    # three times as long, the expression below twenty times.
+    if (
+        "err" in lowered
+        or "fail" in lowered
+        or "warn" in lowered
+        or "ggml_assert" in lowered
+        or "fatal" in lowered
+        or lowered.startswith(("terminate", "segmentation", "aborted"))
+    ) and (match := _LEVEL_WORDS(lowered)):
         level = match.lastgroup
     return Record(level, text.rstrip(), None, port, begins=level is not None or bool(_COMPONENT(text)))
 
@@ -225,52 +234,14 @@ _LEVEL_CHARACTERS = 1000
 """Only the beginning of a line is searched for words that show a level."""
 
 
-def _may_show_level(lowered: str) -> bool:
-    """Return whether a line may contain words that show a level.
-
-    This is the fastest form: `any` over a list takes three times as long, the expression below twenty times.
-    """
-    return (
-        "err" in lowered
-        or "fail" in lowered
-        or "warn" in lowered
-        or "ggml_assert" in lowered
-        or "fatal" in lowered
-        or lowered.startswith(("terminate", "segmentation", "aborted"))
-    )
-
-
 _LEVEL_WORDS = re.compile(
     r"(?P<critical>\bggml_assert\b|^terminate called|^segmentation fault|^aborted\b|\bfatal(?: error)?:)"
     r"|(?P<error>\berror(?: loading| while|:)|\bcuda error\b|\bfailed to )"
     r"|(?P<warn>\bwarn(?:ing)?:)"
 ).search
 
-FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_with_prefix, _json_line, _plain)
+FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_parse_prefixed, _parse_json, _parse_plain)
 """Parsers of one line, with the port of the child that wrote it; the first that recognizes it is used."""
-
-
-def _continues(record: Record, last: Record) -> bool:
-    """Return whether a line of no known form belongs to the record before it.
-
-    It does if llama-server has begun that record, or if the line is indented. Example: lines of a chat
-    template follow `srv  load: chat template:`. What a library prints, line after line, becomes a record for
-    each line.
-    """
-    if record.port != last.port or not (last.begins or record.message[:1].isspace()):
-        return False
-    return len(last.message) + len(record.message) < MAX_LINE_BYTES
-
-
-def _mask_keys(records: list[Record], *, key_follows: bool) -> None:
-    """Replace API keys in the messages."""
-    for record in records:
-        message = record.message
-        if key_follows:
-            record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
-        if _may_contain_key(message):
-            record.message = _KEY.sub(rf"\1{_MASK}", record.message)
-        key_follows = ends_with_key_flag(message)
 
 
 _KEY_FLAG = r"--(?:api-key|hf-token)|-hft"

@@ -78,14 +78,8 @@ class StampClock:
     ) -> list[int]:
         """Return Unix seconds of records that were written some time ago.
 
-        Starts of processes are found by a scan of the whole rest of the file, which is slow and seldom
-        necessary. Therefore this method stops before a record whose process started at an unknown time,
-        and the caller calls it again for that record and the following ones, with the starts:
-
-            times = clock.times_of_backlog(records, file_time)
-            while len(times) < len(records):
-                starts = find_starts(rest_of_file, file_time, stamp_before)
-                times += clock.times_of_backlog(records[len(times):], file_time, starts)
+        This stops before a record whose process started at an unknown time. The caller (`FileClock`) then
+        calls it again, from that record on, with the starts: to find them is slow and seldom necessary.
 
         Args:
             records: in their order.
@@ -93,8 +87,7 @@ class StampClock:
             starts: result of `find_starts`; None where the previous call did not stop.
 
         Returns:
-            the times of all records, or of those before the record where it stopped. With `starts` given
-            it contains at least one time.
+            the times of the records before that one. With `starts`, there is at least one.
         """
         times: list[int] = []
         # Nearly every record is of the process of the record before it: these take the fast path.
@@ -114,54 +107,48 @@ class StampClock:
                 self._latest = time
                 times.append(int(time))
                 continue
-            if (record.port == OWNER or stamp is None) and self._needs_starts(record):
+            if stamp is None:
+                is_unknown = self._latest is None and OWNER not in self._starts
+            else:
+                is_owner = record.port == OWNER
+                is_unknown = is_owner and not self._later_starts and self._is_new_process(OWNER, stamp)
+            if is_unknown:
                 if starts is None:
                     break
-                self._add_starts(starts, record)
+                self._later_starts.extend(starts)
+                if stamp is not None and OWNER in self._stamps and len(self._later_starts) > 1:
+                    self._later_starts.popleft()  # of the process that wrote the lines before
                 starts = None
-            times.append(int(self._time_of(record, file_time)))
+            times.append(int(self._update(record, file_time)))
             port = record.port if record.port in self._starts else -1
             start, last = self._starts.get(port, 0.0), self._stamps.get(port, 0.0)
         return times
 
-    def _needs_starts(self, record: Record) -> bool:
-        """Return whether the time of a record, of the owner or without a stamp, needs an unknown start."""
-        if record.stamp is None:
-            return self._latest is None and OWNER not in self._starts
-        return not self._later_starts and self._is_new_process(OWNER, record.stamp)
-
     def _is_new_process(self, port: int, stamp: float) -> bool:
+        """Return whether a stamp is the first of its process: its port is unknown, or it is smaller."""
         last = self._stamps.get(port)
         return port not in self._starts or (last is not None and stamp < last - RESTART_SECONDS)
 
-    def _add_starts(self, starts: Sequence[float], record: Record) -> None:
-        self._later_starts.extend(starts)
-        if record.stamp is not None and OWNER in self._stamps and len(self._later_starts) > 1:
-            self._later_starts.popleft()  # of the process that wrote the lines before
-
-    def _time_of(self, record: Record, file_time: float) -> float:
-        """Return the time of a record whose process may be new, and update the state."""
+    def _update(self, record: Record, file_time: float) -> float:
+        """Update the state with a record, whose process may be new, and return the record's time."""
         stamp, port = record.stamp, record.port
         if stamp is not None:
             if self._is_new_process(port, stamp):
-                self._starts[port] = self._new_start(port, stamp, file_time)
+                if port != OWNER:  # a child whose start was not seen: it writes now
+                    start = (file_time if self._latest is None else self._latest) - stamp
+                else:
+                    start = self._later_starts.popleft() if self._later_starts else file_time - stamp
+                self._starts[port] = start
             self._stamps[port] = stamp
             self._latest = min(self._starts[port] + stamp, file_time)
         elif self._latest is None:  # lines without a stamp before the first one that has one
-            self._latest = self._first_time(file_time)
+            if OWNER in self._starts:
+                self._latest = min(self._starts[OWNER] + self._stamps[OWNER], file_time)
+            else:
+                self._latest = self._later_starts[0] if self._later_starts else file_time
         if port == OWNER and _SPAWNING_TEXT in record.message and (child := spawned_child(record.message)):
             self._starts[child[0]], self._stamps[child[0]] = self._latest, 0.0
         return self._latest
-
-    def _new_start(self, port: int, stamp: float, file_time: float) -> float:
-        if port != OWNER:  # a child whose start was not seen: it writes now
-            return (file_time if self._latest is None else self._latest) - stamp
-        return self._later_starts.popleft() if self._later_starts else file_time - stamp
-
-    def _first_time(self, file_time: float) -> float:
-        if OWNER in self._starts:
-            return min(self._starts[OWNER] + self._stamps[OWNER], file_time)
-        return self._later_starts[0] if self._later_starts else file_time
 
 
 def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | None) -> list[float]:
@@ -175,7 +162,7 @@ def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | No
         end_time: Unix seconds.
         last_stamp: of the process that wrote the lines before the pieces; it counts as the first process.
     """
-    scan = _Scan(last_stamp)
+    scan = _StampScan(last_stamp)
     rest = b""
     for piece in pieces:
         whole, newline, unfinished = piece.rpartition(b"\n")
@@ -186,7 +173,7 @@ def find_starts(pieces: Iterable[bytes], end_time: float, last_stamp: float | No
     return scan.starts(end_time)
 
 
-class _Scan:
+class _StampScan:
     """Stamps of a log, process by process, without parsing its lines.
 
     Args:
@@ -199,8 +186,16 @@ class _Scan:
         self._spawned: dict[int, float] = {}  # stamp of the router when it started the child of a port
 
     def add(self, lines: bytes) -> None:
-        """Scan whole lines."""
-        for port, minutes, seconds, microseconds in _STAMPS(_lines_to_scan(lines)):
+        """Scan whole lines.
+
+        A process starts with a stamp of its first minute. If there is none, all lines are of one process, and
+        only those at the beginning and at the end are scanned: the stamps between show nothing new. Lines of
+        JSON and coloured lines are always scanned, because such stamps are not found in them so quickly.
+        """
+        scanned = lines
+        if len(lines) >= 2 * _END_BYTES and not (b"\n0." in lines or b"\x1b" in lines or b"{" in lines):
+            scanned = lines[:_END_BYTES] + b"\n" + lines[-_END_BYTES:]
+        for port, minutes, seconds, microseconds in _STAMPS(scanned):
             stamp = int(microseconds) / 1e6 if microseconds else int(minutes) * 60 + float(seconds)
             if port:
                 self._child = int(port), stamp
@@ -225,17 +220,6 @@ class _Scan:
             end_time -= stamp
             starts.appendleft(end_time)
         return list(starts)
-
-
-def _lines_to_scan(lines: bytes) -> bytes:
-    """Return the beginning and the end of lines that are all of one process, else all of them.
-
-    A process starts with a stamp of its first minute. If there is none, the stamps between the first and the
-    last line show nothing new. Lines of JSON and coloured lines are not recognized so quickly.
-    """
-    if len(lines) < 2 * _END_BYTES or b"\n0." in lines or b"\x1b" in lines or b"{" in lines:
-        return lines
-    return lines[:_END_BYTES] + b"\n" + lines[-_END_BYTES:]
 
 
 _END_BYTES = 16 * 1024

@@ -83,7 +83,7 @@ class Facts:
 
 
 def model_facts(header: Header, file_name: str, size: int, gguf: Format) -> Facts:
-    """Describe a file.
+    """Return the kind of a file and the columns of `models` that its header sets.
 
     Args:
         header: parsed with `WANTED_KEYS`.
@@ -94,7 +94,13 @@ def model_facts(header: Header, file_name: str, size: int, gguf: Format) -> Fact
     Raises:
         ParseError: the file is shorter than its tensors, or a value of its header is impossible.
     """
-    _check_data_is_complete(header, size, gguf)
+    if last := header.last_tensor:
+        elements, block_bytes = gguf.block_sizes.get(last.type, (1, 0))  # unknown type: its offset must exist
+        end = header.data_start + last.offset + last.elements // elements * block_bytes
+        if end > size:  # as after an unfinished download
+            raise ParseError(
+                f"ends after {size:,} bytes, its tensors after {end:,}: copy or download it again"
+            )
     reason = _reason_of_other_kind(header, file_name)
     kind: Kind = "other" if reason else "part" if _is_part(header) else "model"
     return Facts(kind, reason, _columns(header, file_name, gguf))
@@ -117,19 +123,9 @@ def _reason_of_other_kind(header: Header, file_name: str) -> str:
 
 
 def _is_part(header: Header) -> bool:
+    """Return whether the file is one of several that form a model."""
     count = header.values.get(PART_COUNT)
     return isinstance(count, int) and count > 1
-
-
-def _check_data_is_complete(header: Header, size: int, gguf: Format) -> None:
-    """Raise `ParseError` if the file ends before its last tensor, as an unfinished download does."""
-    if header.last_tensor is None:
-        return
-    last = header.last_tensor
-    elements, block_bytes = gguf.block_sizes.get(last.type, (1, 0))  # unknown type: its offset must exist
-    end = header.data_start + last.offset + last.elements // elements * block_bytes
-    if end > size:
-        raise ParseError(f"ends after {size:,} bytes, its tensors after {end:,}: copy or download it again")
 
 
 def _columns(header: Header, file_name: str, gguf: Format) -> dict[str, Column]:

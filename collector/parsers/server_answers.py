@@ -131,7 +131,7 @@ def _router_model(entry: dict[str, Any]) -> ServedModel:
     status = status if isinstance(status, dict) else {}
     reported = status.get("args")
     arguments = (
-        tuple(argument for argument in reported if isinstance(argument, str))
+        tuple(_storable(argument) for argument in reported if isinstance(argument, str))
         if isinstance(reported, list)
         else ()
     )

@@ -1,27 +1,21 @@
-"""The address of a llama-server as users write it."""
+"""The check of a llama-server's URL in the settings."""
 
 import re
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 _LIKE_AN_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+").fullmatch
 
 
 def server_url_fault(value: str) -> str | None:
-    """Return what is wrong with the URL of a llama-server, or None; an empty one is valid."""
-    if not value:
-        return None
+    """Return what is wrong with the URL of a llama-server, or None."""
     try:
         parts = urlsplit(value)
-        _ = parts.port
+        _ = parts.port  # raises ValueError if it is no valid port
     except ValueError as error:
         return f"is no URL ({error})"
     if parts.scheme == "unix":
         return None if parts.path.startswith("/") and not parts.netloc else "must be unix:///PATH.sock"
-    return _http_url_fault(value, parts)
-
-
-def _http_url_fault(value: str, parts: SplitResult) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "must start with http://, https:// or unix:///, and name a host"
     if parts.username or parts.password:
@@ -32,7 +26,7 @@ def _http_url_fault(value: str, parts: SplitResult) -> str | None:
 
 
 def _is_host(name: str, *, is_address: bool) -> bool:
-    """Return whether httpx (no invalid addresses) and the resolver (no long names) accept a host."""
+    """Return whether httpx accepts a host (no invalid address) and the resolver does (no label too long)."""
     try:
         if is_address or _LIKE_AN_ADDRESS(name):
             ip_address(name)

@@ -1,6 +1,6 @@
-"""A TOML file of tables and keys, checked against dataclasses: text in, values or faults out.
+"""The parser of the settings file: TOML, checked against dataclasses that declare its tables.
 
-A table is declared as a dataclass, each of its keys as a field that `setting` makes:
+A table is declared as a dataclass, and each of its keys as a field that `setting` returns:
 
     @dataclass(frozen=True, slots=True)
     class SamplingSettings:
@@ -31,7 +31,8 @@ _TYPE_NAMES: dict[type, str] = {
     str: "a text in quotes",
     list: "a list of texts",
 }
-# An unterminated text matches too: searching the end of each again would need quadratic time.
+# An unterminated text matches too. Otherwise every further quote would start a search to the end of the file,
+# which needs quadratic time.
 _TEXT_OR_COMMENT = re.compile(
     r'"""(?:\\.|[^\\])*?(?:"""|\Z)|' r"'''.*?(?:'''|\Z)|" r'"(?:\\.|[^"\\\n])*"?|' r"'[^'\n]*'?|#[^\n]*",
     re.DOTALL,
@@ -43,12 +44,12 @@ Check = Callable[[Any], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A check of a number's range, which is also the text of the range in the documentation.
+    """A check of a number's range; its text describes the range in the documentation.
 
     Args:
         low: the smallest value.
         high: the largest value.
-        zero: what 0 means, where it is allowed outside the range.
+        zero: what 0 means, if 0 is allowed outside the range.
     """
 
     low: float
@@ -70,12 +71,12 @@ def one_of(*choices: str) -> Check:
 
 
 def not_empty(value: str) -> str | None:
-    """Check that a text has more than spaces."""
+    """Return what is wrong with a text that is empty or only spaces, or None."""
     return None if value.strip() else "must not be empty"
 
 
 def all_not_empty(values: list[str]) -> str | None:
-    """Check that no text of a list is empty; the list itself may be."""
+    """Return what is wrong with a list that contains an empty text, or None; the list may be empty."""
     return None if all(value.strip() for value in values) else "must not contain an empty text"
 
 
@@ -83,9 +84,9 @@ def setting(default: Any, meaning: str, check: Check = lambda _: None, *, or_lis
     """Declare one key of the file.
 
     Args:
-        default: its value where the file does not contain it; its type is the type of the values.
+        default: its value if the file does not contain it; all values must have the type of the default.
         meaning: one line for the documentation, with the unit; a range is appended to it.
-        check: what the type does not say.
+        check: what a value of this type must fulfil.
         or_list: whether a list of such values is accepted too.
     """
     if isinstance(check, Range):
@@ -97,7 +98,7 @@ def setting(default: Any, meaning: str, check: Check = lambda _: None, *, or_lis
 
 
 class Locations:
-    """The line of each key in a settings file, so that an error can name it.
+    """The line number of each key in a settings file, for error messages.
 
     Args:
         path: name of the file in messages.
@@ -116,7 +117,7 @@ class Locations:
                 self._lines.setdefault((section, assignment[1]), number)
 
     def of(self, section: str, key: str = "") -> str:
-        """Return the file and line of a table or of a key in it, as messages begin."""
+        """Return the file and line of a table or of a key in it, with which a message begins."""
         line = self._lines.get((section, key)) or self._lines.get(("", section))
         return f"{self._path}, line {line}" if line else self._path
 
@@ -153,7 +154,7 @@ def find_faults(
     Args:
         document: the parsed file.
         tables: the dataclass of each table.
-        locations: the line of each key.
+        locations: the line of each key, for the sentences.
     """
     for name in document:
         if name not in tables:
@@ -171,16 +172,18 @@ def find_faults(
 
 
 def _value_fault(declared: Field[Any], value: object) -> str | None:
+    """Return what is wrong with the value of a key, or None."""
     default = declared.default if declared.default_factory is MISSING else declared.default_factory()
     is_list = declared.metadata["or_list"] and isinstance(value, list)
     if not (_same_type(value, [default]) if is_list else _same_type(value, default)):
         return f"must be {_TYPE_NAMES[type(default)]}, not {_shortened(value)}"
     texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-    fault = declared.metadata["check"](value) if all(map(_is_usable, texts)) else _TEXT_FAULT
+    fault = declared.metadata["check"](value) if all(map(_is_valid_path, texts)) else _TEXT_FAULT
     return f"{fault}, not {_shortened(value)}" if fault else None
 
 
 def _same_type(value: object, default: object) -> bool:
+    """Return whether a value has the type of a default; a whole number is valid for a float."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     if isinstance(default, float):
@@ -190,8 +193,8 @@ def _same_type(value: object, default: object) -> bool:
     return type(value) is type(default)
 
 
-def _is_usable(text: str) -> bool:
-    """Return whether a system call accepts a text: nearly all are paths, and two may be joined to one."""
+def _is_valid_path(text: str) -> bool:
+    """Return whether a system call accepts a text as a path, even joined to another: most texts are paths."""
     encoded = os.fsencode(text)
     longest_name = max(map(len, encoded.split(b"/")))
     return b"\0" not in encoded and len(encoded) <= _MAX_TEXT_BYTES and longest_name <= _MAX_NAME_BYTES

@@ -1,4 +1,4 @@
-"""The figures of the report: each reads its rows from the views and tables."""
+"""The figures of the report: plots and tables of what the views and tables contain about a period."""
 
 import sqlite3
 from collections import defaultdict
@@ -16,22 +16,22 @@ from collector.text import format_duration, format_number
 _MAX_SERIES = 12
 _MAX_ROWS = 50
 _LONG_GAP = 3
-"""A line is interrupted where the gap between two points is so many times as long as its median gap."""
+"""A line is interrupted where two points are more than this many times the median gap apart."""
 _SPEED_NAME = "model || coalesce(' (' || quantization || ')', '')"
 _GPU_NAME = "'GPU ' || gpu_index || coalesce(' ' || name, '')"
-_GB = "In use, GB of 1,024 MB."
+"""SQL expressions that name a series: a model with its quantization, and a GPU with its index."""
 
 Cells = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One part of the page.
+    """One section of the page.
 
     Args:
         title: its heading.
-        note: units, and what to know about the data.
-        plot: SVG; empty where there is none.
+        note: the unit, and what the data include.
+        plot: SVG; empty without one.
         heads: headings of the table's columns.
         rows: cells of the table, as text.
     """
@@ -44,15 +44,42 @@ class Figure:
 
 
 def figures(connection: sqlite3.Connection, period: Period) -> Iterator[Figure]:
-    """Yield all figures that have data, each read in a short transaction of its own."""
+    """Yield the figures in the order of the page; one without data has neither a plot nor rows.
+
+    Each query is a transaction of its own, so that a running collector waits for one query at most.
+    """
     reader = PeriodReader(connection, period)
-    for make_figure in _FIGURES:
-        figure = make_figure(reader)
-        if figure.plot or figure.rows:
-            yield figure
+    yield _models(reader)
+    tokens = reader.bars("token_steps", "model", "generated_tokens")
+    yield _bar_figure(reader, "Generated tokens", "By model.", tokens)
+    yield _dot_figure(
+        reader,
+        "Speed of generation",
+        "Tokens a second of the requests that finished.",
+        reader.means("speeds", _SPEED_NAME, "generated_tokens_per_second"),
+    )
+    yield _dot_figure(
+        reader,
+        "Speed of reading prompts",
+        "Tokens a second of the requests that finished, without cached tokens.",
+        reader.means("speeds", _SPEED_NAME, "prompt_tokens_per_second"),
+    )
+    usage = {
+        **reader.means("host_metrics", "'all processes'", "cpu_usage"),
+        **reader.means("metrics", "'llama-server'", "cpu_usage"),
+        **reader.means("gpu_metrics", _GPU_NAME, "gpu_usage"),
+    }
+    yield _line_figure(reader, "Processor and GPU", "Busy share, percent of all cores or of the GPU.", usage)
+    yield from _memory(reader)
+    power = reader.means("gpu_metrics", _GPU_NAME, "power_watts")
+    yield _line_figure(reader, "Power of the GPUs", "Watts.", power)
+    yield _model_loads(reader)
+    yield _warnings(reader)
+    yield _gaps(reader)
 
 
-def _model_table(reader: PeriodReader) -> Figure:
+def _models(reader: PeriodReader) -> Figure:
+    """Return a table of the tokens and mean speeds of each model."""
     rows = reader.rows("""
         SELECT model, generated_tokens, prompt_tokens, cached_tokens,
           generated_tokens / nullif(seconds, 0) AS speed,
@@ -78,64 +105,25 @@ def _model_table(reader: PeriodReader) -> Figure:
     return Figure("Models", "Tokens of the requests that finished.", heads=heads, rows=cells)
 
 
-def _tokens(reader: PeriodReader) -> Figure:
-    series = reader.bars("token_steps", "model", "generated_tokens")
-    return _bar_figure(reader, "Generated tokens", "By model.", series)
-
-
-def _speeds(reader: PeriodReader) -> Figure:
-    series = reader.means("speeds", _SPEED_NAME, "generated_tokens_per_second")
-    return _dot_figure(
-        reader, "Speed of generation", "Tokens a second of the requests that finished.", series
-    )
-
-
-def _prompt_speeds(reader: PeriodReader) -> Figure:
-    series = reader.means("speeds", _SPEED_NAME, "prompt_tokens_per_second")
-    note = "Tokens a second of the requests that finished, without cached tokens."
-    return _dot_figure(reader, "Speed of reading prompts", note, series)
-
-
-def _usage(reader: PeriodReader) -> Figure:
-    series = {
-        **reader.means("host_metrics", "'all processes'", "cpu_usage"),
-        **reader.means("metrics", "'llama-server'", "cpu_usage"),
-        **reader.means("gpu_metrics", _GPU_NAME, "gpu_usage"),
-    }
-    return _line_figure(
-        reader, "Processor and GPU", "Busy share, percent of all cores or of the GPU.", series
-    )
-
-
-def _memory(reader: PeriodReader) -> Figure:
-    series = {
+def _memory(reader: PeriodReader) -> Iterator[Figure]:
+    """Yield the memory of the machine, of its GPUs and of the models."""
+    note = "In use, GB of 1,024 MB."
+    machine = {
         **reader.means("host_metrics", "'RAM in use'", "(memory_total_mb - memory_available_mb) / 1024"),
         **reader.means("host_metrics", "'swap in use'", "swap_used_mb / 1024"),
     }
-    return _line_figure(reader, "Memory of the machine", _GB, series)
-
-
-def _gpu_memory(reader: PeriodReader) -> Figure:
-    return _line_figure(
-        reader, "Memory of the GPUs", _GB, reader.means("gpu_metrics", _GPU_NAME, "memory_used_mb / 1024")
-    )
-
-
-def _model_memory(reader: PeriodReader) -> Figure:
-    series = {
+    yield _line_figure(reader, "Memory of the machine", note, machine)
+    gpus = reader.means("gpu_metrics", _GPU_NAME, "memory_used_mb / 1024")
+    yield _line_figure(reader, "Memory of the GPUs", note, gpus)
+    models = {
         **reader.means("llama_metrics", "model || ', RAM'", "memory_used_mb / 1024"),
         **reader.means("llama_metrics", "model || ', GPU'", "gpu_memory_used_mb / 1024"),
     }
-    return _line_figure(reader, "Memory of the models", _GB, series)
+    yield _line_figure(reader, "Memory of the models", note, models)
 
 
-def _gpu_power(reader: PeriodReader) -> Figure:
-    return _line_figure(
-        reader, "Power of the GPUs", "Watts.", reader.means("gpu_metrics", _GPU_NAME, "power_watts")
-    )
-
-
-def _loads(reader: PeriodReader) -> Figure:
+def _model_loads(reader: PeriodReader) -> Figure:
+    """Return when each model was in memory, as a plot, with a table of the newest loads."""
     rows = reader.rows("""
         SELECT * FROM model_loads
         WHERE timestamp <= ?2 AND (left_at IS NULL OR left_at > ?1) ORDER BY timestamp DESC""")
@@ -159,12 +147,13 @@ def _loads(reader: PeriodReader) -> Figure:
         "Models in memory",
         f"From load to unload.{note}{_shortened_note(rows)}",
         plots.residency(reader.period, shown) if spans else "",
-        ("since", "model", "came by", "loading took", "left by", "stayed"),
+        ("since", "model", "event", "load time", "until", "resident"),
         cells,
     )
 
 
-def _trouble(reader: PeriodReader) -> Figure:
+def _warnings(reader: PeriodReader) -> Figure:
+    """Return the number of warnings and errors by source, with a table of the newest ones."""
     series = reader.bars("logs", "coalesce(source, '')", "+level IN ('warn', 'error', 'critical')")
     rows = reader.rows(
         """
@@ -179,25 +168,20 @@ def _trouble(reader: PeriodReader) -> Figure:
 
 
 def _gaps(reader: PeriodReader) -> Figure:
+    """Return a table of the newest times in which nothing was sampled."""
     rows = reader.rows("""
         SELECT * FROM gaps WHERE timestamp > ?1 AND timestamp <= ?2 ORDER BY timestamp DESC""")
     cells = [
         (local(row["began"]), local(row["timestamp"]), format_duration(row["seconds"]))
         for row in rows[:_MAX_ROWS]
     ]
-    note = f"Nothing is known of these.{_shortened_note(rows)}"
+    note = f"Nothing is known of these times.{_shortened_note(rows)}"
     return Figure("Times without samples", note, heads=("from", "to", "lasted"), rows=cells)
-
-
-_FIGURES = (
-    _model_table, _tokens, _speeds, _prompt_speeds, _usage, _memory, _gpu_memory, _model_memory, _gpu_power,
-    _loads, _trouble, _gaps,
-)  # fmt: skip
 
 
 def _line_figure(reader: PeriodReader, title: str, note: str, series: Mapping[str, plots.Points]) -> Figure:
     shown, left_out = _longest_series(series)
-    lines = {name: _with_interruptions(points, reader.period) for name, points in shown.items()}
+    lines = {name: _interrupt_at_gaps(points, reader.period) for name, points in shown.items()}
     return Figure(title, note + left_out, plots.lines(reader.period, lines) if series else "")
 
 
@@ -228,8 +212,8 @@ def _shortened_note(rows: Sequence[object]) -> str:
     return f" The newest {_MAX_ROWS} of {len(rows)} are listed." if len(rows) > _MAX_ROWS else ""
 
 
-def _with_interruptions(points: plots.Points, period: Period) -> plots.Points:
-    """Return the points with an unknown one in each long gap, so that no line is drawn across it."""
+def _interrupt_at_gaps(points: plots.Points, period: Period) -> plots.Points:
+    """Return the points with a value None added in each long gap, so that no line is drawn across it."""
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(points)]
     longest = _LONG_GAP * max(period.slice_seconds, median(gaps or [0]))
     interrupted: plots.Points = []

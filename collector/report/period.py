@@ -1,4 +1,4 @@
-"""The period of a report, and how its plots divide it."""
+"""The period of a report, and its division into points, bars and ticks of the plots."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import cached_property
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 _POINTS = 240
-"""A line has at most so many points: more cannot be distinguished in a plot."""
+"""Number of points of a line: more cannot be distinguished in a plot."""
 _TICKS = 8
 _TICK_STEPS = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 7 * DAY, 28 * DAY)
 
@@ -37,7 +37,7 @@ class Period:
 
     @cached_property
     def bars(self) -> list[str]:
-        """All bars, also empty ones; an hour that the clock repeats in autumn is one bar."""
+        """The labels of all bars, also of empty ones; an hour that the clock repeats in autumn is one bar."""
         step = MINUTE if self.seconds <= 2 * HOUR else HOUR  # also for days: no bar is skipped
         times = [*range(self.begin, self.end, step), self.end]
         return list(dict.fromkeys(local(moment, self.bar_format) for moment in times))
@@ -51,7 +51,7 @@ class Period:
         return list(range(self.begin - past_step + step, self.end + 1, step))
 
     def tick_label(self, moment: float) -> str:
-        """Return a time as it is written below a plot."""
+        """Return the label of a time below a plot."""
         if self.seconds <= DAY:
             return local(moment, "%H:%M")
         return local(moment, "%m-%d %H:%M" if self.seconds <= _TICKS * DAY else "%Y-%m-%d")

@@ -1,4 +1,4 @@
-"""Reads the data of one period."""
+"""Queries whose results are the series and rows of one period."""
 
 import sqlite3
 from collections import defaultdict
@@ -10,11 +10,11 @@ from collector.report.plots import Points
 
 
 class PeriodReader:
-    """Queries about one period.
+    """A reader of the data of one period.
 
     Args:
         connection: an open database.
-        period: the period.
+        period: the time that every query is limited to.
     """
 
     def __init__(self, connection: sqlite3.Connection, period: Period) -> None:
@@ -26,7 +26,7 @@ class PeriodReader:
         return fetch(self._connection, query, (self.period.begin, self.period.end, *more))
 
     def means(self, source: str, name: str, value: str) -> dict[str, Points]:
-        """Return one series for each name, with the mean of each slice of the period that has a value.
+        """Return one series for each name, with the mean value of each slice of the period that has any.
 
         Args:
             source: a table or view.

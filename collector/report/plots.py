@@ -1,4 +1,4 @@
-"""Plots as SVG for a page: without scripts, and nothing to load.
+"""Plots as SVG, without scripts and without anything to load.
 
 Importing this module raises CollectorError where pygal is not installed: it is an extra that only reports
 need.
@@ -22,7 +22,7 @@ except ImportError as error:
     ) from error
 
 Points = list[tuple[float, float | None]]
-"""Unix seconds and value; a value None interrupts the line."""
+"""Pairs of Unix seconds and value; a value None interrupts the line."""
 Element = Any  # from lxml where that is installed, else from the standard library
 
 _LEGEND_CHARACTERS, _LABEL_CHARACTERS = 60, 30
@@ -68,7 +68,7 @@ _LAYOUT = {
 
 
 def lines(period: Period, series: Mapping[str, Points]) -> str:
-    """Draw one line for each series, interrupted where nothing is known."""
+    """Draw one line for each series, interrupted at values None."""
     return _over_time(period, series, show_dots=False, allow_interruptions=True)
 
 
@@ -78,7 +78,7 @@ def dots(period: Period, series: Mapping[str, Points]) -> str:
 
 
 def residency(period: Period, series: Mapping[str, list[tuple[float, float]]]) -> str:
-    """Draw one row for each name, with a horizontal bar for each time from a begin to an end."""
+    """Draw one row for each name, with a horizontal bar for each pair of begin and end."""
     points: dict[str, Points] = {
         name: [point for begin, end in spans for point in ((begin, row), (end, row), (end, None))]
         for row, (name, spans) in enumerate(series.items(), start=1)
@@ -115,8 +115,10 @@ def bars(period: Period, series: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _over_time(period: Period, series: Mapping[str, Points], **layout: Any) -> str:
+    """Draw series over the time of a period, with an axis from 0, so that small values look small."""
+    highest = max((value or 0 for points in series.values() for _, value in points), default=0)
     chart = pygal.XY(
-        **{**_LAYOUT, "height": _height(len(series)), "range": _range_from_zero(series), **layout},
+        **{**_LAYOUT, "height": _height(len(series)), "range": (0, highest or 1), **layout},
         xrange=(period.begin, period.end),
         value_formatter=_format_value,
         x_value_formatter=period.tick_label,
@@ -128,14 +130,8 @@ def _over_time(period: Period, series: Mapping[str, Points], **layout: Any) -> s
 
 
 def _height(names: int) -> int:
-    """Return the height of a plot with its legend below it."""
+    """Return the height of a plot, with a line of the legend below it for each name."""
     return 270 + 20 * names
-
-
-def _range_from_zero(series: Mapping[str, Points]) -> tuple[float, float]:
-    """Return an axis from 0 to the highest value, so that small values look small."""
-    values = [value for points in series.values() for _, value in points if value is not None]
-    return 0, max(values, default=0) or 1
 
 
 def _format_value(value: float) -> str:
@@ -148,7 +144,7 @@ def _render(chart: Any) -> str:
 
 
 def _without_scripts(svg: Element) -> Element:
-    """Remove scripts, comments and what only the scripts read; keep values as titles.
+    """Remove scripts, comments and what only the scripts read; add the value of each point as a `title`.
 
     pygal shows the value of a point by a script. A browser shows a `title` element without any.
     """

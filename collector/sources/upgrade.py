@@ -10,6 +10,7 @@ version handle old and new rows alike.
    the progress, so that a kill at any point neither skips nor repeats a row.
 """
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from collector.database.database import Database
 from collector.errors import Stopped
 from collector.sources.gpu.source import energy_used
-from collector.sources.llama.run_table import RESTART_COUNTERS, Run
+from collector.sources.llama.run_table import RESTART_COUNTERS, Run, is_restarted
 from collector.sources.llama.runs import UNOBSERVED, ServerRuns
 
 STATE_KEY = "upgradeFrom010"
@@ -27,22 +28,13 @@ STATE_KEY = "upgradeFrom010"
 first, last: by table, the ids between which the rows to upgrade are (after the first, up to the last)
 models: by model, the oldest upgraded row of `llama_metrics` and its run (see `_upgrade_metrics`)
 gpus: by uuid, time and energy of the newest upgraded row of `gpu_metrics`
+next_run: id of the run that is created next; it descends
 """
 
 STEP_ROWS = 1000
 """Rows per transaction, which takes 10 to 20 ms."""
 
 _SHORTEST_PAUSE_SECONDS = 0.01
-
-_START_TOLERANCE_SECONDS = 2.0
-"""How much the computed start of one process may differ: timestamps are whole seconds."""
-
-_START_TOLERANCE_AFTER_FALL_SECONDS = 0.1
-"""The same if a counter fell, which already suggests a restart."""
-
-_SAME_PROCESS_SECONDS = 60.0
-"""An uptime that grew by at most this much between two rows is that of one process."""
-
 
 Record = dict[str, Any]
 Update = tuple[Any, ...]
@@ -55,7 +47,7 @@ _NEWEST_ROWS = (
 _UPDATE_METRICS = "UPDATE llama_metrics SET server = ?, run_id = ?, counted_from_zero = ? WHERE id = ?"
 _UPDATE_EVENTS = "UPDATE model_events SET server = ? WHERE id = ?"
 _UPDATE_GPUS = "UPDATE gpu_metrics SET vendor = 'nvidia', energy_used_joules = ? WHERE id = ?"
-_TABLES = {"llama_metrics": "run_id", "model_events": "server", "gpu_metrics": "vendor"}
+_TABLES = {"llama_metrics": "server", "model_events": "server", "gpu_metrics": "vendor"}
 """The tables to upgrade, each with a column that is NULL in rows of version 0.1.0 only."""
 
 
@@ -74,6 +66,7 @@ class RowUpgrade:
         self._runs = runs
         self._server = server
         self._stop = stop
+        self._stored = ""  # the progress in the database, to detect that it was overwritten
 
     def begin(self) -> None:
         """Store which rows must be upgraded, and upgrade the newest row of each model.
@@ -88,10 +81,21 @@ class RowUpgrade:
         ranges = {table: self._old_range(table, column) for table, column in _TABLES.items()}
         if not any(first < last for first, last in ranges.values()):
             return
+        # Runs are created newest first, but ids must ascend in the order in which runs were first sampled. So
+        # they are assigned in descending order, beginning with the number of rows: there cannot be more runs.
+        first_id, last_id = ranges["llama_metrics"]
+        number = last_id - first_id
+        newest: dict[str, Record] = {}
+        state: Record = {
+            "first": {table: first for table, (first, _) in ranges.items()},
+            "last": {table: last for table, (_, last) in ranges.items()},
+            "models": newest,
+            "gpus": {},
+            "next_run": self._runs.reserve_ids(number) + number - 1,
+        }
         with self._database.transaction() as connection:
-            newest: dict[str, Record] = {}
-            for row in self._database.query(_NEWEST_ROWS, (ranges["llama_metrics"][0],)):
-                run_id = self._save_run(row, outcome=None)
+            for row in self._database.query(_NEWEST_ROWS, (first_id,)):
+                run_id = self._save_run(state, row, outcome=None)
                 newest[row["model"]] = {**row, "run_id": run_id}
                 connection.execute(_UPDATE_METRICS, (self._server, run_id, 0, row["id"]))
             connection.execute(
@@ -99,10 +103,8 @@ class RowUpgrade:
                 "AND id IN (SELECT max(id) FROM model_events GROUP BY model)",
                 (self._server,),
             )
-            first = {table: first for table, (first, _) in ranges.items()}
-            last = {table: last for table, (_, last) in ranges.items()}
-            state = {"first": first, "last": last, "models": newest, "gpus": {}}
             self._database.meta.set(STATE_KEY, state)
+        self._runs.forget()  # the first sample must find the runs that were just created
 
     def is_due(self) -> bool:
         """Return whether there are rows left to upgrade."""
@@ -118,6 +120,7 @@ class RowUpgrade:
         state: Record | None = self._database.meta.get(STATE_KEY)
         if state is None:
             return
+        self._stored = json.dumps(state)
         try:
             self._upgrade_events(state)
             self._upgrade_metrics(state)
@@ -139,11 +142,11 @@ class RowUpgrade:
 
         An example of one model, in the order in which its rows are read:
 
-            id 9: 150 tokens, uptime 45 s    the newest row: `begin` gave it run 1
-            id 8: 120 tokens, uptime 40 s    the same process as id 9: run 1
-            id 7: 100 tokens, uptime 900 s   another process: the last row of run 2
+            id 9: 150 tokens, uptime 45 s    the newest row: `begin` gave it run 9
+            id 8: 120 tokens, uptime 40 s    the same process as id 9: run 9
+            id 7: 100 tokens, uptime 900 s   another process: the last row of run 8
 
-        Only id 7 shows that id 8 is the first row of run 1. So id 8 is updated again: its 120 tokens
+        Only id 7 shows that id 8 is the first row of run 9. So id 8 is updated again: its 120 tokens
         count in full, as they were all generated since id 7.
         """
         later_rows: dict[str, Record] = state["models"]
@@ -155,24 +158,33 @@ class RowUpgrade:
                     later = later_rows.get(model)
                     if later is None:
                         # `begin` stored a row of each model: another program has changed old rows since.
-                        later = {**row, "run_id": self._save_run(row, UNOBSERVED)}
+                        later = {**row, "run_id": self._save_run(state, row, UNOBSERVED)}
                     elif row["id"] != later["id"] and is_restarted(row, later):
                         updates.append((self._server, later["run_id"], 1, later["id"]))
-                        later = {**row, "run_id": self._save_run(row, UNOBSERVED)}
+                        later = {**row, "run_id": self._save_run(state, row, UNOBSERVED)}
                     updates.append((self._server, later["run_id"], 0, row["id"]))
                     # A row without this counter belongs to the run of the next newer row, but is not compared
                     # with older rows.
                     if row["tokens_predicted_total"] is not None or model not in later_rows:
                         later_rows[model] = {**row, "run_id": later["run_id"]}
                 self._store(state, _UPDATE_METRICS, updates)
-        self._complete_oldest_rows(later_rows)
+        self._complete_oldest_rows(state["first"]["llama_metrics"], later_rows)
 
-    def _complete_oldest_rows(self, oldest: dict[str, Record]) -> None:
+    def _complete_oldest_rows(self, after: int, oldest: dict[str, Record]) -> None:
         """Let the oldest row of a model count in full if its process started after the first sample.
 
-        No older row shows when the process started, but its uptime does.
+        No older row shows when the process started, but its uptime does. If version 0.1.0 was used again
+        after this version, the process must have started after the last row of this version, which counted
+        what an older process did.
+
+        Args:
+            after: id of the last row of `llama_metrics` before those to upgrade; 0 if there is none.
+            oldest: by model, the oldest upgraded row.
         """
         first_sample = self._runs.history_start().timestamp
+        query = "SELECT timestamp FROM llama_metrics WHERE id <= ? ORDER BY id DESC LIMIT 1"
+        for row in self._database.query(query, (after,)):
+            first_sample = row["timestamp"] + 1
         with self._database.transaction() as connection:
             for row in oldest.values():
                 if first_sample is not None and row["uptime_seconds"] is not None:
@@ -220,10 +232,18 @@ class RowUpgrade:
             raise Stopped("the collector is stopping")
 
     def _store(self, state: Record, statement: str, updates: Sequence[Update]) -> None:
-        """Execute updates and store the progress, in one transaction."""
+        """Execute updates and store the progress, in one transaction.
+
+        Raises:
+            Stopped: the file was overwritten with another database, which has other progress stored or none.
+                The next flush detects it as well.
+        """
         with self._database.transaction() as connection:
+            if json.dumps(self._database.meta.get(STATE_KEY)) != self._stored:
+                raise Stopped("the database was overwritten with another one")
             connection.executemany(statement, updates)
             self._database.meta.set(STATE_KEY, state)
+        self._stored = json.dumps(state)
 
     def _old_range(self, table: str, column: str) -> tuple[int, int]:
         """Return the ids between which rows of version 0.1.0 are: after the first, up to the second.
@@ -244,11 +264,11 @@ class RowUpgrade:
         upgraded = f"SELECT coalesce(max(id), 0) AS id FROM {table} WHERE {column} IS NOT NULL"  # noqa: S608
         return self._database.query(upgraded)[0]["id"], newest[0]["id"]
 
-    def _save_run(self, row: Record, outcome: str | None) -> int:
+    def _save_run(self, state: Record, row: Record, outcome: str | None) -> int:
         """Write a run for the process of a row of `llama_metrics`, and return its id."""
         uptime = row["uptime_seconds"]
         run = Run(
-            self._runs.new_id(),
+            state["next_run"],
             self._server,
             None,
             row["model"],
@@ -257,40 +277,8 @@ class RowUpgrade:
             first_seen_at=row["timestamp"],
             outcome=outcome,
         )
+        state["next_run"] -= 1
         write = run.save()
         with self._database.transaction() as connection:
             connection.executemany(write.statement, write.rows)
         return run.id
-
-
-def is_restarted(earlier: Record, later: Record) -> bool:
-    """Return whether two consecutive rows of one model are of two different processes.
-
-    The start of a process is `timestamp - uptime_seconds`. If two rows are of one process, the uptime grew by
-    as much as the timestamp, and both have the same start. But the timestamp is that of the wall clock, which
-    may have been set between the two rows: then the start differs although the process is the same.
-
-    Args:
-        earlier: a row of `llama_metrics`, with `timestamp`, `uptime_seconds` and `RESTART_COUNTERS`.
-        later: a row with a greater id.
-    """
-    has_fallen = any(
-        earlier[name] is not None and later[name] is not None and later[name] < earlier[name]
-        for name in RESTART_COUNTERS
-    )
-    if earlier["uptime_seconds"] is None or later["uptime_seconds"] is None:
-        return has_fallen  # the process was not visible: only its counters can show a restart
-    elapsed = later["timestamp"] - earlier["timestamp"]
-    grown = later["uptime_seconds"] - earlier["uptime_seconds"]
-    if has_fallen:
-        # The start moved, even if by little. Example: uptime 0.5 s, and 1 s later 0.7 s and fewer tokens.
-        return bool(elapsed - grown > _START_TOLERANCE_AFTER_FALL_SECONDS or grown < 0)
-    if 0 <= grown <= _SAME_PROCESS_SECONDS:
-        # The uptime grew by a usual interval. Example: the clock was set forward by a day, so that the
-        # timestamps of the rows are 86,405 s apart, while the uptime grew by 5 s.
-        return False
-    # There is a long pause between the rows. The process is another one if it started after the earlier row.
-    # Example: uptimes of 900 s and of 3,500 s in two rows that are 3,600 s apart. But an uptime of 100,600 s
-    # in a row 603 s after the earlier one is that of the same process: the clock was set forward by 3 s.
-    is_younger = later["uptime_seconds"] <= max(0, elapsed) + _START_TOLERANCE_SECONDS
-    return bool(grown < 0 or (elapsed - grown > _START_TOLERANCE_SECONDS and is_younger))

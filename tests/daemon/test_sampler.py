@@ -1,7 +1,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -9,8 +9,9 @@ from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS, Sampler
 from collector.database.buffer import Buffer
 from collector.database.documented import METRICS
 from collector.errors import SourceAbsent
-from collector.schema import SqlValue, Table
+from collector.schema import SqlValue, Table, Write
 from collector.sources.base import Reading, Tick
+from collector.sources.llama.metrics import LLAMA_METRICS
 
 
 class Fake:
@@ -143,6 +144,23 @@ def test_a_source_can_use_the_reading_of_an_earlier_one_of_the_same_tick() -> No
     Sampler([first, Fake("second", second, {"uptime": None})], buffer, 1).tick()
     (row,) = snapshots(buffer)
     assert row["uptime"] == row["timestamp"]
+
+
+def test_no_flush_writes_rows_before_the_run_that_they_refer_to() -> None:
+    class Flushed(Buffer):
+        """Is flushed after each addition; records what every flush contained."""
+
+        flushes: ClassVar[list[list[str]]] = []
+
+        def add(self, *arguments: Any) -> None:
+            super().add(*arguments)
+            self.flushes.append([batch.statement for batch in self.drain()])
+
+    changes = [Write("INSERT INTO server_runs (id) VALUES (?)", [(1,)])]
+    reading = Reading(None, rows=((LLAMA_METRICS, LLAMA_METRICS.row({"run_id": 1})),), changes=changes)
+    sampler = Sampler([Fake("a", lambda _: reading, {})], buffer := Flushed(), 1)
+    sampler.tick()
+    assert buffer.flushes[:2] == [[changes[0].statement], [LLAMA_METRICS.insert_statement]]
 
 
 def test_quick_sources_are_read_one_after_another_by_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from collector.catalog import OWN_TABLES
 from collector.daemon.supervisor import transferable
 from collector.database.buffer import Batch, Retention
 from collector.health import COLLECTOR_RUNS
-from collector.schema import AUTOMATIC_ID, Column, Table, Write
+from collector.schema import AUTOMATIC_ID, Column, SqlValue, Table, Write
 from collector.sources.llama.metrics import LLAMA_METRICS
 
 REQUESTS = Table(
@@ -30,7 +30,14 @@ def test_references_to_runs_and_models_of_the_old_database_become_unknown() -> N
 
 
 def test_a_sample_of_a_server_keeps_everything_but_its_references() -> None:
-    row = LLAMA_METRICS.row({"timestamp": 5, "model": "m", "model_id": "model_1", "n_tokens_max": 9})
+    values: dict[str, SqlValue] = {
+        "timestamp": 5,
+        "model": "m",
+        "model_id": "model_1",
+        "n_tokens_max": 9,
+        "counted_from_zero": 1,
+    }
+    row = LLAMA_METRICS.row({**values, "run_id": 3})
     (handed_over,) = transferable([batch(LLAMA_METRICS.insert(row))], OWN_TABLES)
     expected = LLAMA_METRICS.row({"timestamp": 5, "model": "m", "n_tokens_max": 9})
     assert handed_over.rows == [expected]

@@ -188,7 +188,7 @@ def _check_nothing_lost(log: _Log) -> None:
     messages = [record.message for record in log.records]
     if any(_MASK in message for message in messages):
         return  # a key was masked, with its prefix
-    assert log.records == log_lines._records_of_any_format(log.lines)  # the fast paths change nothing
+    assert log.records == log_lines._parse_any_format(log.lines)  # the fast paths change nothing
     if any(_JSON in line for line in log.lines):
         return  # JSON records are rewritten
     found = [line for message in messages for line in message.split("\n")]

@@ -20,7 +20,7 @@ from collector.database.documented import LOGS, METRICS
 from collector.database.migrations import migrate
 from collector.errors import DatabaseBusy, DatabaseError
 from collector.history import shrinking, steps
-from collector.history.retention import LAST_ROWS, MIN_SHARE, Prune, _part, _share_to_delete
+from collector.history.retention import LAST_ROWS, MIN_SHARE, Prune, _rows_in_share, _share_to_delete
 from collector.history.shrinking import RESERVE_BYTES
 from collector.schema import BYTES_PER_MB
 from collector.settings import RetentionSettings
@@ -157,9 +157,9 @@ def test_each_round_deletes_the_share_that_is_too_much(
 
 
 def test_a_share_of_a_table_leaves_its_newest_rows() -> None:
-    assert _part(10 * LAST_ROWS, 0.5) == 5 * LAST_ROWS
-    assert _part(2 * LAST_ROWS, 0.9) == LAST_ROWS
-    assert _part(LAST_ROWS, 0.5) == 0
+    assert _rows_in_share(10 * LAST_ROWS, 0.5) == 5 * LAST_ROWS
+    assert _rows_in_share(2 * LAST_ROWS, 0.9) == LAST_ROWS
+    assert _rows_in_share(LAST_ROWS, 0.5) == 0
 
 
 def test_a_size_that_cannot_be_reached_is_reported_and_the_newest_rows_are_kept(database: Database) -> None:

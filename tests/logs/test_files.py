@@ -534,7 +534,7 @@ def test_an_unfinished_line_waits_and_is_then_stored_once(
     ],
 )
 def test_an_unfinished_line_is_never_cut_inside_a_character(data: bytes, whole: int) -> None:
-    assert chunk.whole_characters(data) == whole
+    assert chunk.size_of_whole_characters(data) == whole
 
 
 def test_the_newest_record_waits_a_moment_for_its_other_lines(

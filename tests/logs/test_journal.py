@@ -137,7 +137,7 @@ def test_only_the_named_units_are_read(journals: Path, open_collector: Open) -> 
         assert collector.messages() == [*numbered(1, 2), *numbered(60, 61)]
 
 
-def test_messages_of_systemd_about_the_unit_keep_their_speaker_and_priority(
+def test_messages_of_systemd_about_the_unit_are_stored_with_their_writer_and_priority(
     journals: Path, open_collector: Open
 ) -> None:
     fields = {"UNIT": UNIT, "_SYSTEMD_UNIT": "init.scope", "_PID": "1", "SYSLOG_IDENTIFIER": "systemd"}

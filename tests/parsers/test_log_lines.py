@@ -266,7 +266,7 @@ JSONL_LINES = st.lists(
 
 @given(JSONL_LINES)
 def test_lines_of_json_parsed_together_are_the_same_records_as_one_by_one(lines: list[str]) -> None:
-    assert parse_records(lines) == log_lines._records_of_any_format(lines)
+    assert parse_records(lines) == log_lines._parse_any_format(lines)
 
 
 def test_an_object_that_continues_in_the_next_line_is_not_a_record_of_json() -> None:
@@ -288,6 +288,6 @@ def test_a_long_line_that_names_many_children_is_parsed_in_linear_time() -> None
 
 
 def test_a_chunk_of_json_lines_is_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_lines, "_records_of_any_format", lambda _: pytest.fail("one by one"))
+    monkeypatch.setattr(log_lines, "_parse_any_format", lambda _: pytest.fail("one by one"))
     lines = (FOLDER / "single.jsonl").read_text().splitlines()
     assert len(parse_records(lines)) > 10

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from collector.catalog import OWN_TABLES, VIEWS
 from collector.database import Database
 from collector.parsers.server_answers import ServedModel
 from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.run_table import is_restarted
 from collector.sources.llama.runs import ObservedProcess, ServerRuns
-from collector.sources.upgrade import RowUpgrade, is_restarted
+from collector.sources.upgrade import RowUpgrade
 from tests.support.version_010 import SERVER, create, is_upgraded, upgrade_rows
 
 TOKENS = "SELECT timestamp, model, generated_tokens, prompt_tokens, generation_seconds FROM token_steps ORDER BY model, timestamp"
@@ -92,31 +95,79 @@ def test_an_upgrade_that_is_stopped_at_any_step_and_continued_has_the_same_resul
     assert view_rows(tmp_path / "old.db") == before
 
 
+def observed_after(old: dict[str, Any], tokens: float, process: LlamaProcess) -> ObservedProcess:
+    """Return a sample five seconds after a row of version 0.1.0, with counters that grew."""
+    counters = (old["tokens_predicted_total"] + tokens, None, None)
+    return ObservedProcess(
+        old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
+        counters=counters,
+    )  # fmt: skip
+
+
+def process_of(old: dict[str, Any], clock_step: float = 0.4) -> LlamaProcess:
+    """Return the process of a row of version 0.1.0, five seconds later."""
+    started_at = old["timestamp"] - old["uptime_seconds"] + clock_step
+    uptime = old["uptime_seconds"] + 5
+    return LlamaProcess(
+        7, started_at, None, 0, 0, (), uptime_seconds=uptime, started_boot_seconds=1.0, boot_id="b"
+    )
+
+
+def newest_row(database: Database) -> dict[str, Any]:
+    return database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")[0]
+
+
 def test_a_process_that_still_runs_continues_the_run_of_its_old_rows(tmp_path: Path) -> None:
     create(tmp_path / "old.db", 200, seed=3)
     with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
-        (old,) = database.query("SELECT * FROM llama_metrics WHERE model = 'chat' ORDER BY id DESC LIMIT 1")
+        old = newest_row(database)
+        runs = ServerRuns(database.query)  # one for the upgrade and the samples, as in the daemon
+        RowUpgrade(database, runs, SERVER, threading.Event()).begin()
+        assignment = runs.assign(observed_after(old, 3, process_of(old)))
+        row = newest_row(database)
+        assert (assignment.run_id, assignment.counted_from_zero) == (row["run_id"], False)
+
+
+@pytest.mark.parametrize("clock_step", [-86_400, -10, 10, 3600, 86_400])
+def test_setting_the_clock_during_the_upgrade_ends_no_run(tmp_path: Path, clock_step: int) -> None:
+    create(tmp_path / "old.db", 200, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        old = newest_row(database)
         runs = ServerRuns(database.query)
         RowUpgrade(database, runs, SERVER, threading.Event()).begin()
-        runs = ServerRuns(database.query)
-        process = LlamaProcess(
-            7,
-            old["timestamp"] - old["uptime_seconds"] + 0.4,
-            None,
-            0,
-            0,
-            (),
-            started_boot_seconds=1.0,
-            boot_id="b",
-        )
-        tokens = old["tokens_predicted_total"]
-        seen = ObservedProcess(
-            old["timestamp"] + 5, SERVER, SERVER, ServedModel("chat", None, "loaded"), None, process,
-            counters=(tokens + 3, None, None),
-        )  # fmt: skip
-        assignment = runs.assign(seen)
-        (row,) = database.query("SELECT run_id FROM llama_metrics WHERE id = ?", (old["id"],))
+        seen = observed_after(old, 3, process_of(old, clock_step))
+        assignment = runs.assign(replace(seen, timestamp=seen.timestamp + clock_step))
+        row = newest_row(database)
         assert (assignment.run_id, assignment.counted_from_zero) == (row["run_id"], False)
+
+
+def test_ids_of_runs_ascend_in_time_although_the_upgrade_creates_the_newest_run_first(tmp_path: Path) -> None:
+    """The next collector must find the run that continues: it is the one with the highest id."""
+    create(tmp_path / "old.db", 3000, seed=3)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        old = newest_row(database)
+        upgrade_rows(database)
+        assert len(database.query("SELECT 1 FROM server_runs WHERE model = 'chat'")) > 1
+        assignment = ServerRuns(database.query).assign(observed_after(old, 3, process_of(old)))
+        row = newest_row(database)
+        assert (assignment.run_id, assignment.counted_from_zero) == (row["run_id"], False)
+        first_rows = database.query(
+            "SELECT min(id) AS id FROM llama_metrics WHERE model = 'chat' GROUP BY run_id ORDER BY run_id"
+        )
+        assert first_rows == sorted(first_rows, key=lambda first: first["id"])
+
+
+def test_a_row_without_a_run_that_this_version_wrote_is_not_upgraded(tmp_path: Path) -> None:
+    """It writes such rows if the database is locked in the first sample, or after the database was replaced."""
+    with Database(tmp_path / "new.db", OWN_TABLES, VIEWS) as database:
+        with database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO llama_metrics (timestamp, model, server, tokens_predicted_total) "
+                "VALUES (1, 'chat', ?, 5)",
+                (SERVER,),
+            )
+        upgrade_rows(database)
+        assert database.query("SELECT * FROM server_runs") == []
 
 
 def test_a_process_that_started_after_the_old_rows_begins_another_run(tmp_path: Path) -> None:
@@ -149,6 +200,54 @@ def test_rows_that_version_0_1_0_wrote_after_this_version_are_upgraded_as_well(t
         rows = database.query("SELECT run_id, counted_from_zero FROM llama_metrics WHERE model = 'x'")
         assert len({row["run_id"] for row in rows}) == 1
         assert database.query("SELECT count(*) AS n FROM server_runs")[0]["n"] == count + 1
+
+
+def test_a_process_that_this_version_counted_does_not_count_again_in_later_rows_of_version_0_1_0(
+    tmp_path: Path,
+) -> None:
+    create(tmp_path / "old.db", 300, seed=2)
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database)
+        latest = database.query("SELECT max(timestamp) AS t FROM llama_metrics")[0]["t"]
+        with database.transaction() as connection:
+            for second, uptime in ((100, 200.0), (105, 205.0)):  # it started 100 s before the latest row
+                connection.execute(
+                    "INSERT INTO llama_metrics (timestamp, model, tokens_predicted_total, uptime_seconds) "
+                    "VALUES (?, 'x', ?, ?)",
+                    (latest + second, 100 + second, uptime),
+                )
+        upgrade_rows(database)
+        (counted,) = database.query("SELECT sum(generated_tokens) AS n FROM token_steps WHERE model = 'x'")
+        assert counted["n"] == 5
+
+
+def test_a_database_that_was_overwritten_is_not_upgraded_with_the_progress_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    class Overwriting(threading.Event):
+        """Overwrites the database with another one during the first pause."""
+
+        is_done = False
+
+        def wait(self, _timeout: float | None = None) -> bool:
+            if not self.is_done:
+                shutil.copy(tmp_path / "backup.db", tmp_path / "old.db")
+            self.is_done = True
+            return False
+
+    create(tmp_path / "old.db", 3000, seed=2)
+    shutil.copy(tmp_path / "old.db", tmp_path / "backup.db")
+    with Database(tmp_path / "backup.db", OWN_TABLES, VIEWS):
+        pass
+    with Database(tmp_path / "old.db", OWN_TABLES, VIEWS) as database:
+        upgrade_rows(database, Overwriting())
+    for name in ("old.db", "backup.db"):
+        with closing(sqlite3.connect(tmp_path / name)) as reader:
+            assert reader.execute("SELECT count(*) FROM metadata").fetchone() == (0,)
+            assert reader.execute("SELECT count(*) FROM server_runs").fetchone() == (0,)
+            assert reader.execute("SELECT count(*) FROM llama_metrics WHERE run_id NOT NULL").fetchone() == (
+                0,
+            )
 
 
 def test_a_database_without_old_rows_is_not_changed(tmp_path: Path) -> None:

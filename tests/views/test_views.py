@@ -55,6 +55,8 @@ def insert_tokens(database: Database, *rows: tuple[int, float | None], **more: S
     """Insert rows of one model, each with a timestamp and the tokens generated so far."""
     for timestamp, tokens in rows:
         values: dict[str, SqlValue] = {"timestamp": timestamp, "model": "m", "tokens_predicted_total": tokens}
+        if "run_id" in more:  # else a row of version 0.1.0
+            values["server"] = "127.0.0.1:8080"
         insert(database, LLAMA_METRICS, values | more)
 
 

@@ -41,7 +41,7 @@ class Repository:
         self._database = database
 
     @contextmanager
-    def _storing(self, values: Mapping[str, object]) -> Iterator[sqlite3.Connection]:
+    def _write(self, values: Mapping[str, object]) -> Iterator[sqlite3.Connection]:
         """Run the block in a write transaction; translate an error about a value into one that names it."""
         with self._database.transaction() as connection:
             try:
@@ -59,11 +59,14 @@ class Repository:
 def explain_value(table: Table, values: Mapping[str, object], error: Exception) -> None:
     """Raise `ValueNotStorable` if a value made the statement fail."""
     for column in table.columns:
-        if column.name in values and (reason := _unfit(values[column.name], column.declaration)):
+        if column.name in values and (
+            reason := _reason_not_storable(values[column.name], column.declaration)
+        ):
             raise ValueNotStorable(table.name, column.name, values[column.name], reason) from error
 
 
-def _unfit(value: object, declaration: str) -> str | None:
+def _reason_not_storable(value: object, declaration: str) -> str | None:
+    """Return why SQLite cannot store a value in a column with this declaration; None if it can."""
     if value is None:
         return "it must not be NULL" if "NOT NULL" in declaration else None
     if not isinstance(value, SqlValue | bool):

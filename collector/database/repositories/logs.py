@@ -25,7 +25,7 @@ class LogsRepository(Repository):
             ValueNotStorable: a value does not fit its column.
         """
         values = {"level": level, "message": message, "source": source}
-        with self._storing(values) as connection:
+        with self._write(values) as connection:
             connection.execute(
                 "INSERT INTO logs (level, message, source) VALUES (?, ?, ?)", tuple(values.values())
             )

@@ -28,5 +28,5 @@ class MetadataRepository(Repository):
             ValueNotStorable: the key is no text, or the value is not JSON.
         """
         row = (key, encode_json(self.table, value), int(time.time()))
-        with self._storing(dict(zip(METADATA.written_columns, row, strict=True))) as connection:
+        with self._write(dict(zip(METADATA.written_columns, row, strict=True))) as connection:
             connection.execute(METADATA.replace_statement, row)

@@ -28,7 +28,7 @@ class MetricsRepository(Repository):
             ValueNotStorable: a value does not fit its column.
         """
         row = (*(metrics.get(name, 0) for name in _FIELDS), metrics.get("timestamp"))
-        with self._storing(metrics) as connection:
+        with self._write(metrics) as connection:
             connection.execute(_SAVE, row)
 
     def get_history(self, limit: int = 100) -> list[Record]:

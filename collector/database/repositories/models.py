@@ -65,7 +65,7 @@ class ModelsRepository(Repository):
         values: Record = dict.fromkeys(_COLUMNS) | _DEFAULTS | {"created_at": now} | _with_json(given)
         values["id"] = values["id"] or new_model_id(now)
         values["updated_at"] = now
-        with self._storing(values) as connection:
+        with self._write(values) as connection:
             connection.execute(_SAVE, MODELS.row(values))
         saved = self.get_by_id(values["id"])
         assert saved is not None
@@ -84,7 +84,7 @@ class ModelsRepository(Repository):
         if not values:
             return None
         assignments = ", ".join(f"{name} = ?" for name in values)
-        with self._storing(values) as connection:
+        with self._write(values) as connection:
             changed = connection.execute(
                 f"UPDATE models SET {assignments}, updated_at = ? WHERE id = ?",  # noqa: S608 - known names
                 (*values.values(), int(time.time()), model_id),
@@ -114,6 +114,7 @@ def new_model_id(now: int) -> str:
 
 
 def _with_json(values: Record) -> Record:
+    """Return the values with objects of the JSON columns encoded as text."""
     encoded = {
         name: json.dumps(values[name], ensure_ascii=False)
         for name in _JSON_COLUMNS

@@ -36,7 +36,7 @@ class ConfigRepository(Repository):
             ValueNotStorable: it is not JSON.
         """
         value = encode_json(self.table, dict(config))
-        with self._storing({"value": value}) as connection:
+        with self._write({"value": value}) as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO server_config (key, value) VALUES (?, ?)", (_KEY, value)
             )

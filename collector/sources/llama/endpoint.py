@@ -63,11 +63,13 @@ class ServerReading:
         models: all its models.
         processes: one process for each model that is loaded or sleeping.
         state: state of the source.
+        props: new answer of /props, if another process answered than before; None = the same process.
     """
 
     models: tuple[ServedModel, ...]
     processes: tuple[ServingProcess, ...] = ()
     state: State = UP
+    props: Props | None = None
 
 
 class ModelEndpoint:

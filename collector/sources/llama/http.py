@@ -15,6 +15,7 @@ from collector.errors import (
     RequestFailed,
     ServerBusy,
     ServerDown,
+    ServerUnreachable,
     UnexpectedStatus,
 )
 from collector.sources.llama.bounded_network import BoundedNetwork
@@ -107,6 +108,7 @@ class LlamaHttp:
 
         Raises:
             ServerDown: nothing listens there.
+            ServerUnreachable: the network does not reach it.
             ServerBusy: no complete answer within the time-out.
             InvalidAnswer: not HTTP, cut off, too long, or the certificate is not trusted.
             UnexpectedStatus: any status but 200.
@@ -180,7 +182,8 @@ def _translate(error: httpx.TransportError) -> RequestFailed:
     if isinstance(cause, ssl.SSLError):
         return InvalidAnswer(_tls_message(cause))
     if isinstance(error, httpx.ConnectError) and not isinstance(cause, ConnectionResetError):
-        return ServerDown(str(error))
+        nothing_listens = isinstance(cause, ConnectionRefusedError | FileNotFoundError)
+        return ServerDown(str(error)) if nothing_listens else ServerUnreachable(str(error))
     return InvalidAnswer(_http_message(error))
 
 

@@ -37,6 +37,7 @@ class IdleGuard:
         """Whether /metrics can always be read."""
         self._cpu_seconds: float | None = 0.0 if is_new else None
         self._reads_left = 1 if is_new else 0
+        self._process: tuple[int, float] | None = None  # the one that was visible last
 
     def may_read(self, process: LlamaProcess | None) -> bool:
         """Return whether to read /metrics in this sample.
@@ -51,6 +52,9 @@ class IdleGuard:
         if process is None:
             return False
         before, self._cpu_seconds = self._cpu_seconds, process.cpu_seconds
+        last, self._process = self._process, (process.pid, process.started_boot_seconds)
+        if last not in (None, self._process):
+            before = 0.0  # it replaced another process since then, and used CPU time to load its model
         if before is not None:
             used = process.cpu_seconds - before
             if used >= ACTIVE_CPU_SECONDS or used < 0:  # less than before: it is another process

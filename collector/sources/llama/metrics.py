@@ -182,7 +182,7 @@ def metrics_row(
     observed: ObservedProcess,
     samples: Mapping[str, float | None],
     speeds: Mapping[str, SqlValue],
-    observation: RunAssignment | None,
+    assignment: RunAssignment | None,
 ) -> Row:
     """Return the row of `llama_metrics` of one model in one sample.
 
@@ -190,7 +190,7 @@ def metrics_row(
         observed: the process whose /metrics was read.
         samples: the values of /metrics by name.
         speeds: the columns that `RunSpeeds.update` returned.
-        observation: the run of the row; None while the database is locked before the first sample.
+        assignment: the run of the row; None while the database is locked before the first sample.
     """
     extra = {name: value for name, value in samples.items() if name not in _KNOWN}
     values: dict[str, SqlValue] = {
@@ -201,8 +201,8 @@ def metrics_row(
         "model_id": observed.model_id,
         "extra": json.dumps(extra) if extra else None,
         "server": observed.server,
-        "run_id": observation.run_id if observation else None,
-        "counted_from_zero": int(observation.counted_from_zero) if observation else None,
+        "run_id": assignment.run_id if assignment else None,
+        "counted_from_zero": int(assignment.counted_from_zero) if assignment else None,
     }
     if process := observed.process:
         gpus = observed.gpus

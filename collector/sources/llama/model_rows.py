@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from collector.database.database import Database
-from collector.errors import DatabaseBusy
+from collector.errors import DatabaseError
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 
@@ -72,12 +72,13 @@ class ModelIndex:
 
         The rows are not written through the buffer: a scan may save a row of the same file at the same time.
         The transaction prevents that both do so, because the table is read again inside it. While another
-        program holds a lock, nothing is saved; `model_id` is NULL until a later tick succeeds.
+        program holds a lock, or the disk is full, nothing is saved; `model_id` is NULL until a later tick
+        succeeds.
         """
         missing = [model for model in models if self.find(model) is None]
         if not missing or self._database is None:
             return
-        with suppress(DatabaseBusy), self._database.transaction():
+        with suppress(DatabaseError), self._database.transaction():
             self._refresh(0)
             for model in missing:
                 if self._search(model) is None:
@@ -97,7 +98,7 @@ class ModelIndex:
         """Read the table again if it was last read at least this many seconds ago."""
         if self._database is None or self._clock() - self._read_at < seconds:
             return
-        with suppress(DatabaseBusy):  # the rows that were read before are used until a later call succeeds
+        with suppress(DatabaseError):  # the rows that were read before are used until a later call succeeds
             rows = self._database.query(
                 "SELECT id, name, status, model_path FROM models ORDER BY created_at, id"
             )

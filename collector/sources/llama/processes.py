@@ -5,10 +5,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from collector.health import read_boot_id
 from collector.parsers.command_line import option
 from collector.schema import SqlValue, Table
 from collector.sources.base import Reading, Tick
@@ -180,20 +180,10 @@ class _Tracked:
         return min(100.0, max(0.0, 100 * (cpu_seconds - before) / elapsed / cores))
 
 
-def read_boot_id() -> str | None:
-    """Return the random id of the present boot of the kernel; None if it does not report one."""
-    try:
-        return _BOOT_ID.read_text().strip() or None
-    except OSError:
-        return None
-
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
 def _arguments(process: psutil.Process) -> tuple[str, ...]:
     try:
-        return tuple(process.cmdline())
+        # Names of files may be any bytes; a database stores only what UTF-8 can express.
+        return tuple(os.fsencode(argument).decode("utf-8", "replace") for argument in process.cmdline())
     except psutil.Error:
         return ()
 

@@ -4,18 +4,22 @@ The counters of /metrics start at 0 in every process. So two rows of `llama_metr
 within one run, which is one process. `ServerRuns.assign` decides which run a row belongs to, once, when the
 row is written:
 
-- If the process is visible, its id and its start decide: another process is another run.
-- If it is not (a server on another machine or in another container), the header of /metrics decides that
-  identifies the process.
-- Without that header, a counter that fell shows that another process answered.
+- If /metrics was read and sends the header that identifies the process, the header decides.
+- Otherwise, if the process is visible, its id and its start decide.
+- If it is not visible either (a server on another machine or in another container), a counter that fell shows
+  that another process answered.
 
-No decision uses the wall clock, so that setting it changes no sum.
+The header decides first because it is read together with the counters. The list of processes was read a
+moment before: the server may have been restarted since then. And the process that was found may be another
+llama-server, if the server itself runs in a container (see `process_at`).
+
+No decision about a run of this version uses the wall clock, so that setting it changes no sum.
 """
 
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from collector.parsers.command_line import mask_secrets
 from collector.parsers.server_answers import ServedModel
@@ -23,10 +27,7 @@ from collector.schema import SqlValue, Write
 from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, Run
-
-START_TOLERANCE_SECONDS = 2.0
-"""How much the start of one process may differ between two rows: version 0.1.0 stored it in whole seconds."""
+from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, HistoryStart, Run
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
 """Values of `server_runs.outcome`, which explains them."""
@@ -82,32 +83,6 @@ class RunAssignment:
     changes: list[Write]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryStart:
-    """When the first collector started on this database. Nothing is known about the time before.
-
-    Args:
-        boot_id: id of the boot in which it started; None if it was version 0.1.0, which did not record it.
-        boot_seconds: seconds since that boot.
-        timestamp: Unix seconds; None if nothing was recorded yet.
-    """
-
-    boot_id: str | None
-    boot_seconds: float | None
-    timestamp: float | None
-
-    def is_before(self, process: LlamaProcess) -> bool:
-        """Return whether a running process started after the first collector.
-
-        The wall clock, which may have been set since then, is compared only if nothing else was recorded.
-        """
-        if self.boot_id is None:
-            return self.timestamp is not None and process.started_at >= self.timestamp
-        if self.boot_id != process.boot_id or self.boot_seconds is None:
-            return True  # the host was rebooted since: every process that runs now is younger
-        return process.started_boot_seconds >= self.boot_seconds
-
-
 class ServerRuns:
     """The newest run of each server and model. Its methods can be called from any thread.
 
@@ -135,29 +110,31 @@ class ServerRuns:
             if self._history is None:
                 stored = [Run(**row) for row in self.query(_NEWEST_RUNS, ())]
                 for run in stored:
-                    for counters in self.query(_NEWEST_COUNTERS, (run.id,)):
-                        run.counters = tuple(counters.values())
-                first = self.query(_FIRST_COLLECTOR_RUN, ())
+                    run.counters = self._read_newest_counters(run.id)
+                history = HistoryStart.read(self.query)
                 last_id = self.query(_LAST_ID, ())
                 self._last_id = int(last_id[0]["id"]) if last_id else 0
                 self._runs = {(run.server, run.model): run for run in stored}
-                self._history = (
-                    HistoryStart(
-                        first[0]["boot_id"], first[0]["started_boot_seconds"], first[0]["started_at"]
-                    )
-                    if first
-                    else HistoryStart(None, None, None)
-                )
+                self._history = history
+            elif self._history.timestamp is None:  # the first row of `collector_runs` was in the buffer
+                self._history = HistoryStart.read(self.query)
 
-    def new_id(self) -> int:
-        """Return an id for a new run, which no run has had before.
+    def reserve_ids(self, number: int) -> int:
+        """Reserve consecutive ids that no run has had before, and return the first one.
 
         Raises:
             DatabaseBusy: see `load`.
         """
         self.load()
         with self._lock:
-            return self._next_id()
+            first_id = self._last_id + 1
+            self._last_id += number
+            return first_id
+
+    def forget(self) -> None:
+        """Discard what was read, so that the next call reads the runs that were written since."""
+        with self._lock:
+            self._history = None
 
     def history_start(self) -> HistoryStart:
         """Return when the first collector started on this database.
@@ -200,6 +177,8 @@ class ServerRuns:
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
+                if self._has_stale_process(observed, run):
+                    observed = replace(observed, process=None)
                 run = self._begin(observed, run)
                 self._runs[key] = run
                 changes.append(run.save())
@@ -251,30 +230,32 @@ class ServerRuns:
                     changes.append(run.save())
         return changes
 
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
     def _begin(self, observed: ObservedProcess, previous: Run | None) -> Run:
-        """Return a new run for a process that is not in any earlier sample.
+        """Return a new run for a process that is not in any earlier sample of the model.
 
         Its counters count in full if all their growth is within the recorded time. One of these shows that:
 
         - The model had an earlier run, so the process started after that one.
         - An earlier sample found that no process served the model.
+        - Another process served another model at the same address before.
         - The process started after the first collector.
 
-        Otherwise the process may have served for weeks before the first sample of all.
+        Otherwise the process may have served for weeks before the first sample of all. And it was counted
+        already if it has a run under another name of its server: for example after `url` was changed from an
+        IP address to a host name.
         """
         assert self._history is not None
-        process = observed.process
-        from_zero = (
+        process, key = observed.process, (observed.server, observed.address)
+        at_address = [run for run in self._runs.values() if (run.server, run.address) == key]
+        from_zero = not any(_is_identified(run, observed) for run in self._runs.values()) and (
             previous is not None
             or observed.is_new
+            or (bool(at_address) and not any(_is_same_process(run, observed) for run in at_address))
             or (process is not None and self._history.is_before(process))
         )
+        self._last_id += 1
         run = Run(
-            self._next_id(),
+            self._last_id,
             observed.server,
             observed.address,
             observed.model.name,
@@ -285,21 +266,43 @@ class ServerRuns:
         _update(run, observed)
         return run
 
+    def _has_stale_process(self, observed: ObservedProcess, previous: Run | None) -> bool:
+        """Return whether the observed process is the one before a restart of the server.
+
+        Example: the list of processes contains process 7. The server is then restarted as process 8, which
+        answers /metrics with another header. The new run must not have the id of process 7.
+        """
+        process, header = observed.process, observed.metrics_run
+        return process is not None and any(
+            run.is_of(process)
+            and (run is previous or bool(run.metrics_run and header and run.metrics_run != header))
+            for run in self._runs.values()
+        )
+
+    def _read_newest_counters(self, run_id: int) -> Counters | None:
+        """Return the counters in the newest row of a run; None if it never had a row.
+
+        They are () if all its rows may have been pruned. So the next row is not the first one of the run.
+        """
+        rows = self.query(_NEWEST_COUNTERS, (run_id,))
+        if rows:
+            return tuple(rows[0].values())
+        return () if self.query(_IS_PRUNED, (run_id,)) else None
+
 
 _NEWEST_RUNS = (
     "SELECT * FROM server_runs WHERE id IN (SELECT max(id) FROM server_runs GROUP BY server, model)"
 )
 _LAST_ID = (
     "SELECT max(coalesce((SELECT max(id) FROM server_runs), 0), "
+    "coalesce((SELECT max(run_id) FROM llama_metrics), 0), "
     "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'server_runs'), 0)) AS id"
 )
 _NEWEST_COUNTERS = (
     f"SELECT {', '.join(RESTART_COUNTERS)} FROM llama_metrics "  # noqa: S608 - our own names
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
-_FIRST_COLLECTOR_RUN = (
-    "SELECT boot_id, started_boot_seconds, started_at FROM collector_runs ORDER BY id LIMIT 1"
-)
+_IS_PRUNED = "SELECT 1 FROM server_runs WHERE id = ? AND first_seen_at < (SELECT min(timestamp) FROM metrics)"
 
 
 def counters_of(samples: Mapping[str, float | None]) -> Counters:
@@ -312,9 +315,9 @@ def _is_same_process(run: Run, observed: ObservedProcess) -> bool:
 
     The first comparison decides for which both sides have values:
 
-    1. Process id, boot, and start since that boot: both processes were visible here. A process id alone is
+    1. The header of /metrics that identifies a process.
+    2. Process id, boot, and start since that boot: both processes were visible here. A process id alone is
        not enough, because the kernel reuses it.
-    2. The header of /metrics that identifies a process: a server on another machine.
     3. The start by the wall clock: a run of version 0.1.0, which recorded no process id.
     4. Nothing identifies the process, as with a remote server of an old build. Then an open run continues. So
        does one that ended because its server could not be reached: perhaps only the network was down for a
@@ -325,21 +328,22 @@ def _is_same_process(run: Run, observed: ObservedProcess) -> bool:
     samples, and `tokens_predicted_total` goes from 9,000 to 40.
     """
     process = observed.process
-    if run.process_id is not None and process:
-        same = (run.boot_id, run.process_id, run.started_boot_seconds) == (
-            process.boot_id,
-            process.pid,
-            process.started_boot_seconds,
-        )
-    elif run.metrics_run and observed.metrics_run:
+    if run.metrics_run and observed.metrics_run:
         same = run.metrics_run == observed.metrics_run
+    elif run.process_id is not None and process:
+        same = run.is_of(process)
     elif run.started_at is not None and process:
-        same = abs(run.started_at - process.started_at) <= START_TOLERANCE_SECONDS
+        same = run.has_start_of(process, observed.timestamp)
     else:
         same = run.outcome in (None, ENDED)
-    pairs = zip(run.counters or (), observed.counters or (), strict=False)
-    has_fallen = any(old is not None and new is not None and new < old for old, new in pairs)
-    return same and not has_fallen
+    return same and not run.is_above(observed.counters)
+
+
+def _is_identified(run: Run, observed: ObservedProcess) -> bool:
+    """Return whether the header, or else the process id, proves that an observed process is that of a run."""
+    if run.metrics_run and observed.metrics_run:
+        return run.metrics_run == observed.metrics_run and not run.is_above(observed.counters)
+    return observed.process is not None and run.is_of(observed.process)
 
 
 def _update(run: Run, observed: ObservedProcess) -> bool:

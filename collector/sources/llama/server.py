@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from collector.errors import (
-    DatabaseBusy,
+    DatabaseError,
     InvalidAnswer,
     ParseError,
     ServerBusy,
     ServerDown,
+    ServerUnreachable,
     UnexpectedStatus,
 )
 from collector.health import State
@@ -74,7 +75,9 @@ class LlamaServerSource:
         try:
             return self._read(tick)
         except ServerDown as error:
-            self._single.record_down()
+            # A server that the network does not reach may be running: its counters need not start at 0.
+            if not isinstance(error, ServerUnreachable):
+                self._single.record_down()
             changes = self._record(tick, self._events.models_after_server_end(), None, None, outcome=ENDED)
             changes += self._runs.end_others(self._context.server, (), tick.timestamp)
             message = f"nothing listens at {self._url} ({error}). {_START}"
@@ -95,6 +98,7 @@ class LlamaServerSource:
     def _read(self, tick: Tick) -> Reading[None]:
         self._props = props = self._props or parse_props(self._http.get("/props").text)
         reading = self._router.read(tick) if props.is_router else self._single.read(tick, props)
+        self._props = props = reading.props or props
         rows, changes = self._rows(tick, reading.processes)
         changes += self._record(tick, reading.models, props.build, props.max_instances)
         in_memory = (served.model.name for served in reading.processes)
@@ -128,12 +132,16 @@ class LlamaServerSource:
                 gpus=gpus,
             )
             assignment, values = None, {}
-            with suppress(DatabaseBusy):  # only until the runs of earlier collectors have been read
+            with suppress(DatabaseError):  # only until the runs of earlier collectors have been read
                 assignment = self._runs.assign(observed)
             if assignment:
                 run_id = assignment.run_id
                 changes += assignment.changes
-                speeds[run_id] = self._speeds.get(run_id) or RunSpeeds(from_zero=assignment.counted_from_zero)
+                # A run without a row has no speeds: whether they begin at 0 depends on its first /metrics.
+                if stored := self._speeds.get(run_id):
+                    speeds[run_id] = stored
+                elif metrics:
+                    speeds[run_id] = RunSpeeds(from_zero=assignment.counted_from_zero)
                 values = speeds[run_id].update(metrics.samples) if metrics else {}
             if metrics:
                 rows.append(metrics_row(observed, metrics.samples, values, assignment))
@@ -160,7 +168,7 @@ class LlamaServerSource:
         self._context.models.add_missing(models)
         try:
             compared = self._events.compare(models, max_loaded)
-        except DatabaseBusy:
+        except DatabaseError:
             return []  # before the first sample: the next one compares with the stored events
         statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.reported_models())
         return statuses + self._events.writes(tick.timestamp, compared, build, outcome)

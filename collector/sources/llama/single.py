@@ -1,5 +1,6 @@
 """A llama-server that serves one model."""
 
+from dataclasses import replace
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
@@ -44,7 +45,6 @@ class SingleServer:
         self._http = http
         self._context = context
         self._endpoint = ModelEndpoint(http)
-        self._was_read = False  # /metrics, at least once
         self._was_down = False  # since /metrics was read last
 
     def record_down(self) -> None:
@@ -67,7 +67,7 @@ class SingleServer:
             RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
         process = process_at(self._url, self._context.processes_of(tick))
-        self._endpoint.set_props(props, is_new=self._was_down and not self._was_read)
+        self._endpoint.set_props(props, is_new=self._was_down)
         if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
@@ -86,13 +86,16 @@ class SingleServer:
             if error.status in (NO_SUCH_PATH_STATUS, METRICS_DISABLED_STATUS):
                 return self._reading(props, model, process, METRICS_DISABLED)
             raise
+        new_props = None
         if self._endpoint.is_new_process(metrics):
-            props = parse_props(self._http.get("/props").text)
+            new_props = props = parse_props(self._http.get("/props").text)
+            self._endpoint.reset()
+            self._endpoint.set_props(props, is_new=True)
             model = props.model or model
             self._context.models.add_missing((model,))
         reading = self._reading(props, model, process, metrics=metrics)
-        self._was_read, self._was_down = True, False
-        return reading
+        self._was_down = False
+        return replace(reading, props=new_props)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
         """Return the model of a server that still loads it, from its command line; empty if not visible."""

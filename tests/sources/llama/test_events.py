@@ -8,7 +8,7 @@ import pytest
 
 from collector.catalog import OWN_TABLES
 from collector.database import Database
-from collector.errors import DatabaseBusy
+from collector.errors import DatabaseBusy, DatabaseError
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 from collector.sources.llama.events import ModelEvents
@@ -154,6 +154,20 @@ def test_a_locked_database_delays_the_comparison_and_writes_no_event(history: Hi
         with pytest.raises(DatabaseBusy):
             events.compare((model("a", "loaded"),), None)
     assert events.models_after_server_end() == []
+
+
+def test_a_model_that_cannot_be_saved_has_no_row_and_disturbs_no_sample(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(history.database, "transaction", full)
+    history.index.add_missing((model("a", "loaded"),))
+    monkeypatch.undo()
+    assert history.index.find(model("a", "loaded")) is None
+    history.index.add_missing((model("a", "loaded"),))
+    assert history.index.find(model("a", "loaded")) is not None
 
 
 def test_a_restarted_collector_continues_from_the_stored_events(history: History) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from collector.parsers.server_answers import Props
 from collector.sources.llama.idle_guard import FIRST_HARMLESS_BUILD, IdleGuard
 from collector.sources.llama.processes import LlamaProcess
@@ -60,6 +62,17 @@ def test_a_model_that_was_just_loaded_is_read_once() -> None:
 
 def test_a_process_that_replaced_another_one_counts_as_active() -> None:
     assert decisions(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [False, True, True, False]
+
+
+def test_a_process_that_replaced_another_one_and_used_as_much_time_counts_as_active() -> None:
+    guard = IdleGuard(props(None), is_new=False)
+    processes = [process(5.0), *[replace(process(5.0), pid=2)] * 3]
+    answers = []
+    for one in processes:
+        answers.append(guard.may_read(one))
+        if answers[-1]:
+            guard.record_read()
+    assert answers == [False, True, True, False]
 
 
 def test_a_process_that_is_not_visible_is_not_read() -> None:

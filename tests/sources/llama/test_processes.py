@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -109,6 +110,14 @@ def test_a_process_that_gets_its_name_after_the_first_reading_is_found() -> None
     finally:
         child.kill()
         child.communicate()
+
+
+def test_bytes_of_a_command_line_that_are_not_utf_8_are_replaced() -> None:
+    """Names of files may contain any bytes, but a database stores only text."""
+    source = LlamaProcessSource(NAME)
+    with process("--model", os.fsdecode(b"/models/\xff.gguf")):
+        (measured,) = read(source)
+    assert measured.arguments[-2:] == ("--model", "/models/\N{REPLACEMENT CHARACTER}.gguf")
 
 
 def test_a_process_that_ended_is_not_returned() -> None:

@@ -16,7 +16,8 @@ from collector.schema import Write
 from collector.sources.gpu.source import GpuDetail, GpuIdentity
 from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.processes import LlamaProcess
-from collector.sources.llama.runs import HistoryStart, ObservedProcess, RunAssignment, ServerRuns
+from collector.sources.llama.run_table import HistoryStart
+from collector.sources.llama.runs import ObservedProcess, RunAssignment, ServerRuns
 
 MODEL = ServedModel("m", "/models/m.gguf", "loaded", context_size=4096)
 BOOT, EARLIER_BOOT = "boot-2", "boot-1"
@@ -114,6 +115,61 @@ def test_the_header_of_metrics_decides_if_the_process_is_not_visible(recorded: R
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_server_that_was_restarted_after_the_processes_were_read_counts_once(
+    recorded: RecordedRuns,
+) -> None:
+    """The list still contains the old process, while the new one already answers /metrics."""
+    recorded.assign(observed(50, process=process(7), metrics_run="1"))
+    stale = recorded.assign(observed(5, process=process(7), metrics_run="2"))
+    assert stale.counted_from_zero
+    after = recorded.assign(observed(8, process=process(8, 200.0), metrics_run="2"))
+    assert (after.run_id, after.counted_from_zero) == (stale.run_id, False)
+    assert [row["process_id"] for row in recorded.rows] == [7, 8]
+
+
+def test_a_restart_of_another_server_begins_no_run_of_a_server_whose_process_is_not_visible(
+    recorded: RecordedRuns,
+) -> None:
+    """The only llama-server process of this machine is assumed to be the server, but may be another one."""
+    first = recorded.assign(observed(50, process=process(7), metrics_run="1"))
+    again = recorded.assign(observed(60, process=process(8, 200.0), metrics_run="1"))
+    assert (again.run_id, again.counted_from_zero) == (first.run_id, False)
+
+
+@pytest.mark.parametrize("new_collector", [False, True])
+def test_a_restart_with_another_model_counts_in_full_if_the_process_is_not_visible(
+    recorded: RecordedRuns, *, new_collector: bool
+) -> None:
+    recorded.assign(observed(50, metrics_run="1"))
+    if new_collector:
+        recorded.restart()
+    other = replace(MODEL, name="other")
+    assert recorded.assign(observed(8, model=other, metrics_run="2")).counted_from_zero
+    renamed = replace(MODEL, name="renamed")
+    assert not recorded.assign(observed(9, model=renamed, metrics_run="2")).counted_from_zero
+
+
+def test_a_process_that_was_counted_under_another_name_of_its_server_is_not_counted_again(
+    recorded: RecordedRuns,
+) -> None:
+    assert recorded.assign(observed(50, process=process(7), metrics_run="1")).counted_from_zero
+    recorded.restart()
+    renamed = observed(60, process=process(7), metrics_run="1", server="my-host:8080")
+    assert not recorded.assign(renamed).counted_from_zero
+    restarted = observed(5, process=process(8, 200.0), metrics_run="2", server="my-host:8080")
+    assert recorded.assign(restarted).counted_from_zero
+
+
+def test_the_run_after_a_restart_with_another_model_does_not_get_the_old_process_id(
+    recorded: RecordedRuns,
+) -> None:
+    recorded.assign(observed(50, process=process(7), metrics_run="1"))
+    other = replace(MODEL, name="other")
+    assert recorded.assign(observed(5, model=other, process=process(7), metrics_run="2")).counted_from_zero
+    recorded.assign(observed(8, model=other, process=process(8, 200.0), metrics_run="2"))
+    assert [row["process_id"] for row in recorded.rows] == [7, 8]
+
+
 def test_a_counter_that_fell_begins_a_run_if_process_and_header_are_not_known(recorded: RecordedRuns) -> None:
     assignments = [recorded.assign(observed(tokens)) for tokens in (5.0, 9.0, 3.0, 4.0)]
     runs = [one.run_id for one in assignments]
@@ -146,6 +202,10 @@ def test_a_process_that_started_while_no_collector_ran_counts_in_full(recorded: 
         (HistoryStart(None, None, 4000.0), process(7, wall=5000.0), True),
         (HistoryStart(None, None, 6000.0), process(7, wall=5000.0), False),
         (HistoryStart(None, None, None), process(7), False),
+        # Version 0.1.0 sampled first, and the clock was set since then.
+        (HistoryStart(BOOT, 50.0, 9e9, sampled_before=True), process(7, 100.0), True),
+        (HistoryStart(BOOT, 150.0, 9e9, sampled_before=True), process(7, 100.0), False),
+        (HistoryStart(BOOT, 150.0, 4000.0, sampled_before=True), process(7, 100.0), True),
     ],
 )
 def test_the_first_run_of_a_model_counts_in_full_if_it_began_after_the_first_collector(
@@ -153,6 +213,26 @@ def test_the_first_run_of_a_model_counts_in_full_if_it_began_after_the_first_col
 ) -> None:
     with Database(tmp_path / "x.db", OWN_TABLES) as database:
         assert RecordedRuns(database, history).assign(observed(5, process=seen)).counted_from_zero == in_full
+
+
+def test_the_history_begins_with_the_first_run_of_a_collector_even_if_its_row_is_written_late(
+    tmp_path: Path,
+) -> None:
+    with Database(tmp_path / "x.db", OWN_TABLES) as database:
+        runs = ServerRuns(database.query)
+        assert runs.history_start() == HistoryStart(None, None, None)
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO collector_runs (version, started_at) VALUES ('0.1.0', 4000)")
+        assert runs.history_start() == HistoryStart(None, None, 4000, sampled_before=True)
+        with database.transaction() as connection:
+            for start in (50.0, 90.0):
+                connection.execute(
+                    "INSERT INTO collector_runs (version, started_at, boot_id, started_boot_seconds) "
+                    "VALUES ('0.2.0', 5000, ?, ?)",
+                    (BOOT, start),
+                )
+        expected = HistoryStart(BOOT, 50.0, 4000, sampled_before=True)
+        assert ServerRuns(database.query).history_start() == expected
 
 
 def test_a_server_that_was_down_in_an_earlier_sample_counts_in_full(recorded: RecordedRuns) -> None:
@@ -164,6 +244,15 @@ def test_the_first_metrics_of_a_run_count_in_full_even_if_they_are_read_late(rec
     assert not recorded.assign(observed(process=process(7))).counted_from_zero
     recorded.restart()
     assert recorded.assign(observed(40, process=process(7))).counted_from_zero
+    assert not recorded.assign(observed(50, process=process(7))).counted_from_zero
+
+
+def test_a_run_whose_rows_were_pruned_does_not_count_in_full_again(recorded: RecordedRuns) -> None:
+    assert recorded.assign(observed(40, process=process(7))).counted_from_zero
+    with recorded.database.transaction() as connection:
+        connection.execute("DELETE FROM llama_metrics")
+        connection.execute("INSERT INTO metrics (timestamp) VALUES (5000)")  # newer than the run
+    recorded.restart()
     assert not recorded.assign(observed(50, process=process(7))).counted_from_zero
 
 
@@ -223,6 +312,12 @@ def test_an_id_of_a_deleted_run_is_not_used_again(recorded: RecordedRuns) -> Non
         connection.execute("DELETE FROM server_runs")
     recorded.restart()
     assert recorded.assign(observed(5, process=process(7))).run_id > first.run_id
+
+
+def test_the_id_of_a_run_that_only_rows_refer_to_is_never_used_again(recorded: RecordedRuns) -> None:
+    recorded.write([LLAMA_METRICS.insert(LLAMA_METRICS.row({"timestamp": 1, "model": "m", "run_id": 70}))])
+    recorded.restart()
+    assert recorded.assign(observed(5, process=process(7))).run_id > 70
 
 
 @settings(max_examples=25)

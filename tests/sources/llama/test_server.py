@@ -4,12 +4,14 @@ tests/daemon/test_daemon.py tests it with a real llama-server.
 """
 
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -17,8 +19,9 @@ import trustme
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.sources.base import Reading, Tick
-from collector.sources.llama.http import MAX_ANSWER_BYTES
+from collector.sources.llama.http import MAX_ANSWER_BYTES, listening_address
 from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.sources.llama.run_table import Run
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.llama_source import llama_source
 from tests.support.odd_server import OddServer, Script, answer
@@ -159,6 +162,29 @@ def test_a_host_name_that_does_not_exist_is_down(source_at: SourceAt) -> None:
     assert read(source_at("http://no-such-host.invalid")).state.name == "down"
 
 
+@pytest.mark.parametrize("reached_before", [False, True])
+def test_only_a_server_whose_machine_refused_a_connection_before_counts_in_full(
+    source_at: SourceAt, monkeypatch: pytest.MonkeyPatch, *, reached_before: bool
+) -> None:
+    """While its name cannot be resolved, a server of another machine may have generated tokens for weeks."""
+    resolve = socket.getaddrinfo
+    port = 1 if reached_before else None  # nothing listens on port 1
+
+    def resolve_if_reached(host: str, *arguments: Any, **options: Any) -> Any:
+        if host != "server.invalid":
+            return resolve(host, *arguments, **options)
+        if port is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "no network")
+        return resolve("127.0.0.1", port, *arguments[1:], **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_if_reached)
+    source = source_at("http://server.invalid:8080")
+    assert read(source).state.name == "down"
+    with OddServer(served(answer(200, PROPS), answer(200, METRICS))) as server:
+        port = urlsplit(server.url).port
+        assert row(read(source))["counted_from_zero"] == int(reached_before)
+
+
 def test_a_server_that_does_not_answer_is_busy(source_at: SourceAt) -> None:
     released = threading.Event()
 
@@ -220,7 +246,7 @@ def test_a_long_name_from_outside_is_cut(source_at: SourceAt) -> None:
 
 
 def test_a_new_process_with_another_model_is_detected_by_the_header_of_metrics(source_at: SourceAt) -> None:
-    runs = iter(["1", "1", "2"])
+    runs = iter(["1", "1", "2", "2"])
     models = iter(["/a.gguf", "/b.gguf"])
 
     def script(path: str) -> Iterator[bytes]:
@@ -231,7 +257,24 @@ def test_a_new_process_with_another_model_is_detected_by_the_header_of_metrics(s
 
     with OddServer(script) as server:
         source = source_at(server.url)
-        assert [row(read(source))["model"] for _ in range(3)] == ["a", "a", "b"]
+        assert [row(read(source))["model"] for _ in range(4)] == ["a", "a", "b", "b"]
+
+
+def test_the_first_metrics_of_a_run_have_a_speed_even_if_the_run_has_earlier_samples(tmp_path: Path) -> None:
+    """/metrics of old builds is read only while the model is active, so that the run begins before."""
+    script = served(answer(200, PROPS), answer(501, "{}"), answer(200, METRICS))
+    with Database(tmp_path / "x.db", OWN_TABLES) as database, OddServer(script) as server:
+        earlier = Run(7, listening_address(server.url), None, "gemma", None, outcome="unloaded").save()
+        with database.transaction() as connection:
+            connection.executemany(earlier.statement, earlier.rows)
+        source = llama_source(server.url, 0.3, database)
+        assert read(source).rows == ()
+        values = row(read(source))
+        source.close()
+    assert (values["run_id"], values["counted_from_zero"]) == (8, 1)
+    assert values["predicted_tokens_per_second"] == pytest.approx(
+        64 / values["tokens_predicted_seconds_total"]
+    )
 
 
 def test_the_message_about_an_untrusted_certificate_names_the_variable_that_fixes_it(
