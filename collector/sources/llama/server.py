@@ -166,6 +166,7 @@ class LlamaServerSource:
         """Return what an HTTP status means."""
         match status:
             case 503:
+                self._single.was_loading()
                 models = self._single.loading_model(tick)
                 changes = self._record(tick, models, None, None) if models else []
                 return self._away("loading", "it loads its model", 0, changes)

@@ -42,12 +42,16 @@ class SingleServer:
         self._http = http
         self._context = context
         self._endpoint = ModelEndpoint(http)
-        self._was_seen = False
         self._was_down = False
+        self._was_loading = False
 
     def was_down(self) -> None:
         """Record that nothing listened: the next process starts its counters at 0."""
         self._was_down = True
+
+    def was_loading(self) -> None:
+        """Record that it answers `Loading model`: its process works, and its metrics are to be read once."""
+        self._was_loading = True
 
     def was_away(self) -> None:
         """Record that the server could not be read: the next process may be another build."""
@@ -65,7 +69,7 @@ class SingleServer:
             RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
         process = process_at(self._url, self._context.processes_of(tick))
-        self._endpoint.identify(props, is_new=self._was_down and not self._was_seen)
+        self._endpoint.identify(props, is_new=self._was_down or self._was_loading)
         if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
@@ -100,7 +104,7 @@ class SingleServer:
             build=props.build,
             slots=props.slots,
         )
-        self._was_seen, self._was_down = True, False
+        self._was_down = self._was_loading = False
         return ServerReading((model,), (served,), props=new_props)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:
