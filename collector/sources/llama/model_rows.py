@@ -62,9 +62,10 @@ class ModelIndex:
         """Return the row of a model; None where it has none."""
         key = (model.name, model.path)
         self._refresh(REFRESH_SECONDS if self._found.get(key) else UNKNOWN_REFRESH_SECONDS)
-        if key not in self._found:
-            self._found[key] = self._search(model)
-        return self._found[key]
+        if key in (found := self._found):
+            return found[key]
+        row = found[key] = self._search(model)
+        return row
 
     def add_missing(self, models: Iterable[ServedModel]) -> None:
         """Save a row for each model that has none, so that every `model_id` refers to a row.
@@ -81,7 +82,7 @@ class ModelIndex:
             for model in missing:
                 if self._search(model) is None:
                     self._save(self._database, model)
-            self._found.clear()
+            self._found = {}  # replaced, not cleared: another server's thread may be reading it
 
     def _save(self, database: Database, model: ServedModel) -> None:
         name = PurePath(model.path).stem if model.path else model.name
@@ -100,7 +101,7 @@ class ModelIndex:
             self._rows = [
                 ModelRow(row["id"], row["name"], row["status"], _resolved(row["model_path"])) for row in rows
             ]
-            self._found.clear()
+            self._found = {}
             self._read_at = self._clock()
 
     def _search(self, model: ServedModel) -> ModelRow | None:
