@@ -63,9 +63,10 @@ class ModelIndex:
         """Return the row of a model; None if it has none."""
         key = (model.name, model.path)
         self._refresh(REFRESH_SECONDS if self._found.get(key) else MISSING_REFRESH_SECONDS)
-        if key not in self._found:
-            self._found[key] = self._search(model)
-        return self._found[key]
+        if key in (found := self._found):
+            return found[key]
+        row = found[key] = self._search(model)
+        return row
 
     def add_missing(self, models: Iterable[ServedModel]) -> None:
         """Save a row for each model that has none, so that every `model_id` refers to a row.
@@ -92,7 +93,7 @@ class ModelIndex:
                     self._rows.append(
                         ModelRow(saved["id"], name, values["status"], _resolve_links(model.path))
                     )
-            self._found.clear()
+            self._found = {}  # replaced, not cleared: another server's thread may be reading it
 
     def _refresh(self, seconds: float) -> None:
         """Read the table again if it was last read at least this many seconds ago."""
@@ -106,7 +107,7 @@ class ModelIndex:
                 ModelRow(row["id"], row["name"], row["status"], _resolve_links(row["model_path"]))
                 for row in rows
             ]
-            self._found.clear()
+            self._found = {}
             self._read_at = self._clock()
 
     def _search(self, model: ServedModel) -> ModelRow | None:

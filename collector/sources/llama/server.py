@@ -177,6 +177,7 @@ class LlamaServerSource:
         """Return the reading of a server that answers with an HTTP status other than 200."""
         match status:
             case 503:
+                self._single.record_loading()
                 models = self._single.loading_model(tick)
                 changes = self._record(tick, models, None, None) if models else []
                 return self._disconnected("loading", "it loads its model", 0, changes)

@@ -46,10 +46,15 @@ class SingleServer:
         self._context = context
         self._endpoint = ModelEndpoint(http)
         self._was_down = False  # since /metrics was read last
+        self._was_loading = False
 
     def record_down(self) -> None:
         """Record that nothing listens at the URL: the counters of the next process start at 0."""
         self._was_down = True
+
+    def record_loading(self) -> None:
+        """Record that the server still loads its model: the process works, and its metrics are read once."""
+        self._was_loading = True
 
     def reset(self) -> None:
         """Remove the stored answer of /props, because the next process may be another build."""
@@ -67,7 +72,7 @@ class SingleServer:
             RequestFailed, ParseError: see `ModelEndpoint.read`.
         """
         process = process_at(self._url, self._context.processes_of(tick))
-        self._endpoint.set_props(props, is_new=self._was_down)
+        self._endpoint.set_props(props, is_new=self._was_down or self._was_loading)
         if not self._endpoint.is_harmless or (props.can_sleep and (process is None or process.may_sleep)):
             props = parse_props(self._http.get("/props").text)
         model = props.model
@@ -94,7 +99,7 @@ class SingleServer:
             model = props.model or model
             self._context.models.add_missing((model,))
         reading = self._reading(props, model, process, metrics=metrics)
-        self._was_down = False
+        self._was_down = self._was_loading = False
         return replace(reading, props=new_props)
 
     def loading_model(self, tick: Tick) -> tuple[ServedModel, ...]:

@@ -21,6 +21,7 @@ from collector.database import Database
 from collector.sources.base import Reading, Tick
 from collector.sources.llama.http import MAX_ANSWER_BYTES, listening_address
 from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.sources.llama.processes import LlamaProcess
 from collector.sources.llama.run_table import Run
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.llama_source import llama_source
@@ -292,3 +293,28 @@ def test_the_message_about_an_untrusted_certificate_names_the_variable_that_fixe
         assert "SSL_CERT_FILE" in refused.state.message
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         assert read(source_at(server.url, timeout=2)).state.name == "up"
+
+
+@pytest.mark.parametrize("first_answer", [None, answer(503, "{}")], ids=["down", "loading"])
+def test_a_server_that_starts_again_is_read_once_also_where_its_metrics_are_read_seldom(
+    source_at: SourceAt, monkeypatch: pytest.MonkeyPatch, first_answer: bytes | None
+) -> None:
+    """Its build is not known, so that reading could keep its model awake; its process never works again."""
+    seen = LlamaProcess(7, 0.0, None, 5.0, 0, ())
+    monkeypatch.setattr("collector.sources.llama.single.process_at", lambda *_: seen)
+    props = answer(200, json.dumps({"model_path": "/a.gguf", "is_sleeping": False}))
+    first = [True]
+
+    def script(path: str) -> Iterator[bytes]:
+        if first_answer and first:
+            first.clear()
+            yield first_answer
+        yield props if path == "/props" else answer(200, METRICS)
+
+    with OddServer(script) as server:
+        source = source_at(server.url)
+        if first_answer is None:
+            source._single.record_down()
+        else:
+            assert read(source).state.name == "loading"
+        assert [len(read(source).rows) for _ in range(4)] == [1, 1, 0, 0]
