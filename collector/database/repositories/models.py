@@ -11,6 +11,7 @@ from typing import Any
 
 from collector.database.documented import MODELS
 from collector.database.repositories.base import Record, Repository
+from collector.schema import Write
 
 _RANDOM_LETTERS = string.ascii_lowercase + string.digits
 _DEFAULTS: Record = {
@@ -27,6 +28,7 @@ _SAVE = (
     + " ON CONFLICT(id) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("id", "created_at"))
 )  # not REPLACE: a column that we do not know keeps its value
+_CHANGE_STATUS = "UPDATE models SET status = ?, updated_at = ? WHERE id = ?"
 
 
 class ModelsRepository(Repository):
@@ -90,6 +92,17 @@ class ModelsRepository(Repository):
                 (*values.values(), int(time.time()), model_id),
             ).rowcount
         return self.get_by_id(model_id) if changed else None
+
+    @staticmethod
+    def status_change(model_id: str, status: str, timestamp: int) -> Write:
+        """Return the write of a new status, for the buffer: it is committed with the samples that saw it.
+
+        Args:
+            model_id: id of the model.
+            status: the new status.
+            timestamp: Unix seconds of the sample, for `updated_at`.
+        """
+        return Write(_CHANGE_STATUS, [(status, timestamp, model_id)])
 
     def delete(self, model_id: str) -> bool:
         """Delete one model; return whether it existed."""

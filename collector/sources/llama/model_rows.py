@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from collector.database.database import Database
+from collector.database.repositories.models import ModelsRepository
 from collector.errors import DatabaseError
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
@@ -126,7 +127,6 @@ def _resolve_links(path: str | None) -> str | None:
 
 
 _BEST_FIRST = ("loaded", "loading", "idle", "error", "unloaded")
-_UPDATE = "UPDATE models SET status = ?, updated_at = ? WHERE id = ?"
 
 
 class ModelStatuses:
@@ -169,5 +169,5 @@ class ModelStatuses:
                 status = "unloaded"
             if status not in (None, row.status):
                 row.status = status
-                changes.append(Write(_UPDATE, ((status, timestamp, row.id),)))
+                changes.append(ModelsRepository.status_change(row.id, status, timestamp))
         return changes
