@@ -29,6 +29,7 @@ from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.views import VIEWS
 
 INTERVAL_SECONDS, DAY_SECONDS, GPUS = 5, 86_400, 2
+SERVER = "127.0.0.1:8080"
 TURN_SAMPLES = 4_320
 """How long one model stays loaded: six hours."""
 
@@ -70,6 +71,9 @@ def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
             "predicted_tokens_per_second": 30.0 if finished else None,
             "prompt_tokens_per_second": 1000.0 if finished else None,
             "uptime_seconds": float(step * INTERVAL_SECONDS),
+            "server": SERVER,
+            "run_id": turn + 1,
+            "counted_from_zero": int(step == 0),
         },
     )
     level = "error" if number % 50 == 0 else "info"
@@ -83,7 +87,8 @@ def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
         },
     )
     if step == 0:
-        yield MODEL_EVENTS, {"timestamp": timestamp, "model": model, "event": "loaded", "state": "loaded"}
+        loaded = {"event": "loaded", "state": "loaded", "server": SERVER, "run_id": turn + 1}
+        yield MODEL_EVENTS, {"timestamp": timestamp, "model": model, **loaded}
 
 
 def fill(connection: sqlite3.Connection, samples: int, first: int) -> None:
