@@ -87,7 +87,7 @@ def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
         },
     )
     if step == 0:
-        loaded = {"event": "loaded", "state": "loaded", "server": SERVER, "run_id": turn + 1}
+        loaded: Values = {"event": "loaded", "state": "loaded", "server": SERVER, "run_id": turn + 1}
         yield MODEL_EVENTS, {"timestamp": timestamp, "model": model, **loaded}
 
 
