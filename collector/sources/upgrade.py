@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from collector.database.database import Database
+from collector.database.repositories.base import Record
 from collector.errors import Stopped
 from collector.sources.gpu.source import energy_used
 from collector.sources.llama.run_table import RESTART_COUNTERS, Run, is_restarted
@@ -36,7 +37,6 @@ STEP_ROWS = 1000
 
 _SHORTEST_PAUSE_SECONDS = 0.01
 
-Record = dict[str, Any]
 Update = tuple[Any, ...]
 
 _METRICS_COLUMNS = f"timestamp, model, model_id, uptime_seconds, {', '.join(RESTART_COUNTERS)}"

@@ -80,7 +80,6 @@ class Router:
             RequestFailed, ParseError: see `LlamaHttp.get`.
         """
         models = parse_models(self._http.get("/models").text)
-        self._context.models.add_missing(models)
         in_memory = [model for model in models if model.state in ("loaded", "sleeping")]
         if not self._is_local:
             return ServerReading(models, tuple(ServingProcess(m, "") for m in in_memory), REMOTE)

@@ -99,6 +99,7 @@ class LlamaServerSource:
         self._props = props = self._props or parse_props(self._http.get("/props").text)
         reading = self._router.read(tick) if props.is_router else self._single.read(tick, props)
         self._props = props = reading.props or props
+        self._context.models.add_missing(reading.models)
         rows, changes = self._rows(tick, reading.processes)
         changes += self._record(tick, reading.models, props.build, props.max_instances)
         in_memory = (served.model.name for served in reading.processes)
@@ -165,7 +166,6 @@ class LlamaServerSource:
             max_loaded: how many models a router keeps loaded; None or 0 = no limit.
             outcome: outcome of all runs that end; None = as the events say.
         """
-        self._context.models.add_missing(models)
         try:
             compared = self._events.compare(models, max_loaded)
         except DatabaseError:
@@ -179,6 +179,7 @@ class LlamaServerSource:
             case 503:
                 self._single.record_loading()
                 models = self._single.loading_model(tick)
+                self._context.models.add_missing(models)
                 changes = self._record(tick, models, None, None) if models else []
                 return self._disconnected("loading", "it loads its model", 0, changes)
             case 401:

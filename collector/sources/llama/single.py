@@ -78,7 +78,6 @@ class SingleServer:
         model = props.model
         if model is None:
             return ServerReading(())
-        self._context.models.add_missing((model,))
         if props.has_metrics is False:
             return self._reading(props, model, process, METRICS_DISABLED)
         if model.state != "loaded":
@@ -97,7 +96,6 @@ class SingleServer:
             self._endpoint.reset()
             self._endpoint.set_props(props, is_new=True)
             model = props.model or model
-            self._context.models.add_missing((model,))
         reading = self._reading(props, model, process, metrics=metrics)
         self._was_down = self._was_loading = False
         return replace(reading, props=new_props)
