@@ -5,11 +5,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import collector
 from collector.commands import COMMANDS
 from collector.errors import CollectorError, SettingsError
+from collector.output import open_missing_streams
 from collector.settings import Settings, find_settings_file, load_settings
 
 EXIT_OK, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 78
@@ -28,21 +30,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with 2.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    options = build_parser(words).parse_args(words)
+    open_missing_streams()
     try:
-        return int(options.run(options))
+        try:
+            options = build_parser(words).parse_args(words)
+            return int(options.run(options))
+        finally:
+            sys.stdout.flush()  # at the end of the process an error would be a traceback, and exit code 120
     except SettingsError as error:
-        for fault in error.faults:
-            print(f"llama-collector: {fault}", file=sys.stderr)
+        _print_errors(*error.faults)
         return EXIT_SETTINGS
     except CollectorError as error:
-        print(f"llama-collector: {error}", file=sys.stderr)
+        _print_errors(str(error))
         return EXIT_FAILED
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return EXIT_FAILED
+    except OSError as error:  # the disk is full, or a file cannot be read that no command expects to fail
+        _print_errors(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        _discard_output()
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
+
+
+def _print_errors(*texts: str) -> None:
+    """Print one line for each text on standard error; that may be closed or full as well."""
+    with suppress(OSError, ValueError):
+        for text in texts:
+            print(f"llama-collector: {text}", file=sys.stderr, flush=True)
+
+
+def _discard_output() -> None:
+    """Let standard output lead nowhere, so that what it still holds does not fail again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -115,6 +136,5 @@ def _run_daemon(options: argparse.Namespace) -> int:
         return load_settings(find_settings_file(options.config))
 
     run_until_signalled(read_settings(), read_settings)
-    sys.stdout.flush()
     # Do not wait for the thread of a source that hangs in the kernel: everything is committed and closed.
     os._exit(EXIT_OK)

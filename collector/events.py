@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOBase
 from typing import Any
 
 import structlog
@@ -20,14 +21,18 @@ _DOCUMENTED_LEVELS = {"warning": "warn"}
 _JOURNAL_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
+def configure(
+    level: str, output_format: str, sink: Sink | None = None, output: TextIOBase | None = None
+) -> None:
     """Configure structlog, and route the warnings of libraries through it.
 
     Args:
         level: debug, info, warning, error or critical; events below it are neither printed nor stored.
         output_format: `console`, `json`, or `auto`: the format of the journal under systemd, else `console`.
         sink: called with every event of level `info` or above.
+        output: where events are printed; None for standard error.
     """
+    stream: Any = output or sys.stderr
     renderers: list[Processor]
     if output_format == "json":
         timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -36,7 +41,7 @@ def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
         renderers = [_render_for_journal]  # the journal adds the time
     else:
         timestamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
-        colors = sys.stderr.isatty()
+        colors = stream.isatty()
         renderers = [timestamp, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
     structlog.configure(
         processors=[
@@ -46,7 +51,7 @@ def configure(level: str, output_format: str, sink: Sink | None = None) -> None:
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
     library_logger = logging.getLogger()
@@ -61,10 +66,14 @@ def plain_text(event_dict: EventDict) -> str:
 
 
 def _render_for_journal(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
-    """Return an event with its priority in front, as sd-daemon(3) describes, and its trace below it."""
-    priority = _JOURNAL_PRIORITIES[event_dict["level"]]
-    trace = event_dict.get("exception", "")
-    return f"<{priority}>{plain_text(event_dict)}{chr(10) if trace else ''}{trace}"
+    """Return an event with its priority in front, as sd-daemon(3) describes, and its trace below it.
+
+    Each line gets the priority: journald makes an entry of each, and a text from outside that contains a
+    newline could otherwise choose the priority of what follows it.
+    """
+    prefix = f"<{_JOURNAL_PRIORITIES[event_dict['level']]}>"
+    text = "\n".join(filter(None, (plain_text(event_dict), event_dict.get("exception", ""))))
+    return "\n".join(prefix + line for line in text.splitlines())
 
 
 class _SinkProcessor:

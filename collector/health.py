@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from collector.errors import CollectorError, DatabaseBusy, SourceAbsent
+from collector.errors import CollectorError, DatabaseBusy, SourceAbsent, Stopped
 from collector.schema import AUTOMATIC_ID, Column, Row, Table
 
 COLLECTOR_HEALTH = Table(
@@ -191,13 +191,15 @@ def observe(
         state_of: returns the state for a result.
 
     Returns:
-        the result, or None if the action raised an exception.
+        the result, or None if the action raised an exception. One that was stopped is not recorded.
     """
     started = time.perf_counter()
     result, exception = None, None
     try:
         result = action()
         state = state_of(result)
+    except Stopped:
+        return None  # it was ended early, and did neither succeed nor fail
     except SourceAbsent as error:
         state = State("absent", str(error), success=False)
     except DatabaseBusy as error:

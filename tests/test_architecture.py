@@ -15,7 +15,7 @@ from collector.database.documented import METRICS
 PACKAGE = Path(__file__).parents[1] / "collector"
 
 LAYERS: list[set[str]] = [
-    {"errors", "schema", "text", "events"},
+    {"errors", "schema", "text", "events", "output"},
     {"parsers", "views", "database"},
     {"settings"},
     {"health"},

@@ -11,7 +11,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 import structlog
@@ -33,7 +33,8 @@ from collector.database.documented import LOGS
 from collector.database.integrity_check import RETRY_SECONDS, IntegrityCheck
 from collector.database.writer import Writer
 from collector.errors import DatabaseDamaged, DatabaseError, SettingsError
-from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, Health, State, observe
+from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, OK, Health, State, observe
+from collector.output import BackgroundOutput
 from collector.schema import Write
 from collector.settings import Settings, read_api_key
 from collector.sources.llama.runs import ServerRuns
@@ -42,9 +43,10 @@ from collector.sources.registry import build_sources, build_upgrade
 _MAIN_LOOP_SECONDS = 2.0
 
 # How long a stop waits for the last polls of the logs, the maintenance job in progress, and the last flush.
-_LAST_POLL_SECONDS = 0.5
-_LAST_JOB_SECONDS = 0.5
-_LAST_FLUSH_SECONDS = 1.0
+# Together with the last tick, which takes half a second at most, a stop ends within two seconds.
+_LAST_POLL_SECONDS = 0.3
+_LAST_JOB_SECONDS = 0.3
+_LAST_FLUSH_SECONDS = 0.5
 
 
 class Daemon:
@@ -52,6 +54,7 @@ class Daemon:
 
     Args:
         settings: checked settings.
+        output: where events are printed; None for standard error as it is.
         previous_error: the error that ended the previous daemon, if one did.
         waiting: rows that the previous daemon could not write.
 
@@ -63,12 +66,14 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
+        output: BackgroundOutput | None = None,
         previous_error: DatabaseError | None = None,
         waiting: Sequence[Batch] = (),
     ) -> None:
         self._settings = settings
+        self._output = output
         self._buffer = Buffer()
-        events.configure(settings.logging.level, settings.logging.format, self._store_event)
+        events.configure(settings.logging.level, settings.logging.format, self._store_event, output)
         self._log = structlog.get_logger()
         api_key = read_api_key(settings.llama_server)  # all settings are checked before any file is changed
         self._database = self._open_database(previous_error)
@@ -81,7 +86,7 @@ class Daemon:
             sources = build_sources(settings, api_key, self._database, runs)
             self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
             self._writer = Writer(self._database, self._buffer, self._health_rows, FLUSH_FINGERPRINT)
-            self._own_health = Health("collector")
+            self._own_health, self._output_health = Health("collector"), Health("output")
             self._stopping = threading.Event()
             self._maintenance_lock = threading.Lock()
             self._upgrade = build_upgrade(settings, self._database, runs, self._stopping)
@@ -165,6 +170,7 @@ class Daemon:
             if received and (settings := self._reload(reread)):
                 return settings
             self._check_database()
+            self._check_output()
             self._scheduler.follow_clock()
             self._heartbeat.report()
 
@@ -180,6 +186,12 @@ class Daemon:
             replacement = self._writer.replacement  # None after another error, for example a lock
             if replacement and replacement.is_ready():
                 raise replacement.error
+
+    def _check_output(self) -> None:
+        """Set the state of the output. Its event reaches `logs`, whether or not it can be printed."""
+        problem = self._output.problem if self._output else None
+        state = State("failed", problem, level="error", success=False) if problem else OK
+        self._output_health.set_state(state)
 
     def _reload(self, reread: Callable[[], Settings]) -> Settings | None:
         """Return the new settings; None, and a logged reason, if the old ones stay in use."""
@@ -203,22 +215,28 @@ class Daemon:
         Args:
             keep_rows: do not flush if the database was replaced: `hand_over` then returns the rows.
         """
-        self._stopping.set()
-        self._scheduler.stop()
-        self._sampler.close()
-        self._logs.close(_LAST_POLL_SECONDS)
-        if self._maintenance_lock.acquire(timeout=_LAST_JOB_SECONDS):  # the job in progress has ended
-            self._maintenance_lock.release()  # a job that waits for it does nothing: `_stopping` is set
-        self._own_health.set_state(State("stopped"))
-        if not (keep_rows and self._writer.replacement):
-            self._run_record.add_stop()
-            deadline = time.monotonic() + _LAST_FLUSH_SECONDS
-            while not self._flush_now() and time.monotonic() < deadline:
-                time.sleep(0.05)  # another program holds a lock: it may release it in time
-            if waiting := self._buffer.waiting:
-                self._log.error("the last rows could not be written and are lost", rows=waiting)
-                self._run_record.record_lost_rows()
-        self._database.close()
+        with closing(self._database):
+            self._stopping.set()
+            self._scheduler.stop()
+            self._sampler.close()
+            self._logs.close(_LAST_POLL_SECONDS)
+            if self._maintenance_lock.acquire(timeout=_LAST_JOB_SECONDS):  # the job in progress has ended
+                self._maintenance_lock.release()  # a job that waits for it does nothing: `_stopping` is set
+            else:
+                self._database.interrupt()  # a statement of it that takes seconds would delay the last flush
+            self._own_health.set_state(State("stopped"))
+            if not (keep_rows and self._writer.replacement):
+                self._run_record.add_stop()
+                self._flush_last_rows()
+
+    def _flush_last_rows(self) -> None:
+        """Flush the buffer; log and record what could not be written."""
+        deadline = time.monotonic() + _LAST_FLUSH_SECONDS
+        while not self._flush_now() and time.monotonic() < deadline:
+            time.sleep(0.05)  # another program holds a lock: it may release it in time
+        if waiting := self._buffer.waiting:
+            self._log.error("the last rows could not be written and are lost", rows=waiting)
+            self._run_record.record_lost_rows()
 
     def hand_over(self) -> list[Batch]:
         """Remove and return the rows that the next daemon is to write; it reads log lines again itself."""
@@ -243,7 +261,8 @@ class Daemon:
 
     def _parts(self) -> list[Health]:
         """Return the health of each source, log reader and job."""
-        return [*self._sampler.health, *self._logs.health, *self._job_health.values()]
+        jobs = self._job_health.values()
+        return [*self._sampler.health, *self._logs.health, *jobs, self._output_health]
 
     def _status_line(self) -> str:
         active_models = self._sampler.newest.get("active_models")

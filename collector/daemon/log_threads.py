@@ -1,6 +1,7 @@
 """The threads that read llama-server's output: one per reader, independent of the samples."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from collector.database import Database
@@ -51,11 +52,12 @@ class LogThreads:
             thread.start()
 
     def close(self, seconds: float) -> None:
-        """Stop the threads, and wait for each at most this long: the last flush includes what it read."""
+        """Stop the threads, and wait at most this long: the last flush includes what they read."""
         self._stop.set()
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(seconds)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():

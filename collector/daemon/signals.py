@@ -16,13 +16,18 @@ def block_signals() -> None:
 
     The thread calls `sigwait`. Python's `sigtimedwait` would need no thread, but if the process was stopped
     meanwhile (Ctrl-Z, a debugger, SIGSTOP) it returns a signal that nobody sent, with a random number.
+
+    A signal that is ignored stays ignored: `nohup` starts a program like that, so that it outlives the
+    terminal. SIGTTOU, which stops a background process that prints to some terminals, is ignored as well.
     """
+    received = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
     def receive() -> None:
         while True:
-            _received.put(signal.sigwait(SIGNALS))
+            _received.put(signal.sigwait(received))
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, received)
     threading.Thread(target=receive, name="signals", daemon=True).start()
 
 

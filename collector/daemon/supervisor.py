@@ -12,7 +12,6 @@ Daemon A runs until one of these events:
 """
 
 import faulthandler
-import sys
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -22,10 +21,14 @@ from collector.daemon import signals, systemd
 from collector.daemon.daemon import Daemon
 from collector.database.buffer import Batch, clear_references, leave_out_tables
 from collector.errors import CollectorError, DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
+from collector.output import BackgroundOutput
 from collector.schema import Table
 from collector.settings import Settings
 
 _LOCK_PAUSE_SECONDS = 0.2
+
+_LAST_OUTPUT_SECONDS = 0.2
+"""How long the end of the process waits for a slow reader of standard error."""
 
 _RUN_TABLES = ("collector_runs", "server_runs")
 """Their rows describe runs by the ids of one database, and mean nothing in another one."""
@@ -50,15 +53,24 @@ def run_until_signalled(settings: Settings, reread: Callable[[], Settings]) -> N
     """
     signals.block_signals()  # before any other thread starts: threads inherit the blocked signals
     faulthandler.enable()  # systemd's watchdog kills with SIGABRT: print what each thread was doing
-    daemon = Daemon(settings)
+    output = BackgroundOutput()
+    try:
+        _run_daemons(settings, reread, output)
+    finally:
+        output.wait_until_written(_LAST_OUTPUT_SECONDS)
+
+
+def _run_daemons(settings: Settings, reread: Callable[[], Settings], output: BackgroundOutput) -> None:
+    """Run one daemon after another; see `run_until_signalled`."""
+    daemon = Daemon(settings, output)
     while True:
         try:
             new_settings = _run(daemon, reread)
             if new_settings is None:
                 return
-            daemon, settings = _reload(settings, new_settings)
+            daemon, settings = _reload(settings, new_settings, output)
         except (DatabaseDamaged, DatabaseReplaced) as error:
-            daemon = _replace_database(daemon, settings, error)
+            daemon = _replace_database(daemon, settings, error, output)
 
 
 def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
@@ -72,20 +84,21 @@ def _run(daemon: Daemon, reread: Callable[[], Settings]) -> Settings | None:
         raise
     finally:
         daemon.stop(keep_rows=keep_rows)
-        sys.stderr.flush()
 
 
-def _reload(settings: Settings, new_settings: Settings) -> tuple[Daemon, Settings]:
+def _reload(settings: Settings, new_settings: Settings, output: BackgroundOutput) -> tuple[Daemon, Settings]:
     """Create a daemon with the new settings, or with the old ones; return it with the settings it has."""
     try:
-        return _create(new_settings), new_settings
+        return _create(new_settings, output), new_settings
     except CollectorError as error:
-        daemon = _create(settings)
+        daemon = _create(settings, output)
         structlog.get_logger().error(f"the old settings stay in use: {error}")
         return daemon, settings
 
 
-def _replace_database(daemon: Daemon, settings: Settings, error: DatabaseError) -> Daemon:
+def _replace_database(
+    daemon: Daemon, settings: Settings, error: DatabaseError, output: BackgroundOutput
+) -> Daemon:
     """Create a daemon for what is at the database's path now, with the rows that the last one did not write.
 
     Raises:
@@ -94,7 +107,7 @@ def _replace_database(daemon: Daemon, settings: Settings, error: DatabaseError) 
     waiting = transferable(daemon.hand_over(), OWN_TABLES)
     rows = sum(len(batch.rows) for batch in waiting)
     try:
-        successor = _create(settings, error, waiting)
+        successor = _create(settings, output, error, waiting)
     except CollectorError:
         structlog.get_logger().error("the last rows could not be written and are lost", rows=rows)
         raise
@@ -122,7 +135,10 @@ def transferable(batches: Sequence[Batch], tables: Sequence[Table]) -> list[Batc
 
 
 def _create(
-    settings: Settings, previous_error: DatabaseError | None = None, waiting: Sequence[Batch] = ()
+    settings: Settings,
+    output: BackgroundOutput,
+    previous_error: DatabaseError | None = None,
+    waiting: Sequence[Batch] = (),
 ) -> Daemon:
     """Create a daemon, and wait while another program has the database locked.
 
@@ -135,7 +151,7 @@ def _create(
     is_logged = False
     while True:
         try:
-            return Daemon(settings, previous_error, waiting)
+            return Daemon(settings, output, previous_error, waiting)
         except DatabaseBusy as error:
             if not is_logged:
                 is_logged = True

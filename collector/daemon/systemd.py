@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 
 
 def is_supervised() -> bool:
@@ -23,5 +24,8 @@ def notify(**states: str | int) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     message = "\n".join(f"{name}={value}" for name, value in states.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+    # The socket may be missing, refuse, or have a queue that is full because nobody reads it. All of that is
+    # systemd's concern, and this process is to collect on: without messages systemd restarts it in the end.
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with suppress(OSError), socket.socket(socket.AF_UNIX, kind) as connection:
         connection.sendto(message.encode(), address)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
+from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced, Stopped
 
 BUSY_TIMEOUT_SECONDS = 0.2
 """How long a write waits for a lock. A writer that waits keeps new readers out, so it must not wait long."""
@@ -164,6 +164,8 @@ def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
         extended_code = getattr(error, "sqlite_errorcode", 0)
         code = extended_code & 0xFF  # the primary code: SQLITE_BUSY_SNAPSHOT, for example, is a SQLITE_BUSY
         where = f"{path}: " if path else ""
+        if code == sqlite3.SQLITE_INTERRUPT:
+            raise Stopped("the collector is stopping") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise DatabaseBusy(f"{where}another program holds a lock on the database ({error})") from error
         # An open file that is suddenly "not a database" was a database when it was opened.

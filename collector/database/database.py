@@ -26,10 +26,14 @@ from collector.database.repositories.metadata import MetadataRepository
 from collector.database.repositories.metrics import MetricsRepository
 from collector.database.repositories.models import ModelsRepository
 from collector.database.repositories.server_config import ConfigRepository
+from collector.errors import Stopped
 from collector.schema import Table, View
 
 COPY_STEP_PAGES = 256
 """Pages that are copied while the connection is locked: 1 MB, one or two milliseconds."""
+
+
+_INTERRUPT_SECONDS = 0.05
 
 
 class Database:
@@ -55,6 +59,7 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
+        self._is_closed = False
         self._collector_lock = CollectorLock(path)
         self._collector_lock.acquire()
         with ExitStack() as on_error:
@@ -80,8 +85,10 @@ class Database:
         Raises:
             DatabaseBusy: another program holds a lock.
             DatabaseError: the file cannot be read.
+            Stopped: the database was closed, or `interrupt` ended the statement.
         """
         with self._lock, translate_sqlite_errors(None):
+            self._check_open()
             return fetch(self._connection, statement, parameters)
 
     @contextmanager
@@ -92,8 +99,10 @@ class Database:
             DatabaseBusy: another program holds a lock; nothing was written.
             DatabaseReplaced: it is no longer the file that was opened; nothing was written.
             DatabaseError: disk full, read-only, damaged; nothing was written.
+            Stopped: the database was closed, or `interrupt` ended a statement; nothing was written.
         """
         with self._lock:
+            self._check_open()
             if self._depth:
                 yield self._connection
                 return
@@ -119,8 +128,10 @@ class Database:
         Raises:
             DatabaseBusy: another program holds a lock.
             DatabaseError: disk full, read-only, damaged.
+            Stopped: the database was closed, or `interrupt` ended a statement.
         """
         with self._lock, translate_sqlite_errors(self.path):
+            self._check_open()
             self._connection.executescript(script)
 
     def copy_to(self, path: Path, between_steps: Callable[[float], None]) -> None:
@@ -149,14 +160,33 @@ class Database:
                 finally:
                     self._lock.acquire()
                     started = time.perf_counter()
+                self._check_open()
 
             self._connection.backup(target, pages=COPY_STEP_PAGES, progress=release_lock, sleep=0)
 
+    def interrupt(self) -> None:
+        """End the statement that another thread is running, if any; it raises `Stopped` there."""
+        self._connection.interrupt()
+
     def close(self) -> None:
-        """Close the file and release its lock, after the transaction that is in progress."""
-        with self._lock:
+        """Close the file and release its lock. A statement in progress is interrupted.
+
+        Another thread that uses the database later gets `Stopped`.
+        """
+        # A count of all rows can hold the lock for seconds. An interrupt ends only statements that run at
+        # this moment, and the thread may be between two of them: hence the loop.
+        while not self._lock.acquire(timeout=_INTERRUPT_SECONDS):
+            self.interrupt()
+        try:
+            self._is_closed = True
             self._connection.close()
             self._collector_lock.release()
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Stopped("the database was closed")
 
     def __enter__(self) -> Self:
         return self
