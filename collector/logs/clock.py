@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from collector.parsers.log_lines import Record
+from collector.parsers.log_record import Record
 from collector.parsers.log_time import StampClock, StoredClock, find_starts
 
 LIVE_SECONDS = 2.5

@@ -14,7 +14,8 @@ from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
 from collector.logs.position import Models
-from collector.parsers.log_lines import LEVELS, Record, spawned_child
+from collector.parsers.log_lines import spawned_child
+from collector.parsers.log_record import LEVELS, Record
 from collector.schema import Column, Row, Table
 
 LOG_POSITIONS = Table(
@@ -101,7 +102,9 @@ class LogSink:
         rows: list[Row] = []
         for record, timestamp in zip(records, times, strict=True):
             level, message = record.level or "info", record.message
-            source = models.get(record.port, writer_name) if record.port else writer_name
+            source = record.writer or writer_name
+            if record.port:
+                source = models.get(record.port, source)
             if " on port " in message and not record.port and (child := spawned_child(message)):
                 others = [item for item in models.items() if item[0] != child[0]]
                 models = dict([*others, child][-_MAX_MODELS:])  # those named longest ago are removed

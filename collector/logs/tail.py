@@ -14,13 +14,9 @@ from collector.logs.clock import FileClock
 from collector.logs.position import Anchor, FilePosition
 from collector.logs.reader import SETTLE_SECONDS
 from collector.logs.rewrite import RewriteDetector
-from collector.parsers.log_lines import (
-    MAX_LINE_BYTES,
-    Record,
-    ends_with_key_flag,
-    parse_records,
-    split_lines,
-)
+from collector.parsers.log_keys import key_follows_after
+from collector.parsers.log_lines import parse_records
+from collector.parsers.log_record import MAX_LINE_BYTES, Record, split_lines
 
 CHUNK_BYTES = 256 * 1024
 """Bytes that are read at once."""
@@ -144,9 +140,7 @@ class Tail:
         """Move the position over a chunk, whose records the caller stores together with the position."""
         self._anchor = self._anchor.extended(chunk.data)
         position = self.position
-        key_follows = position.key_follows
-        if chunk.records:
-            key_follows = ends_with_key_flag(chunk.records[-1].message)
+        key_follows = key_follows_after(chunk.records, key_follows=position.key_follows)
         self.position = FilePosition(
             position.device,
             position.inode,

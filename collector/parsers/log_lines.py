@@ -1,119 +1,72 @@
 """Parsing of llama-server's output: bytes of a log into records, for every build and all its settings.
 
 The format is detected line by line, because a restart with other flags changes it in the middle of a file.
-A line that belongs to the record before it (a chat template, a table) becomes part of that record.
+A line is first freed of what other programs put before it (`log_wrappers.py`), then parsed by the first
+format that recognizes it (`log_formats.py`). A line that belongs to the record before it (a chat template, a
+table) becomes part of that record.
 """
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
-LEVELS = ("debug", "info", "warn", "error", "critical")
-"""From the least to the most important."""
-
-MAX_LINE_BYTES = 64 * 1024
-"""Of a longer line only this much is stored, followed by `CUT_MARK`; a longer record is divided."""
-
-CUT_MARK = f" [cut: the line is longer than {MAX_LINE_BYTES} bytes]"
-
-_MASK = "***"
-
-
-@dataclass(slots=True)
-class Record:
-    """One record of a log.
-
-    Args:
-        level: one of `LEVELS`; None where the line contains none.
-        message: without colours, prefix and trailing space; its lines are separated by newlines.
-        stamp: seconds since the start of the process that wrote it; None where it has none.
-        port: of the router's child that wrote it; 0 for the process that owns the log.
-        begins: whether its first line has a form with which llama-server begins a record.
-        line: index of its first line among those that were parsed.
-    """
-
-    level: str | None
-    message: str
-    stamp: float | None
-    port: int
-    begins: bool
-    line: int = 0
-
-
-def split_lines(data: bytes) -> list[str]:
-    """Return whole lines of a log as text.
-
-    Colours and control characters other than tabs are removed, invalid UTF-8 becomes U+FFFD, an overlong line
-    is cut and marked.
-
-    Args:
-        data: lines, each with a newline at its end.
-    """
-    start = 0
-    while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
-        end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
-        if end < 0:
-            # Decoding and encoding removes the part of a character that a cut may leave.
-            data = b"\n".join(
-                line
-                if len(line) <= MAX_LINE_BYTES
-                else line[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + CUT_MARK.encode()
-                for line in data.split(b"\n")
-            )
-            break
-        start = end + 1
-    if b"\x1b" in data:
-        data = _COLOUR.sub(b"", data)
-    return data.translate(None, _CONTROL).decode("utf-8", "replace").split("\n")[:-1]
-
-
-_COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})
+from collector.parsers.log_alarms import (
+    is_known_component,
+    is_trace,
+    quotes_text,
+    raised_level,
+    starts_with_failure,
+    word_level,
+)
+from collector.parsers.log_formats import LETTERS, PREFIX_PATTERN, parse_jsonl, parse_peeled
+from collector.parsers.log_keys import mask_keys, may_contain_key
+from collector.parsers.log_record import MAX_LINE_BYTES, Kind, Record
+from collector.parsers.log_wrappers import Peeled, peel
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:
     """Return the records of consecutive lines, without empty lines and with API keys masked.
-
-    A router prints the arguments of a child one on each line, so that a key is on the line after its flag.
 
     Three ways lead to the same records. Nearly all logs are in one of two formats throughout, and parsing all
     lines of such a log together is faster than parsing them one by one.
 
     Args:
         lines: as `split_lines` returns them.
-        key_follows: whether the line before them ended with such a flag (`ends_with_key_flag`).
+        key_follows: whether the next line is a key, because the line before ended with the flag of one.
     """
     text = "\n".join(lines)  # one search in all of them costs least
     prefixed = _ALL_PREFIXED(text)
     if len(prefixed) == len(lines):  # all lines are in the default format of today's builds
         records = [
             # Positional arguments, only here: keywords cost a tenth of the whole line.
-            Record(_LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, True, number)  # noqa: FBT003
+            Record(LETTERS[letter], stripped, int(minutes) * 60 + float(seconds), 0, Kind.OPEN, number)
             for number, (minutes, seconds, letter, message) in enumerate(prefixed)
             if (stripped := message.rstrip())
         ]
     else:
         records = _parse_jsonl(lines) or _parse_any_format(lines)
         text = "\n".join(record.message for record in records)  # in JSON a key may be written with escapes
-    if not key_follows and not _may_contain_key(text):
-        return records
-    for record in records:
-        message = record.message
-        if key_follows:
-            record.message = _ARGUMENT.sub(rf"\1{_MASK}", message, count=1)
-        if _may_contain_key(message):
-            record.message = _KEY.sub(rf"\1{_MASK}", record.message)
-        key_follows = ends_with_key_flag(message)
+    if " exited with status " in text:
+        raise_levels(records)
+    if key_follows or may_contain_key(text):
+        mask_keys(records, key_follows=key_follows)
     return records
+
+
+def raise_levels(records: Iterable[Record]) -> None:
+    """Set the level of records whose own level is too low."""
+    for record in records:
+        record.level = raised_level(record.message) or record.level
+
+
+_ALL_PREFIXED = re.compile(rf"^{PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
 
 
 def _parse_jsonl(lines: Sequence[str]) -> list[Record]:
     """Return the records of lines of `--log-jsonl`; an empty list if one of them is something else."""
     records = []
     for number, line in enumerate(lines):
-        record = _parse_json(line, 0)
-        if record is None or not record.begins:
+        record = parse_jsonl(line, 0)
+        if record is None or record.kind is not Kind.OPEN:
             return []  # such a line may belong to the record before it
         if record.message:
             record.line = number
@@ -122,157 +75,106 @@ def _parse_jsonl(lines: Sequence[str]) -> list[Record]:
 
 
 def _parse_any_format(lines: Sequence[str]) -> list[Record]:
-    """Return the records of lines, each of which may be in another format or continue a record.
+    """Return the records of lines, each of which may be in another format or continue a record."""
+    assembly = _Assembly()
+    for number, peeled in _peel_lines(lines):
+        record = parse_peeled(peeled.text)
+        if record.message:
+            record.line = number
+            record.time = peeled.time if record.time is None else record.time
+            record.writer = peeled.writer
+            assembly.add(record)
+    return assembly.records
 
-    A line of no known form continues the record before it if llama-server has begun that record, or if the
-    line is indented. Example: lines of a chat template follow `srv  load: chat template:`. What a library
-    prints, line after line, becomes a record for each line.
+
+def _peel_lines(lines: Sequence[str]) -> Iterator[tuple[int, Peeled]]:
+    """Yield number and text of each line without its wrappers; lines that a wrapper divided are joined."""
+    number, held = 0, None
+    for index, line in enumerate(lines):
+        if not line or line.isspace():
+            continue
+        peeled = peel(line)
+        if held and len(held.text) < MAX_LINE_BYTES:
+            peeled = Peeled(held.text + peeled.text, held.time, held.writer, peeled.is_partial)
+        else:
+            if held:
+                yield number, held
+            number = index
+        held = peeled if peeled.is_partial else None
+        if held is None and peeled.text and not peeled.text.isspace():
+            yield number, peeled
+    if held:
+        yield number, held
+
+
+class _Assembly:
+    """Builds records of lines: decides which of them continue the record before.
+
+    The difficulty is text that others wrote. llama-server prints prompts, answers and templates as they are,
+    line after line, and these may quote every kind of error. Example:
+
+        W common_chat_peg_parse: unparsed peg-native output: <tool_call>
+        ggml.c:1: GGML_ASSERT(a) failed
+
+    The second line is no alarm, because the first one announces such text (`quotes_text`), or because a line
+    that looks like nothing known came before it. The next line of a known form ends this.
     """
-    records: list[Record] = []
-    last: Record | None = None
-    for number, text in enumerate(lines):
-        if not text or text.isspace():
-            continue
-        record = parse_line(text)
-        if not record.message:
-            continue
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._quoting: set[int] = set()  # ports of the processes that print text of others at this point
+        self._formatted: set[int] = set()  # ports of the processes whose own lines have a format
+
+    def add(self, record: Record) -> None:
+        """Add a line as a record of its own, or to the last one."""
+        last = self.records[-1] if self.records else None
+        if record.kind is Kind.OPEN:
+            self._formatted.add(record.port)
+        is_quoted = record.port in self._quoting and not self._ends_quotation(record)
         if (
             last is not None
-            and not record.begins
-            and record.port == last.port
-            and (last.begins or record.message[0].isspace())
+            and last.port == record.port
+            and _continues(record, last, is_quoted=is_quoted)
             and len(last.message) + len(record.message) < MAX_LINE_BYTES
         ):
             last.message += "\n" + record.message
-            continue
-        record.line = number
-        records.append(record)
-        last = record
-    return records
+            if record.kind is Kind.TEXT and last.kind is Kind.OPEN and not record.message[0].isspace():
+                self._quoting.add(record.port)
+            return
+        if is_quoted:  # a line of another process has divided it
+            record.level = None
+        elif record.kind is Kind.TEXT and starts_with_failure(record.message):
+            record.level = word_level(record.message)
+        if record.kind is not Kind.TEXT and not is_quoted:
+            self._quoting.discard(record.port)
+            if record.kind is not Kind.ALARM and quotes_text(record.message):
+                self._quoting.add(record.port)
+        self.records.append(record)
+
+    def _ends_quotation(self, record: Record) -> bool:
+        """Return whether a line is certainly not text of others.
+
+        A process whose own lines have a format ends it with the next one of these. For builds without any
+        format, a line with one of llama.cpp's components must do.
+        """
+        if record.kind in (Kind.OPEN, Kind.WHOLE):
+            return True
+        return record.port not in self._formatted and is_known_component(record.message)
 
 
-def parse_line(text: str) -> Record:
-    """Return one line as a record of its own, without masking keys."""
-    port = 0
-    if text[0] == "[" and (match := _PORT(text)):
-        port, text = int(match[1]), text[match.end() :]
-    for parse in FORMATS:
-        if record := parse(text, port):
-            return record
-    raise AssertionError  # the last format accepts every line
-
-
-_PORT = re.compile(r"\[ *(\d{1,5})\] ?").match
-
-
-def _parse_prefixed(text: str, port: int) -> Record | None:
-    """Parse a line in the default format of today's builds: `MINUTES.SS.mmm.uuu L message`."""
-    match = _PREFIX(text)
-    if match is None:
-        return None
-    minutes, seconds, letter = match.groups()
-    stamp = int(minutes) * 60 + float(seconds)
-    return Record(_LETTERS[letter], text[match.end() :].rstrip(), stamp, port, begins=True)
-
-
-_PREFIX_PATTERN = r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} ([IWED]) ?"
-_PREFIX = re.compile(_PREFIX_PATTERN).match
-_ALL_PREFIXED = re.compile(rf"^{_PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
-_LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
-
-
-def _parse_json(text: str, port: int) -> Record | None:
-    """Parse a line of `--log-jsonl`; objects of other types than `log` become messages as they are."""
-    if not text.startswith('{"type":'):
-        return None
-    try:
-        value, end = _decode(text)
-    except (ValueError, RecursionError):
-        return None
-    if end < len(text) and not text[end:].isspace():
-        return None
-    if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
-        return Record(None, text.rstrip(), None, port, begins=True)
-    if message[:1] == "[" and not port and _PORT(message):
-        # A line of a child, inside the object of its router.
-        return parse_line(" ".join(split_lines(message.encode("utf-8", "replace") + b"\n")))
-    if not (stripped := message.rstrip()).isprintable():
-        # JSON can escape what no other format contains: control characters, colours, lone surrogates.
-        stripped = "\n".join(split_lines(message.encode("utf-8", "replace") + b"\n")).rstrip()
-    microseconds = value.get("time")
-    stamp = microseconds / 1e6 if isinstance(microseconds, int) and abs(microseconds) < _MAX_STAMP else None
-    level = value.get("level")
-    return Record(level if level in LEVELS else None, stripped, stamp, port, True)  # noqa: FBT003
-
-
-_decode = json.JSONDecoder().raw_decode  # twice as fast as `json.loads`
-_MAX_STAMP = 10**16
-
-
-def _parse_plain(text: str, port: int) -> Record:
-    """Parse what older builds and other libraries print: no stamp, and a level only by its words."""
-    level = None
-    lowered = text[:_LEVEL_CHARACTERS].lower()
-    # Most lines contain none of these words. This is the fastest form of the check: `any` over a list takes
-    # three times as long, the expression below twenty times.
-    if (
-        "err" in lowered
-        or "fail" in lowered
-        or "warn" in lowered
-        or "ggml_assert" in lowered
-        or "fatal" in lowered
-        or lowered.startswith(("terminate", "segmentation", "aborted"))
-    ) and (match := _LEVEL_WORDS(lowered)):
-        level = match.lastgroup
-    return Record(level, text.rstrip(), None, port, begins=level is not None or bool(_COMPONENT(text)))
-
-
-_COMPONENT = re.compile(r"[~A-Za-z_][\w~.()<> -]{0,48}: ").match
-"""`srv  llama_server: …`, `print_info: …`, `~Server: …`."""
-
-_LEVEL_CHARACTERS = 1000
-"""Only the beginning of a line is searched for words that show a level."""
-
-
-_LEVEL_WORDS = re.compile(
-    r"(?P<critical>\bggml_assert\b|^terminate called|^segmentation fault|^aborted\b|\bfatal(?: error)?:)"
-    r"|(?P<error>\berror(?: loading| while|:)|\bcuda error\b|\bfailed to )"
-    r"|(?P<warn>\bwarn(?:ing)?:)"
-).search
-
-FORMATS: tuple[Callable[[str, int], Record | None], ...] = (_parse_prefixed, _parse_json, _parse_plain)
-"""Parsers of one line, with the port of the child that wrote it; the first that recognizes it is used."""
-
-
-_KEY_FLAG = r"--(?:api-key|hf-token)|-hft"
-_KEY_HINTS = ("-key", "_key", "hf", "sk-", "bearer", "authorization")
-
-
-def _may_contain_key(text: str) -> bool:
-    """Return whether there may be a key: a fast check, because almost no line contains one."""
-    lowered = text.lower()
-    return any(hint in lowered for hint in _KEY_HINTS)
-
-
-_ARGUMENT = re.compile(r"\A(srv .*?load:\s+)?.*\Z", re.DOTALL)
-_KEY = re.compile(
-    rf"((?<![\w-])(?:{_KEY_FLAG})(?:=|\s+)[\"']?"
-    r"|\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?"
-    r"|\bbearer\s+"
-    r"|api[_-]key[\"']?\s*[:=]\s*[\"']?"
-    r"|\bhf_token[\"']?\s*[:=]\s*[\"']?"
-    r"|\b(?=sk-[\w-]{6})|\b(?=hf_[a-z0-9]{12}))"
-    r"[^\s\"'}]+",
-    re.IGNORECASE,
-)
-
-
-def ends_with_key_flag(message: str) -> bool:
-    """Return whether the next argument, on the next line, is a key."""
-    return message.endswith(_KEY_FLAGS)
-
-
-_KEY_FLAGS = ("--api-key", "--hf-token", " -hft")
+def _continues(record: Record, last: Record, *, is_quoted: bool) -> bool:
+    """Return whether a line continues the record before it, which is of the same process."""
+    if record.kind in (Kind.OPEN, Kind.WHOLE):
+        return False
+    if is_quoted:
+        return True
+    if record.message[0].isspace():
+        return True
+    if last.kind is Kind.ALARM:  # a trace of calls follows, or what a debugger prints
+        is_new = is_known_component(record.message) or starts_with_failure(record.message)
+        return is_trace(record.message) if record.kind is Kind.ALARM else not is_new
+    # `slot print_timing: id  1 | task 0 |` goes on in the next line too.
+    return record.kind is Kind.TEXT and (last.kind is Kind.OPEN or last.message.endswith("|"))
 
 
 def spawned_child(message: str) -> tuple[int, str] | None:

@@ -14,7 +14,8 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from collector.parsers.log_lines import Record, spawned_child
+from collector.parsers.log_lines import spawned_child
+from collector.parsers.log_record import Record
 
 RESTART_SECONDS = 1.0
 """A stamp that is smaller by more than this belongs to a new process; threads may disorder less."""
@@ -71,7 +72,9 @@ class StampClock:
             self._stamps[port] = stamp
         self._later_starts.clear()
         self._latest = now
-        return [int(now)] * len(records)
+        if all(record.time is None for record in records):
+            return [int(now)] * len(records)
+        return [int(now if record.time is None else min(record.time, now)) for record in records]
 
     def times_of_backlog(
         self, records: Sequence[Record], file_time: float, starts: Sequence[float] | None = None
@@ -98,6 +101,7 @@ class StampClock:
                 stamp is not None
                 and record.port == port
                 and stamp >= last - RESTART_SECONDS
+                and record.time is None
                 and _SPAWNING_TEXT not in record.message
             ):
                 last = self._stamps[port] = stamp
@@ -107,7 +111,9 @@ class StampClock:
                 self._latest = time
                 times.append(int(time))
                 continue
-            if stamp is None:
+            if record.time is not None:
+                is_unknown = False
+            elif stamp is None:
                 is_unknown = self._latest is None and OWNER not in self._starts
             else:
                 is_owner = record.port == OWNER
@@ -132,7 +138,11 @@ class StampClock:
     def _update(self, record: Record, file_time: float) -> float:
         """Update the state with a record, whose process may be new, and return the record's time."""
         stamp, port = record.stamp, record.port
-        if stamp is not None:
+        if record.time is not None:  # the line says when it was written
+            self._latest = min(record.time, file_time)
+            if stamp is not None:
+                self._starts[port], self._stamps[port] = self._latest - stamp, stamp
+        elif stamp is not None:
             if self._is_new_process(port, stamp):
                 if port != OWNER:  # a child whose start was not seen: it writes now
                     start = (file_time if self._latest is None else self._latest) - stamp

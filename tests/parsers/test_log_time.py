@@ -2,7 +2,8 @@
 
 import pytest
 
-from collector.parsers.log_lines import Record, parse_records, split_lines
+from collector.parsers.log_lines import parse_records
+from collector.parsers.log_record import Record, split_lines
 from collector.parsers.log_time import StampClock, find_starts
 
 END = 1_790_000_000
