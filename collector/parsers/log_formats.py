@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from collector.parsers.log_alarms import death_level, has_component, word_level
+from collector.parsers.log_alarms import death_level, has_component, is_known_component, word_level
 from collector.parsers.log_record import LEVELS, Kind, Record, clean_text
 from collector.parsers.log_wrappers import iso_time, peel
 
@@ -39,10 +39,15 @@ def parse_peeled(text: str) -> Record:
     port = 0
     if text[:1] == "[" and (match := _PORT(text)):
         port, text = int(match[1]), text[match.end() :]
-    for form in FORMATS:
-        if record := form.parse(text, port):
-            return record
+    if _MAY_HAVE_FORMAT(text):
+        for form in FORMATS:
+            if record := form.parse(text, port):
+                return record
     return _parse_plain(text, port)
+
+
+# One fast match that excludes nearly all plain lines: they begin with a small letter.
+_MAY_HAVE_FORMAT = re.compile(r"\d|[\[{ \t-]|[A-Z]|time=|[\w.]{1,60} - [A-Z]").match
 
 
 _PORT = re.compile(r"\[ *(\d{1,5})\] ?").match
@@ -251,6 +256,8 @@ _GIN = re.compile(r"\[GIN(?:-debug)?\] (\d{4}/\d\d/\d\d) - (\d\d:\d\d:\d\d) \|\s
 def _parse_plain(text: str, port: int) -> Record:
     """What older builds, libraries and dying processes print: no stamp, and a level only by its words."""
     message = text.rstrip()
+    if is_known_component(message):  # nearly all lines
+        return Record(word_level(message), message, None, port, Kind.COMPONENT)
     if level := death_level(message):
         return Record(level, message, None, port, Kind.ALARM)
     if has_component(message):

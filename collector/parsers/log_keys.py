@@ -1,7 +1,7 @@
 """Masking of API keys and tokens in log lines."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from collector.parsers.log_record import Record
 
@@ -67,14 +67,14 @@ def ends_with_key_flag(message: str) -> bool:
     return message.endswith(_KEY_FLAGS)
 
 
-def key_follows_after(records: Iterable[Record], *, key_follows: bool) -> bool:
+def key_follows_after(records: Sequence[Record], *, key_follows: bool) -> bool:
     """Return whether the next line of the log's owner is a key, after these records.
 
     Args:
         records: in their order, as they are stored.
         key_follows: what this was before them.
     """
-    for record in records:
+    for record in reversed(records):
         if record.port == 0:
-            key_follows = ends_with_key_flag(record.message)
+            return ends_with_key_flag(record.message)
     return key_follows

@@ -169,10 +169,17 @@ WRAPPERS: tuple[Wrapper, ...] = (
 
 _MAX_WRAPPERS = 3
 
+# One fast match that excludes nearly all lines which no wrapper was put before.
+_MAY_BE_WRAPPED = re.compile(
+    r"\d{4}-\d\d-|\[[A-Za-z\d]|\{\"log\":|@[0-9a-f]{8}|[A-Z][a-z]{2} [ \d]\d |[\w.-]+ +\| |[\w.-]+ \["
+).match
+
 
 def peel(text: str) -> Peeled:
     """Return a line without its wrappers; the outermost time and the innermost writer count."""
     result = Peeled(text)
+    if not _MAY_BE_WRAPPED(text):
+        return result
     for _ in range(_MAX_WRAPPERS):
         inner = _peel_once(result.text)
         if inner is None:
@@ -185,14 +192,7 @@ def peel(text: str) -> Peeled:
 
 
 def _peel_once(text: str) -> Peeled | None:
-    # A fast check: nearly all lines of a plain log begin with a small letter and contain no `|`.
-    if not (
-        text[:1].isdigit()
-        or text[:1] in "[{@"
-        or " | " in text[:120]
-        or text[:1].isupper()
-        or "]: " in text[:120]
-    ):
+    if not _MAY_BE_WRAPPED(text):
         return None
     for wrapper in WRAPPERS:
         if peeled := wrapper.peel(text):
