@@ -7,6 +7,7 @@ CollectorError                base of all errors whose message is shown to the u
 │   ├── DatabaseDamaged       the content of the file is not what SQLite wrote
 │   ├── DatabaseReplaced      the file was moved, removed, replaced or overwritten while it was open
 │   ├── DatabaseBusy          another program holds a lock on it: the same call may succeed later
+│   ├── StatementFailed       a statement cannot be run, as a rule because of another program's trigger
 │   └── ValueNotStorable      one value does not fit its column
 ├── BackupFailed              a backup could not be made, or a file is not a usable backup
 ├── ExportFailed              the SQL text could not be written
@@ -51,6 +52,13 @@ class DatabaseError(CollectorError):
 
 class DatabaseInUse(DatabaseError):
     """Another collector holds the lock of this database."""
+
+
+class StatementFailed(DatabaseError):
+    """SQLite cannot run a statement: something that it needs does not exist.
+
+    Example: another program has put a trigger on `logs` that calls a function which only that program has.
+    """
 
 
 class DatabaseDamaged(DatabaseError):

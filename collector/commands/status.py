@@ -70,11 +70,7 @@ def read_status(database: Path, *, count_rows: bool = True) -> Record:
             "database": {
                 "path": str(database),
                 "size_bytes": database.stat().st_size,
-                "rows": {
-                    name: fetch(connection, f"SELECT count(*) AS n FROM {quote_identifier(name)}")[0]["n"]  # noqa: S608
-                    for name in tables
-                    if count_rows
-                },
+                "rows": {name: _count_rows(connection, name) for name in tables if count_rows},
             },
             "metrics": next(iter(_newest(connection, "metrics", tables)), None),
             "host_metrics": next(iter(_newest(connection, "host_metrics", tables)), None),
@@ -88,6 +84,16 @@ def read_status(database: Path, *, count_rows: bool = True) -> Record:
             "backup_test": _metadata_value(connection, "lastBackupTest", tables),
             "trouble": _rows(connection, "logs", tables, _LAST_WARNINGS),
         }
+
+
+def _count_rows(connection: sqlite3.Connection, table: str) -> int | None:
+    """Return the number of rows; None if only another program can read the table (a virtual one)."""
+    try:
+        return int(fetch(connection, f"SELECT count(*) AS n FROM {quote_identifier(table)}")[0]["n"])  # noqa: S608
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+        return None
 
 
 def _rows(connection: sqlite3.Connection, table: str, tables: Iterable[str], query: str) -> list[Record]:

@@ -86,7 +86,8 @@ class Daemon:
             sources = build_sources(settings, api_key, self._database, runs)
             self._sampler = Sampler(sources, self._buffer, settings.sampling.interval)
             self._writer = Writer(self._database, self._buffer, self._health_rows, FLUSH_FINGERPRINT)
-            self._own_health, self._output_health = Health("collector"), Health("output")
+            self._own_health = Health("collector")
+            self._output_health, self._journal_health = Health("output"), Health("journal_mode")
             self._stopping = threading.Event()
             self._maintenance_lock = threading.Lock()
             self._upgrade = build_upgrade(settings, self._database, runs, self._stopping)
@@ -170,7 +171,8 @@ class Daemon:
             if received and (settings := self._reload(reread)):
                 return settings
             self._check_database()
-            self._check_output()
+            self._set_state(self._output_health, self._output.problem if self._output else None)
+            self._set_state(self._journal_health, self._writer.journal_problem)
             self._scheduler.follow_clock()
             self._heartbeat.report()
 
@@ -187,11 +189,9 @@ class Daemon:
             if replacement and replacement.is_ready():
                 raise replacement.error
 
-    def _check_output(self) -> None:
-        """Set the state of the output. Its event reaches `logs`, whether or not it can be printed."""
-        problem = self._output.problem if self._output else None
-        state = State("failed", problem, level="error", success=False) if problem else OK
-        self._output_health.set_state(state)
+    def _set_state(self, health: Health, problem: str | None) -> None:
+        """Set the state of something that has no runs: `ok`, or `failed` because of a problem."""
+        health.set_state(State("failed", problem, level="error", success=False) if problem else OK)
 
     def _reload(self, reread: Callable[[], Settings]) -> Settings | None:
         """Return the new settings; None, and a logged reason, if the old ones stay in use."""
@@ -262,7 +262,8 @@ class Daemon:
     def _parts(self) -> list[Health]:
         """Return the health of each source, log reader and job."""
         jobs = self._job_health.values()
-        return [*self._sampler.health, *self._logs.health, *jobs, self._output_health]
+        own = (self._output_health, self._journal_health)
+        return [*self._sampler.health, *self._logs.health, *jobs, *own]
 
     def _status_line(self) -> str:
         active_models = self._sampler.newest.get("active_models")

@@ -5,6 +5,7 @@ locks, and another program could then write in the middle of our transaction.
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -12,7 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced, Stopped
+from collector.errors import (
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseReplaced,
+    StatementFailed,
+    Stopped,
+)
+from collector.schema import quote_identifier
 
 BUSY_TIMEOUT_SECONDS = 0.2
 """How long a write waits for a lock. A writer that waits keeps new readers out, so it must not wait long."""
@@ -39,7 +48,9 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         on_error.callback(connection.close)
-        connection.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere may contain hostile views
+        # Before 3.44, SQLite with `trusted_schema = OFF` refuses to run the triggers of a full-text index,
+        # which are common: no line of `logs` could be written. It is our own file.
+        connection.execute("PRAGMA trusted_schema = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA synchronous = EXTRA")
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -105,6 +116,9 @@ def connect_for_copy(path: Path) -> sqlite3.Connection:
 def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:
     """Check the structure of the whole file.
 
+    Rows of other programs that break their own rules are no damage, and an index is not checked whose
+    function or collation only another program has.
+
     Args:
         connection: connection to the file.
         path: path of the file, for the message.
@@ -113,11 +127,40 @@ def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "in
     Raises:
         DatabaseDamaged: the file is damaged.
     """
-    with closing(connection.execute(f"PRAGMA {check}(1)")) as rows:
-        (verdict,) = rows.fetchone()
-    if verdict != "ok":
-        verdict = verdict.replace("*** in database main ***\n", "")
-        raise DatabaseDamaged(f"{path}: {verdict}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+    findings = _findings(connection, f"{check}({_MAX_FINDINGS})")
+    if findings is None or len(findings) >= _MAX_FINDINGS:
+        # A function or collation is missing here, or what does not matter fills the list: table by table.
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        )
+        findings = [
+            finding
+            for (name,) in tables.fetchall()
+            for finding in _findings(connection, f"{check}({quote_identifier(name)})") or ()
+        ]
+    if damage := next((finding for finding in findings if not _OF_CONTENT(finding)), None):
+        damage = damage.replace("*** in database main ***\n", "")
+        raise DatabaseDamaged(f"{path}: {damage}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+
+
+_MAX_FINDINGS = 100
+
+_OF_CONTENT = re.compile(
+    r"ok$|(?:NULL|NUMERIC|TEXT|INTEGER|REAL|INT|BLOB|non-\w+) value in |CHECK constraint failed in "
+    r"|malformed inverted index for FTS"
+).match
+"""Findings that are no damage: a row breaks a rule that its table got later, or is not in a search index."""
+
+
+def _findings(connection: sqlite3.Connection, check: str) -> list[str] | None:
+    """Return what a check finds; None if it needs a function, collation or module that is not here."""
+    try:
+        with closing(connection.execute(f"PRAGMA {check}")) as rows:
+            return [finding for (finding,) in rows]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+        return None
 
 
 def fetch(
@@ -158,7 +201,7 @@ def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.IntegrityError:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # about a value, not about the file: the repositories translate it
     except sqlite3.DatabaseError as error:
         extended_code = getattr(error, "sqlite_errorcode", 0)
@@ -173,9 +216,19 @@ def translate_sqlite_errors(path: Path | None) -> Iterator[None]:
             raise DatabaseReplaced(
                 f"{where}the database was moved, removed, replaced or overwritten ({error})"
             ) from error
+        if _UNREADABLE_OBJECT(str(error)):
+            raise DatabaseError(
+                f"{where}{error}: another program has created something that SQLite "
+                f"{sqlite3.sqlite_version} does not understand. Remove it with that program"
+            ) from error
         advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
-        error_class = DatabaseDamaged if code == sqlite3.SQLITE_CORRUPT else DatabaseError
-        raise error_class(f"{where}{error}{advice}") from error
+        classes = {sqlite3.SQLITE_CORRUPT: DatabaseDamaged, sqlite3.SQLITE_ERROR: StatementFailed}
+        raise classes.get(code, DatabaseError)(f"{where}{error}{advice}") from error
+
+
+_UNREADABLE_OBJECT = re.compile(
+    r"malformed database schema \(.*\) - (?:near |unknown |no such |unrecognized |unsupported |error in )"
+).match
 
 
 _ADVICE = {

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -121,6 +121,27 @@ class Database:
             DatabaseReplaced: there is another file, or none.
         """
         self._file.check_same_file()
+
+    def restore_journal_mode(self) -> str | None:
+        """Switch back to the rollback journal if another program has switched the file to WAL.
+
+        Returns:
+            what to do, where that is impossible now because another program has the file open; else None.
+        """
+        with self._lock, translate_sqlite_errors(None):
+            self._check_open()
+            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+            if mode == "delete":
+                return None
+            with suppress(sqlite3.OperationalError):  # locked
+                (mode,) = self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            if mode == "delete":
+                return None
+        return (
+            f"another program has switched the database to the journal mode {mode}, in which users without "
+            "write permission cannot read it. It is switched back as soon as no other program has it open: "
+            "close that program, and remove `PRAGMA journal_mode` from it"
+        )
 
     def run_script(self, script: str) -> None:
         """Run statements that cannot be part of a transaction.

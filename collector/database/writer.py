@@ -1,6 +1,5 @@
 """Flushes: everything that waits in the buffer is committed in one transaction, or nothing is."""
 
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,17 +11,9 @@ from collector.database.database import Database
 from collector.database.file_watch import Replacement
 from collector.database.flush_transaction import FlushTransactions
 from collector.database.lock_holders import LockWatch
-from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced
+from collector.database.partial_commit import VALUE_ERRORS, PartialCommit, RefusedBatches
+from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced, StatementFailed
 from collector.schema import Row, Write
-
-_VALUE_ERRORS = (
-    sqlite3.IntegrityError,
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-    OverflowError,
-    UnicodeError,
-)
-"""Raised because of a value in a row, as opposed to the state of the file."""
 
 
 class Writer:
@@ -37,6 +28,7 @@ class Writer:
     Attributes:
         replacement: what is at the path of the database, if that was replaced or is damaged; otherwise None.
             `file_watch.py` describes the steps that follow.
+        journal_problem: what to do about a journal mode that another program has set; None if all is well.
     """
 
     def __init__(
@@ -52,6 +44,7 @@ class Writer:
         self._transactions = FlushTransactions(database, fingerprint_query)
         self._unconfirmed: list[Batch] = []
         self.replacement: Replacement | None = None
+        self.journal_problem: str | None = None
         self._logged_dropped = 0
         self._lock_watch = LockWatch(database.path)
         self._lock = threading.Lock()
@@ -99,17 +92,15 @@ class Writer:
         batches = self._buffer.drain()
         if not batches and not force:
             return 0
-        statements: dict[str, list[Row]] = {}  # rows of one statement together: one `executemany` each
-        for batch in batches:
-            statements.setdefault(batch.statement, []).extend(batch.rows)
-        if self._final_rows:
-            final = self._final_rows()
-            statements[final.statement] = list(final.rows)
+        final = self._final_rows() if self._final_rows else None
         try:
-            self._commit(statements)
+            refused = self._commit(batches, final)
         except BaseException:
             self._buffer.put_back(batches)
             raise
+        if refused:
+            self._buffer.put_back(refused.batches)
+            batches = [batch for batch in batches if batch not in refused.batches]
         # The file may have been moved between the start of the transaction and its commit. The rows are then
         # in a file that is elsewhere or deleted. They stay in `_unconfirmed`, from which `hand_over` writes
         # them into another database too. If the file comes back, it already contains them: the next flush
@@ -118,28 +109,24 @@ class Writer:
         self._database.check_same_file()
         self._unconfirmed = []
         self._log_dropped()
+        self.journal_problem = self._database.restore_journal_mode()
+        if refused:
+            raise refused.error
         return sum(len(batch.rows) for batch in batches)
 
-    def _commit(self, statements: dict[str, list[Row]]) -> None:
-        """Commit rows; leave out and log those that do not fit their table, so that the others need not wait.
-
-        Example: another program has created a UNIQUE index on the messages of `logs`. A repeated message then
-        does not fit; the samples of the same flush do.
-        """
-        with suppress(*_VALUE_ERRORS):
+    def _commit(self, batches: list[Batch], final: Write | None) -> RefusedBatches | None:
+        """Commit batches; return those that could not be written although the others could."""
+        statements: dict[str, list[Row]] = {}  # rows of one statement together: one `executemany` each
+        for batch in batches:
+            statements.setdefault(batch.statement, []).extend(batch.rows)
+        if final:
+            statements[final.statement] = list(final.rows)
+        with suppress(StatementFailed, *VALUE_ERRORS):
             with self._transactions.begin() as connection:
                 for statement, rows in statements.items():
                     connection.executemany(statement, rows)
-            return
-        refused: list[str] = []  # one row does not fit, and nothing was written: try each row by itself
-        with self._transactions.begin() as connection:
-            for statement, rows in statements.items():
-                for row in rows:
-                    try:
-                        connection.execute(statement, row)
-                    except _VALUE_ERRORS as error:
-                        refused.append(f"{statement.split('(')[0]}: {error}: {row!r:.300}")
-        structlog.get_logger().error("rows do not fit their table and were left out", rows=refused[:5])
+            return None
+        return PartialCommit(self._database, self._transactions).run(batches, final)
 
     def _log_dropped(self) -> None:
         """Log how many samples the buffer has dropped since the last report."""
