@@ -19,6 +19,9 @@ REFRESH_SECONDS = 60
 MISSING_REFRESH_SECONDS = 10
 """How often it is read again to find a model that has no row."""
 
+MAX_ROWS = 5000
+"""Rows of `models` up to which servers add further ones: a router may report other names in each sample."""
+
 DOCUMENTED_STATUS: Mapping[ModelState, str] = {
     "unloaded": "unloaded",
     "loading": "loading",
@@ -52,6 +55,8 @@ class ModelIndex:
         self._clock = clock
         self._read_at = float("-inf")
         self._rows: list[ModelRow] = []
+        self._by_path: dict[str, ModelRow] = {}
+        self._by_name: dict[str, list[ModelRow]] = {}
         self._found: dict[tuple[str, str | None], ModelRow | None] = {}
 
     @property
@@ -75,15 +80,17 @@ class ModelIndex:
         The rows are not written through the buffer: a scan may save a row of the same file at the same time.
         The transaction prevents that both do so, because the table is read again inside it. While another
         program holds a lock, or the disk is full, nothing is saved; `model_id` is NULL until a later tick
-        succeeds.
+        succeeds. The same applies while the table has `MAX_ROWS` rows.
         """
+        models = tuple(models)
+        self._forget_deleted(models)
         missing = [model for model in models if self.find(model) is None]
         if not missing or self._database is None:
             return
         with suppress(DatabaseError), self._database.transaction():
             self._refresh(0)
             for model in missing:
-                if self._search(model) is None:
+                if self._search(model) is None and len(self._rows) < MAX_ROWS:
                     name = PurePath(model.path).stem if model.path else model.name
                     values = {
                         "name": name,
@@ -91,10 +98,23 @@ class ModelIndex:
                         "status": DOCUMENTED_STATUS[model.state],
                     }
                     saved = self._database.models.save(values)
-                    self._rows.append(
-                        ModelRow(saved["id"], name, values["status"], _resolve_links(model.path))
-                    )
+                    self._append(ModelRow(saved["id"], name, values["status"], _resolve_links(model.path)))
             self._found = {}  # replaced, not cleared: another server's thread may be reading it
+
+    def _forget_deleted(self, models: Sequence[ServedModel]) -> None:
+        """Read the table again if the row of a model that is in memory was deleted.
+
+        A scan deletes the row of a deleted file, which a server may still have loaded: its samples must not
+        refer to a row that does not exist.
+        """
+        found = (self._found.get((model.name, model.path)) for model in models if model.state != "unloaded")
+        ids = {row.id for row in found if row}
+        if self._database is None or not ids:
+            return
+        statement = f"SELECT count(*) AS n FROM models WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - only placeholders
+        with suppress(DatabaseError):
+            if self._database.query(statement, tuple(ids))[0]["n"] < len(ids):
+                self._refresh(0)
 
     def _refresh(self, seconds: float) -> None:
         """Read the table again if it was last read at least this many seconds ago."""
@@ -104,18 +124,25 @@ class ModelIndex:
             rows = self._database.query(
                 "SELECT id, name, status, model_path FROM models ORDER BY created_at, id"
             )
-            self._rows = [
-                ModelRow(row["id"], row["name"], row["status"], _resolve_links(row["model_path"]))
-                for row in rows
-            ]
+            self._rows, self._by_path, self._by_name = [], {}, {}
+            for row in rows:
+                path = _resolve_links(row["model_path"])
+                self._append(ModelRow(row["id"], row["name"], row["status"], path))
             self._found = {}
             self._read_at = self._clock()
 
+    def _append(self, row: ModelRow) -> None:
+        self._rows.append(row)
+        if row.path:
+            self._by_path.setdefault(row.path, row)
+        self._by_name.setdefault(row.name, []).append(row)
+
     def _search(self, model: ServedModel) -> ModelRow | None:
         path = _resolve_links(model.path)
-        by_path = (row for row in self._rows if path and row.path == path)
-        by_name = (row for row in self._rows if row.name == model.name and not (path and row.path))
-        return next(by_path, None) or next(by_name, None)
+        if path and path in self._by_path:
+            return self._by_path[path]
+        by_name = self._by_name.get(model.name, ())
+        return next((row for row in by_name if not (path and row.path)), None)
 
 
 def _resolve_links(path: str | None) -> str | None:

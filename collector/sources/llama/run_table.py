@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from collector.schema import AUTOMATIC_ID, Column, Table, Write
 from collector.sources.base import Query
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 SERVER_RUNS = Table(
     "server_runs",

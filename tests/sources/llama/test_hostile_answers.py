@@ -416,7 +416,7 @@ LEFT_TO_THE_INTERPRETER = pytest.mark.filterwarnings("ignore:unclosed <socket:Re
 class TestUnixSocket:
     def test_a_missing_socket_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
         reading = read(source_at(f"unix://{tmp_path}/none.sock"))
-        assert (reading.state.name, reading.snapshot) == ("down", {"active_models": 0})
+        assert (reading.state.name, reading.snapshot) == ("down", NO_SERVER)
 
     def test_a_file_that_is_no_socket_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
         (tmp_path / "file.sock").write_text("x")
@@ -427,8 +427,8 @@ class TestUnixSocket:
             pass
         assert read(source_at(f"unix://{tmp_path}/old.sock")).state.name == "down"
 
-    def test_a_path_that_is_too_long_is_down(self, source_at: SourceAt, tmp_path: Path) -> None:
-        assert read(source_at(f"unix://{tmp_path}/{'x' * 200}.sock")).state.name == "down"
+    def test_a_path_that_is_too_long_cannot_be_reached(self, source_at: SourceAt, tmp_path: Path) -> None:
+        assert read(source_at(f"unix://{tmp_path}/{'x' * 200}.sock")).state.name == "unreachable"
 
     def test_a_full_queue_is_busy(self, source_at: SourceAt, tmp_path: Path) -> None:
         path = f"{tmp_path}/full.sock"
@@ -565,6 +565,9 @@ def test_an_answer_that_is_cut_at_any_byte_has_no_value_that_the_whole_one_lacks
         source.close()
 
 
+NO_SERVER = {"active_models": 0, "cpu_usage": 0.0, "memory_usage": 0.0, "uptime": 0.0}
+
+
 def counters(path: str, run: int) -> str:
     """Return an answer whose counter is the number of the run."""
     return PROPS if path == "/props" else METRICS.replace("n_decode_total 96", f"n_decode_total {run}")
@@ -587,7 +590,7 @@ class Restarts:
         reading = observe(self._health, lambda: read(self._source), lambda reading: reading.state)
         assert reading
         assert reading.state.name == state, reading.state
-        assert reading.snapshot == {"active_models": 1 if state == "up" else 0}
+        assert reading.snapshot == ({"active_models": 1} if state == "up" else NO_SERVER)
         runs = [values(reading)["n_decode_total"]] if reading.rows else []
         assert runs == ([self._server.run] if state == "up" else [])
 

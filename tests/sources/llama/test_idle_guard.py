@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from collector.parsers.server_answers import Props
 from collector.sources.llama.idle_guard import FIRST_HARMLESS_BUILD, IdleGuard
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 
 def props(build: int | None, *, can_sleep: bool = True) -> Props:
