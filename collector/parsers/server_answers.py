@@ -38,7 +38,7 @@ class ServedModel:
         name: the alias, else the name of the file without its extension.
         path: path of the file, as configured on the server; None if it is not reported.
         state: whether it is in memory.
-        arguments: command line of its child process; empty if the server is not a router.
+        arguments: command line of its process; empty if it is not known.
         exit_code: exit code of its process, after a failure.
         context_size: context of one slot in tokens, while it is loaded.
     """

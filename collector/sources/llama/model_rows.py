@@ -1,6 +1,7 @@
 """The rows of `models` of the models that servers report, and their column `status`."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import PurePath
 from collector.database.database import Database
 from collector.database.repositories.models import ModelsRepository
 from collector.errors import DatabaseError
+from collector.parsers.command_line import option
 from collector.parsers.server_answers import ModelState, ServedModel
 from collector.schema import Write
 
@@ -32,14 +34,32 @@ DOCUMENTED_STATUS: Mapping[ModelState, str] = {
 """Value of `models.status` for each state."""
 
 
+Options = tuple[int | None, int | None, int | None]
+"""Context of one slot, threads and batch size; None for one that is not known."""
+
+_CHANGE_OPTIONS = (
+    "UPDATE models SET ctx_size = coalesce(?, ctx_size), threads = coalesce(?, threads), "
+    "batch_size = coalesce(?, batch_size), updated_at = ? WHERE id = ?"
+)
+
+
 @dataclass(slots=True)
 class ModelRow:
-    """A row of `models`: its id and status, and the path of its file with symbolic links resolved."""
+    """A row of `models`.
+
+    Args:
+        id: its id.
+        name: its name.
+        status: its status.
+        path: the path of its file, with symbolic links resolved.
+        options: its columns `ctx_size`, `threads` and `batch_size`.
+    """
 
     id: str
     name: str
     status: str | None
     path: str | None
+    options: Options = (None, None, None)
 
 
 class ModelIndex:
@@ -122,12 +142,14 @@ class ModelIndex:
             return
         with suppress(DatabaseError):  # the rows that were read before are used until a later call succeeds
             rows = self._database.query(
-                "SELECT id, name, status, model_path FROM models ORDER BY created_at, id"
+                "SELECT id, name, status, model_path, ctx_size, threads, batch_size FROM models "
+                "ORDER BY created_at, id"
             )
             self._rows, self._by_path, self._by_name = [], {}, {}
             for row in rows:
                 path = _resolve_links(row["model_path"])
-                self._append(ModelRow(row["id"], row["name"], row["status"], path))
+                options = (row["ctx_size"], row["threads"], row["batch_size"])
+                self._append(ModelRow(row["id"], row["name"], row["status"], path, options))
             self._found = {}
             self._read_at = self._clock()
 
@@ -172,6 +194,7 @@ class ModelStatuses:
         self._models = models
         self._reported: dict[str, dict[str, str]] = {}
         self._not_reported = set(servers)
+        self._options: dict[tuple[str, str], Options] = {}
 
     def update(self, server: str, timestamp: int, models: Sequence[ServedModel]) -> list[Write]:
         """Store the states that one server reports; return the rows of `models` whose status changes.
@@ -198,3 +221,40 @@ class ModelStatuses:
                 row.status = status
                 changes.append(ModelsRepository.status_change(row.id, status, timestamp))
         return changes
+
+    def record_options(self, server: str, timestamp: int, models: Iterable[ServedModel]) -> list[Write]:
+        """Return the rows of loaded models whose context, threads or batch size the server reports otherwise.
+
+        What the server does not report keeps its value, at first the documented default. A value is written
+        when a report changes, not whenever it differs from the row: another server may have loaded the same
+        model with other options.
+
+        Args:
+            server: name of the server.
+            timestamp: Unix seconds of the sample.
+            models: the models that it reports now.
+        """
+        changes: list[Write] = []
+        reported: dict[tuple[str, str], Options] = {}
+        for model in models:
+            if model.state != "loaded" or (row := self._models.find(model)) is None:
+                continue
+            options = (
+                model.context_size,
+                _positive(option(model.arguments, "--threads", "-t")),
+                _positive(option(model.arguments, "--batch-size", "-b")),
+            )
+            reported[server, row.id] = options
+            if self._options.get((server, row.id)) == options:
+                continue
+            known = zip(options, row.options, strict=True)
+            if any(new is not None and new != old for new, old in known):
+                changes.append(Write(_CHANGE_OPTIONS, [(*options, timestamp, row.id)]))
+        others = {key: options for key, options in self._options.items() if key[0] != server}
+        self._options = others | reported
+        return changes
+
+
+def _positive(value: str | None) -> int | None:
+    """Return a positive number of an option; None for any other value, such as -1 for "automatic"."""
+    return int(value) if value and re.fullmatch("[1-9][0-9]{0,8}", value) else None

@@ -120,6 +120,7 @@ class LlamaServerSource:
         in_memory = [served.model.name for served in reading.processes]
         in_memory += self._events.waking_models(reading.models)
         changes += self._record(tick, reading.models, props.build, props.max_instances, observed=observed)
+        changes += self._statuses.record_options(self._context.server, tick.timestamp, reading.models)
         changes += self._runs.end_others(self._context.server, in_memory, tick.timestamp)
         return Reading(
             None,
@@ -167,7 +168,12 @@ class LlamaServerSource:
                     speeds[run_id] = RunSpeeds(from_zero=assignment.counted_from_zero)
                 values = speeds[run_id].update(metrics.samples) if metrics else {}
             if metrics:
-                rows.append(metrics_row(observed, metrics.samples, values, assignment))
+                row = metrics_row(observed, metrics.samples, values, assignment)
+                if assignment and assignment.counted_from_zero:
+                    # Never dropped: without it, the work of the run before its second row would be lost.
+                    changes.append(LLAMA_METRICS.insert(row))
+                else:
+                    rows.append(row)
         self._speeds = speeds
         return rows, changes, self._observed(processes, restarted)
 

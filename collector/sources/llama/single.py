@@ -117,6 +117,8 @@ class SingleServer:
         state: State = UP,
         metrics: Metrics | None = None,
     ) -> ServerReading:
+        if process:
+            model = replace(model, arguments=process.arguments)
         served = ServingProcess(
             model,
             listening_address(self._url),
