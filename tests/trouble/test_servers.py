@@ -1,150 +1,26 @@
-"""Real trouble with llama-servers: which process is meant, what it did, and what it says.
+"""Real trouble with llama-servers: which process is meant, and what it did.
 
 Each table lists situations with the right value; an id names the situation and, where there is one, the report.
 """
 
-import gzip
-import json
 import os
 import socket
-import struct
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from collector.catalog import open_database
-from collector.database import Database
-from collector.database.buffer import Buffer, Retention
-from collector.database.writer import Writer
-from collector.errors import InvalidAnswer, ParseError, SettingsError
-from collector.parsers.exposition import parse_exposition
 from collector.parsers.server_answers import parse_props
-from collector.settings import LlamaServerSettings, read_api_key
-from collector.sources.base import Reading, Tick
 from collector.sources.llama.endpoint import Metrics, ServingProcess
-from collector.sources.llama.http import Address, LlamaHttp, listening_address
 from collector.sources.llama.local.addresses import is_local, process_at
 from collector.sources.llama.local.process import LlamaProcess
-from collector.sources.llama.model_rows import MAX_ROWS
 from collector.sources.llama.processes import LlamaProcessSource
-from collector.sources.llama.router import Router
-from collector.sources.llama.runs import ServerRuns
-from collector.sources.llama.server import LlamaServerSource
-from collector.sources.registry import build_llama_server
-from tests.support.llama_server import LlamaServer
-from tests.support.odd_server import OddServer, answer
-
-MODEL = "/models/chat.gguf"
-ROUTER = json.dumps({"role": "router", "build_info": "b11434-abcdef0", "max_instances": 2})
-
-
-def process(*arguments: str, pid: int = 7, started: float = 100.0) -> LlamaProcess:
-    command = ("llama-server", *arguments)
-    return LlamaProcess(
-        pid, 5000.0, 1.0, 0.0, 1000, command,
-        uptime_seconds=50.0, started_boot_seconds=started, boot_id="boot-1",
-    )  # fmt: skip
-
-
-def props(**more: object) -> str:
-    known = {"model_path": MODEL, "build_info": "b11434-abcdef0", "is_sleeping": False, "total_slots": 1}
-    return json.dumps({**known, **more})
-
-
-def metrics(tokens: int, working: int = 0) -> str:
-    counted = f"llamacpp:tokens_predicted_total {tokens}\nllamacpp:n_decode_total {tokens}\n"
-    return f"{counted}llamacpp:requests_processing {working}\n"
-
-
-class VisibleProcesses(LlamaProcessSource):
-    """The source of processes, which finds those that a test names."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__("no-such-process", url)
-        self.visible: tuple[LlamaProcess, ...] = ()
-
-    def read(self, _tick: Tick) -> Reading[tuple[LlamaProcess, ...]]:
-        return Reading(self.visible, snapshot=self._snapshot(self.visible))
-
-
-@dataclass
-class Answers:
-    """What a server answers: a text with status 200, or a status; by path."""
-
-    by_path: dict[str, str | int] = field(default_factory=dict)
-    header: str = "1000000"
-
-    def script(self, path: str) -> Iterator[bytes]:
-        found = self.by_path.get(path, 404)
-        if isinstance(found, int):
-            yield answer(found, "{}")
-        else:
-            yield answer(200, found, f"Process-Start-Time-Unix: {self.header}")
-
-
-class Sampled:
-    """One server and its samples, in a real database with all views.
-
-    Args:
-        path: the database.
-        url: the server.
-    """
-
-    def __init__(self, path: Path, url: str, api_key: str | None = None) -> None:
-        self.database: Database = open_database(path)
-        self.processes = VisibleProcesses(url)
-        self._address = Address(url, api_key, 1.0)
-        self.source = self._build()
-
-    def _build(self) -> LlamaServerSource:
-        runs = ServerRuns(self.database.query)
-        return build_llama_server(self._address, self.processes, None, self.database, runs)
-
-    def restart_collector(self, url: str | None = None) -> None:
-        self.source.close()
-        self._address = replace(self._address, url=url or self._address.url)
-        self.source = self._build()
-
-    def sample(self, timestamp: int = 1000) -> dict[str, Any]:
-        """Store one sample, and return its columns of `metrics` and the state of the server."""
-        tick, buffer = Tick(timestamp), Buffer()
-        columns = {**self.processes.defaults, **tick.read(self.processes).snapshot}
-        reading = tick.read(self.source)
-        buffer.add(reading.changes, Retention.KEPT)
-        buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
-        Writer(self.database, buffer).flush()
-        return {**columns, **reading.snapshot, "state": reading.state.name}
-
-    def query(self, statement: str) -> list[tuple[Any, ...]]:
-        return [tuple(row.values()) for row in self.database.query(statement)]
-
-    @property
-    def events(self) -> list[str]:
-        return [event for (event,) in self.query("SELECT event FROM model_events ORDER BY id")]
-
-    @property
-    def tokens(self) -> float:
-        return float(self.query("SELECT sum(generated_tokens) FROM token_steps")[0][0])
-
-    def close(self) -> None:
-        self.source.close()
-        self.database.close()
-
-
-@contextmanager
-def sampled(tmp_path: Path, answers: Answers, **more: str) -> Iterator[Sampled]:
-    with OddServer(answers.script) as server:
-        watched = Sampled(tmp_path / "x.db", server.url, **more)
-        try:
-            yield watched
-        finally:
-            watched.close()
+from tests.support.llama_server import LlamaServer, free_port, process_name
+from tests.support.odd_server import OddServer
+from tests.support.sampled_server import ROUTER, Answers, Sampled, listed, metrics, process, props, sampled
 
 
 @pytest.mark.parametrize("step", [3, -3, 3600, -3600, 86_400, -86_400])
@@ -164,7 +40,7 @@ def test_the_past_of_a_server_is_not_counted_where_another_program_wrote_metrics
     with sampled(tmp_path, answers) as server:
         with server.database.transaction() as connection:
             connection.execute("INSERT INTO metrics (timestamp, uptime) VALUES (1, 1)")
-        server.processes.visible = (process("--port", str(urlsplit(server.source._url).port)),)
+        server.visible.processes = (process("--port", str(urlsplit(server.url).port)),)
         server.sample()
         answers.by_path["/metrics"] = metrics(5_000_016)
         server.sample()
@@ -189,16 +65,16 @@ def test_usage_is_unknown_where_a_server_answers_whose_process_is_not_visible(
 ) -> None:
     with sampled(tmp_path, Answers({"/props": props(), "/metrics": metrics(1)})) as server:
         if not answers:
-            server.processes._url = "http://127.0.0.1:2"
+            server.visible._url = "http://127.0.0.1:2"
             server.restart_collector("http://127.0.0.1:2")
-        server.processes.visible = visible
+        server.visible.processes = visible
         columns = server.sample()
         assert {name: columns[name] for name in expected} == expected
 
 
 def test_usage_is_unknown_while_a_server_is_busy_or_cannot_be_reached(tmp_path: Path) -> None:
     watched = Sampled(tmp_path / "x.db", "http://no-such-host.invalid:8080")
-    watched.processes.visible = (process("--port", "8080"),)
+    watched.visible.processes = (process("--port", "8080"),)
     assert watched.sample() == {**UNKNOWN, "active_models": None, "state": "unreachable"}
     watched.close()
 
@@ -288,30 +164,13 @@ def test_a_restart_while_the_collector_was_down_is_a_load_more(tmp_path: Path) -
         assert server.query("SELECT loads FROM model_residency") == [(2,)]
 
 
-def listed(*models: tuple[str, str, int]) -> str:
-    """Return /models of a router; of each model its name, its state and the port of its child."""
-    data = [
-        {
-            "id": name,
-            "status": {
-                "value": "unloaded" if state == "failed" else state,
-                "failed": state == "failed",
-                "args": ["llama-server", "--port", str(port), "--model", f"/models/{name}.gguf"],
-            },
-        }
-        for name, state, port in models
-    ]
-    return json.dumps({"data": data})
-
-
-A, B, C = ("a", 1), ("b", 2), ("c", 3)
-
-
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
         pytest.param([("sleeping", 1), ("loading", 1), ("loaded", 1)], ["sleeping", "woke"], id="it wakes"),
-        pytest.param([("sleeping", 1), ("loaded", 1)], ["sleeping", "woke"], id="it wakes between two samples"),
+        pytest.param(
+            [("sleeping", 1), ("loaded", 1)], ["sleeping", "woke"], id="it wakes between two samples"
+        ),
         pytest.param(
             [("sleeping", 1), ("loading", 2), ("loaded", 2)],
             ["sleeping", "unloaded", "loading", "loaded"],
@@ -337,9 +196,15 @@ def test_each_change_of_a_model_of_a_router_has_its_event(
 @pytest.mark.parametrize(
     ("before", "after", "event"),
     [
-        pytest.param("loaded", [("a", "unloaded"), ("b", "loaded"), ("c", "loaded")], "evicted", id="evicted"),
-        pytest.param("sleeping", [("a", "unloaded"), ("b", "loaded"), ("c", "loading")], "evicted", id="asleep"),
-        pytest.param("loaded", [("a", "unloaded"), ("b", "loaded"), ("c", "unloaded")], "unloaded", id="by hand"),
+        pytest.param(
+            "loaded", [("a", "unloaded"), ("b", "loaded"), ("c", "loaded")], "evicted", id="evicted"
+        ),
+        pytest.param(
+            "sleeping", [("a", "unloaded"), ("b", "loaded"), ("c", "loading")], "evicted", id="asleep"
+        ),
+        pytest.param(
+            "loaded", [("a", "unloaded"), ("b", "loaded"), ("c", "unloaded")], "unloaded", id="by hand"
+        ),
     ],
 )
 def test_a_model_is_evicted_only_if_another_one_was_loaded(
@@ -371,3 +236,21 @@ def test_the_duration_of_a_load_is_that_from_the_start_to_readiness(
     assert model
     served = ServingProcess(model, "", process(), Metrics({}, None if header is None else str(header)))
     assert served.load_seconds() == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+def test_a_real_server_that_is_killed_and_started_again_was_loaded_twice_in_a_known_time(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    port = free_port()
+    processes = LlamaProcessSource(process_name(port), f"http://127.0.0.1:{port}")
+    watched = Sampled(tmp_path / "x.db", f"http://127.0.0.1:{port}", processes=processes)
+    for timestamp in (1000, 1060):
+        began = time.monotonic()
+        with LlamaServer(tiny_model, port=port):
+            assert watched.sample(timestamp)["uptime"] is not None
+            longest = time.monotonic() - began
+    assert watched.events == ["loaded", "unloaded", "loaded"]
+    loads = [seconds for (seconds,) in watched.query("SELECT load_seconds FROM model_loads")]
+    assert len(loads) == 2
+    assert 0.01 < loads[1] < longest + 0.01
+    watched.close()

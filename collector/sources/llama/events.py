@@ -171,7 +171,11 @@ class ModelEvents:
         for model in (*gone, *models):
             before = last.get(model.name)
             is_replaced = before is not None and _is_replaced(before, model, observed.restarted)
-            if before and not is_replaced and (before.model.state == model.state or _is_waking(before, model)):
+            if (
+                before
+                and not is_replaced
+                and (before.model.state == model.state or _is_waking(before, model))
+            ):
                 continue
             if events >= MAX_CHANGES:
                 break

@@ -82,7 +82,9 @@ class LlamaServerSource:
             return self._read(tick)
         except ServerUnreachable as error:
             # It may be running, and its models loaded: no run ends, and its counters need not start at 0.
-            message = f"{self._url} cannot be reached ({error}): is its machine switched on, and the URL right?"
+            message = (
+                f"{self._url} cannot be reached ({error}): is its machine switched on, and the URL right?"
+            )
             return self._disconnected("unreachable", message, None)
         except ServerDown as error:
             self._single.record_down()

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from collector.sources.base import Tick
+from collector.sources.llama.local.addresses import process_at
 from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.processes import LlamaProcessSource
-from collector.sources.llama.local.addresses import process_at
 
 pytestmark = pytest.mark.namespaces  # each test sees no process of that name but its own
 

@@ -20,8 +20,8 @@ from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.sources.base import Reading, Tick
 from collector.sources.llama.http import MAX_ANSWER_BYTES, listening_address
-from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.local.process import LlamaProcess
+from collector.sources.llama.metrics import LLAMA_METRICS
 from collector.sources.llama.run_table import Run
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.llama_source import llama_source

@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 import psutil
 
 from collector.parsers.command_line import option
-from collector.sources.llama.local.sockets import listening_sockets
 from collector.sources.llama.local.process import DEFAULT_PORTS, LlamaProcess
+from collector.sources.llama.local.sockets import listening_sockets
 
 ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
 """Values of --host of a server that listens on all addresses."""
