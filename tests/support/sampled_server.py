@@ -127,9 +127,10 @@ class Sampled:
 
 
 @contextmanager
-def sampled(tmp_path: Path, answers: Answers, **more: str) -> Iterator[Sampled]:
+def sampled(tmp_path: Path, answers: Answers) -> Iterator[Sampled]:
+    """Start a server with these answers, which the test can change between two samples of it."""
     with OddServer(answers.script) as server:
-        watched = Sampled(tmp_path / "x.db", server.url, **more)
+        watched = Sampled(tmp_path / "x.db", server.url)
         try:
             yield watched
         finally:

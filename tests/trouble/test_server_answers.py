@@ -310,5 +310,5 @@ def test_a_credential_that_is_empty_is_named_as_such(tmp_path: Path, monkeypatch
     (tmp_path / "api-key").write_text("\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.delenv("LLAMA_API_KEY", raising=False)
-    with pytest.raises(SettingsError, match="^the systemd credential api-key: "):
+    with pytest.raises(SettingsError, match="the systemd credential api-key: "):
         read_api_key(LlamaServerSettings())

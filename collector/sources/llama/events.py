@@ -167,37 +167,38 @@ class ModelEvents:
         now = self._clock()
         gap, self._compared_at = now - self._compared_at, now
         changes: list[Change] = []
-        events = 0
         for model in (*gone, *models):
             before = last.get(model.name)
-            is_replaced = before is not None and _is_replaced(before, model, observed.restarted)
-            if (
-                before
-                and not is_replaced
-                and (before.model.state == model.state or _is_waking(before, model))
-            ):
+            if before and not _is_changed(before, model, observed.restarted):
                 continue
-            if events >= MAX_CHANGES:
+            if sum(change.event is not None for change in changes[-MAX_CHANGES:]) >= MAX_CHANGES:
                 break
-            if before and is_replaced:
-                ended: ModelState = "failed" if model.name in observed.working else "unloaded"
-                end = replace(before.model, state=ended)
-                changes.append(self._change(before, end, now, gap, evicted))
+            if before and _is_replaced(before, model, observed.restarted):
+                end = replace(before.model, state="failed" if model.name in observed.working else "unloaded")
+                changes.append(self._change(before, end, gap, evicted))
                 before = _LastState(end, None)
-            change = self._change(before, model, now, gap, evicted)
+            change = self._change(before, model, gap, evicted)
             if change.event == "loaded" and (seconds := observed.load_seconds.get(model.name)) is not None:
                 change = replace(change, previous_state="loading", seconds=seconds)
             changes.append(change)
-            events += change.event is not None
             last[model.name] = _LastState(model, now if before else None)
         if len(last) > MAX_MODELS:  # a router that reports other names in each sample
-            for name in [name for name in last if name not in present]:
+            for name in last.keys() - present:
                 del last[name]
         return changes
 
     def _change(
-        self, before: _LastState | None, model: ServedModel, now: float, gap: float, evicted: AbstractSet[str]
+        self, before: _LastState | None, model: ServedModel, gap: float, evicted: AbstractSet[str]
     ) -> Change:
+        """Return a change, with the duration of the previous state unless that is known too roughly.
+
+        Args:
+            before: the model before it.
+            model: the model after it.
+            gap: seconds since the previous sample, by which a duration may be wrong.
+            evicted: names of the models that were evicted.
+        """
+        now = self._compared_at
         previous = before.model.state if before else None
         seconds = max(0.0, now - before.since) if before and before.since is not None else None
         event = _event(previous, model.state, is_evicted=model.name in evicted)
@@ -340,6 +341,13 @@ def _is_waking(before: _LastState, model: ServedModel) -> bool:
         return False
     ports = [option(one.arguments, "--port") for one in (before.model, model)]
     return None in ports or ports[0] == ports[1]
+
+
+def _is_changed(before: _LastState, model: ServedModel, restarted: AbstractSet[str]) -> bool:
+    """Return whether a model has another state than in the previous sample, or another process."""
+    if _is_replaced(before, model, restarted):
+        return True
+    return before.model.state != model.state and not _is_waking(before, model)
 
 
 def _is_replaced(before: _LastState, model: ServedModel, restarted: AbstractSet[str]) -> bool:

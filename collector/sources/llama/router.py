@@ -84,21 +84,17 @@ class Router:
         """
         models = parse_models(self._http.get("/models").text)
         in_memory = [model for model in models if model.state in ("loaded", "sleeping")][:MAX_CHILDREN]
-        if self._is_local is None:
-            self._is_local = is_local(self._address.url)
-        if not self._is_local:
+        if not self._has_local_address():
             return ServerReading(models, tuple(ServingProcess(m, "") for m in in_memory), REMOTE)
         processes = self._context.processes_of(tick)
         trusted = self._trusted_ports(in_memory)
         self._update_children(in_memory, trusted)
         served, state = {model.name: self._served(model, processes) for model in in_memory}, UP
         deadline = time.monotonic() + 2 * self._address.timeout
-        for model, child in self._children_to_read(in_memory):
+        for model, child in self._children_to_read(in_memory, trusted):
             if time.monotonic() > deadline:
                 break  # the other children are read in a later sample: their counters lose nothing until then
             try:
-                if child.has_key and _port(model) not in trusted:
-                    raise InvalidAnswer("a process of another user listens on its port")
                 metrics = self._read_child(model, child, served[model.name].process)
             except UnexpectedStatus as error:
                 state = METRICS_DISABLED if error.status == METRICS_DISABLED_STATUS else state
@@ -110,6 +106,11 @@ class Router:
                 if metrics:
                     served[model.name] = self._served(model, processes, metrics)
         return ServerReading(models, tuple(served.values()), state)
+
+    def _has_local_address(self) -> bool:
+        if self._is_local is None:
+            self._is_local = is_local(self._address.url)
+        return self._is_local
 
     def close(self) -> None:
         """Close the connections to the children."""
@@ -138,13 +139,17 @@ class Router:
             slots=props.slots if props else None,
         )
 
-    def _children_to_read(self, models: list[ServedModel]) -> list[tuple[ServedModel, _Child]]:
+    def _children_to_read(
+        self, models: list[ServedModel], trusted: frozenset[int]
+    ) -> list[tuple[ServedModel, _Child]]:
         """Return the loaded models and their children, those without a time-out first.
 
-        So a few children that never answer do not use up the time that a sample may last.
+        A child that gets the API key is left out while another user's process listens on its port. A few
+        children that never answer do not use up the time that a sample may last.
         """
         loaded = [(m, self._children.get((m.name, _port(m)))) for m in models if m.state == "loaded"]
-        return sorted(((m, child) for m, child in loaded if child), key=lambda pair: pair[1].timed_out_at)
+        known = [(m, one) for m, one in loaded if one and (_port(m) in trusted or not one.has_key)]
+        return sorted(known, key=lambda pair: pair[1].timed_out_at)
 
     def _trusted_ports(self, models: Sequence[ServedModel]) -> frozenset[int]:
         """Return the ports of models on which only processes of the router's user listen.

@@ -103,6 +103,11 @@ Counters = tuple[float | None, ...]
 """The values of `RESTART_COUNTERS`; None for one that the build does not report."""
 
 
+def counters_of(samples: Mapping[str, float | None]) -> Counters:
+    """Return the values of `RESTART_COUNTERS` among the samples of /metrics."""
+    return tuple(samples.get(name) for name in RESTART_COUNTERS)
+
+
 @dataclass(slots=True)
 class Run:
     """One row of `server_runs`, in the order of its columns, and two values that are not stored in it.

@@ -18,7 +18,7 @@ No decision about a run of this version uses the wall clock, so that setting it 
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from collector.parsers.command_line import mask_secrets
@@ -318,11 +318,6 @@ _NEWEST_COUNTERS = (
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
 _IS_PRUNED = "SELECT 1 FROM server_runs WHERE id = ? AND first_seen_at < (SELECT min(timestamp) FROM metrics)"
-
-
-def counters_of(samples: Mapping[str, float | None]) -> Counters:
-    """Return the values of `RESTART_COUNTERS` among the samples of /metrics."""
-    return tuple(samples.get(name) for name in RESTART_COUNTERS)
 
 
 def _is_same_process(run: Run, observed: ObservedProcess) -> bool:

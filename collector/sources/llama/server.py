@@ -32,8 +32,8 @@ from collector.sources.llama.local.addresses import process_at
 from collector.sources.llama.metrics import LLAMA_METRICS, RunSpeeds, metrics_row
 from collector.sources.llama.model_rows import ModelStatuses
 from collector.sources.llama.router import Router
-from collector.sources.llama.run_table import SERVER_RUNS
-from collector.sources.llama.runs import ENDED, ObservedProcess, ServerRuns, counters_of
+from collector.sources.llama.run_table import SERVER_RUNS, counters_of
+from collector.sources.llama.runs import ENDED, ObservedProcess, ServerRuns
 from collector.sources.llama.single import SingleServer
 
 _START = "Start llama-server there, or change [llama_server] url"
@@ -89,7 +89,7 @@ class LlamaServerSource:
         except ServerDown as error:
             self._single.record_down()
             ended = self._events.models_after_server_end(self._working)
-            changes = self._record(tick, ended, None, None, outcome=ENDED)
+            changes = self._record(tick, ended, outcome=ENDED)
             changes += self._runs.end_others(self._context.server, (), tick.timestamp)
             message = f"nothing listens at {self._url} ({error}). {_START}"
             reading = self._disconnected("down", message, 0, changes)
@@ -121,7 +121,7 @@ class LlamaServerSource:
         rows, changes, observed = self._rows(tick, reading.processes)
         in_memory = [served.model.name for served in reading.processes]
         in_memory += self._events.waking_models(reading.models)
-        changes += self._record(tick, reading.models, props.build, props.max_instances, observed=observed)
+        changes += self._record(tick, reading.models, props, observed=observed)
         changes += self._statuses.record_options(self._context.server, tick.timestamp, reading.models)
         changes += self._runs.end_others(self._context.server, in_memory, tick.timestamp)
         return Reading(
@@ -210,8 +210,7 @@ class LlamaServerSource:
         self,
         tick: Tick,
         models: Sequence[ServedModel],
-        build: int | None,
-        max_loaded: int | None,
+        props: Props | None = None,
         outcome: str | None = None,
         observed: Observed = NOTHING_OBSERVED,
     ) -> list[Write]:
@@ -220,17 +219,18 @@ class LlamaServerSource:
         Args:
             tick: the present tick.
             models: the models with their new states.
-            build: build number of the server; None if it did not answer.
-            max_loaded: how many models a router keeps loaded; None or 0 = no limit.
+            props: the answer of /props of the server; None if it did not answer.
             outcome: outcome of all runs that end; None = as the events say.
             observed: what this sample measured of the processes.
         """
         try:
-            compared = self._events.compare(models, max_loaded, observed)
+            compared = self._events.compare(models, props.max_instances if props else None, observed)
         except DatabaseError:
             return []  # before the first sample: the next one compares with the stored events
         statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.reported_models())
-        return statuses + self._events.writes(tick.timestamp, compared, build, outcome)
+        return statuses + self._events.writes(
+            tick.timestamp, compared, props.build if props else None, outcome
+        )
 
     def _reading_of_status(self, tick: Tick, status: int) -> Reading[None]:
         """Return the reading of a server that answers with an HTTP status other than 200."""
@@ -239,7 +239,7 @@ class LlamaServerSource:
                 self._single.record_loading()
                 models = self._single.loading_model(tick)
                 self._context.models.add_missing(models)
-                changes = self._record(tick, models, None, None) if models else []
+                changes = self._record(tick, models) if models else []
                 return self._disconnected("loading", "it loads its model", 0, changes)
             case 401:
                 message = (
