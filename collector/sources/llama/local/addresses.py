@@ -1,7 +1,9 @@
 """Whether a URL leads to this machine, and which of its processes listens there."""
 
 import socket
+import time
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
@@ -10,6 +12,9 @@ import psutil
 from collector.parsers.command_line import option
 from collector.sources.llama.local.process import DEFAULT_PORTS, LlamaProcess
 from collector.sources.llama.local.sockets import listening_sockets
+
+REFRESH_SECONDS = 60
+"""How often the addresses of this machine are read."""
 
 ANY_ADDRESS = ("0.0.0.0", "::", "*")  # noqa: S104 - compared, not bound
 """Values of --host of a server that listens on all addresses."""
@@ -22,19 +27,26 @@ def is_local(url: str) -> bool:
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
-    own_name = socket.gethostname().lower()
-    if parts.scheme == "unix" or host in ("localhost", own_name) or host.endswith(".localhost"):
+    if parts.scheme == "unix" or host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         address = ip_address(host)
     except ValueError:
-        return False
+        return host == socket.gethostname().lower()
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback or address.is_unspecified:
         return True
-    # Binding a socket to the address shows less: with net.ipv4.ip_nonlocal_bind every address can be bound.
-    own = {one.address.partition("%")[0] for many in psutil.net_if_addrs().values() for one in many}
-    return str(address).partition("%")[0] in own
+    return str(address).partition("%")[0] in _own_addresses(time.monotonic() // REFRESH_SECONDS)
+
+
+@lru_cache(maxsize=1)
+def _own_addresses(_period: float) -> frozenset[str]:
+    """Return the addresses of the interfaces of this machine, read once in each period.
+
+    Binding a socket to an address shows less: with net.ipv4.ip_nonlocal_bind any address can be bound.
+    """
+    interfaces = psutil.net_if_addrs().values()
+    return frozenset(one.address.partition("%")[0] for addresses in interfaces for one in addresses)
 
 
 def process_at(url: str, processes: Sequence[LlamaProcess]) -> LlamaProcess | None:
@@ -98,7 +110,12 @@ def _may_have_other_port(process: LlamaProcess) -> bool:
     That is so without the option --port, and in a container with a network of its own, whose listening
     sockets are not among those of this process.
     """
-    if process.port is None:
-        return True
-    sockets = listening_sockets(str(process.pid))
+    period = time.monotonic() // REFRESH_SECONDS
+    return process.port is None or _has_own_network(process.pid, process.started_boot_seconds, period)
+
+
+@lru_cache(maxsize=64)
+def _has_own_network(pid: int, _started: float, _period: float) -> bool:
+    """Return whether a process has a network of its own, read once in each period: tables can be long."""
+    sockets = listening_sockets(str(pid))
     return bool(sockets) and sockets.isdisjoint(listening_sockets())
