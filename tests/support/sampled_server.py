@@ -96,13 +96,19 @@ class Sampled:
         self._address = replace(self._address, url=url or self._address.url)
         self.source = self._build()
 
-    def sample(self, timestamp: int = 1000) -> dict[str, Any]:
-        """Store one sample, and return its columns of `metrics` and the state of the server."""
+    def sample(self, timestamp: int = 1000, *, drop_rows: bool = False) -> dict[str, Any]:
+        """Store one sample, and return its columns of `metrics` and the state of the server.
+
+        Args:
+            timestamp: Unix seconds of the sample.
+            drop_rows: whether the buffer is full, so that it drops what may be dropped.
+        """
         tick, buffer = Tick(timestamp), Buffer()
         columns = {**self._processes.defaults, **tick.read(self._processes).snapshot}
         reading = tick.read(self.source)
         buffer.add(reading.changes, Retention.KEPT)
-        buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
+        if not drop_rows:
+            buffer.add([table.insert(row) for table, row in reading.rows], Retention.DROPPABLE)
         Writer(self.database, buffer).flush()
         return {**columns, **reading.snapshot, "state": reading.state.name}
 

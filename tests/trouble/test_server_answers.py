@@ -294,6 +294,17 @@ def test_work_under_another_url_of_one_process_counts_once(tmp_path: Path) -> No
         assert server.events.count("loaded") <= 2
 
 
+def test_a_full_buffer_does_not_drop_the_first_row_of_a_run(tmp_path: Path) -> None:
+    answers = Answers({"/props": props(), "/metrics": metrics(100)})
+    with sampled(tmp_path, answers) as server:
+        server.sample(1000)
+        answers.header = "2000000"
+        for timestamp, tokens in ((1005, 30), (1010, 40), (1015, 50)):
+            answers.by_path["/metrics"] = metrics(tokens)
+            server.sample(timestamp, drop_rows=timestamp < 1015)
+        assert server.tokens == 50
+
+
 def test_a_build_that_is_read_seldom_is_read_once_at_first(tmp_path: Path) -> None:
     """192 of 320 tokens were missed: the value before the first request was not known."""
     answers = Answers({"/props": props(build_info="b0-unknown"), "/metrics": metrics(1000)})

@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from collector.parsers.server_answers import parse_props
+from collector.parsers.server_answers import ServedModel, parse_props
 from collector.sources.llama.endpoint import Metrics, ServingProcess
+from collector.sources.llama.events import ModelEvents, Observed
 from collector.sources.llama.local.addresses import is_local, process_at
 from collector.sources.llama.local.process import LlamaProcess
+from collector.sources.llama.model_rows import ModelIndex
 from collector.sources.llama.processes import LlamaProcessSource
+from collector.sources.llama.runs import ServerRuns
 from tests.support.llama_server import LlamaServer, free_port, process_name
 from tests.support.odd_server import OddServer
 from tests.support.sampled_server import ROUTER, Answers, Sampled, listed, metrics, process, props, sampled
@@ -216,6 +219,25 @@ def test_a_model_is_evicted_only_if_another_one_was_loaded(
         answers.by_path["/models"] = listed(*((name, state, 1 + "abc".index(name)) for name, state in after))
         server.sample(1005)
         assert server.query("SELECT event FROM model_events WHERE model = 'a' ORDER BY id")[-1] == (event,)
+
+
+@pytest.mark.parametrize(
+    ("used_at", "event"),
+    [
+        pytest.param({"a": 10.0, "b": 20.0}, "evicted", id="the one that was not used for the longest time"),
+        pytest.param({"a": 20.0, "b": 10.0}, "unloaded", id="the one that was used last: by the user"),
+        pytest.param({}, "evicted", id="nothing is known about their use"),
+    ],
+)
+def test_a_model_that_the_router_would_not_have_chosen_was_unloaded_by_the_user(
+    used_at: dict[str, float], event: str
+) -> None:
+    """In one interval the user unloads `a`, and a request loads `c`."""
+    events = ModelEvents("server", ModelIndex(None), ServerRuns(lambda *_: []))
+    a, b, c = (ServedModel(name, f"/models/{name}.gguf", "loaded") for name in "abc")
+    events.compare((a, b), 2)
+    changes = events.compare((replace(a, state="unloaded"), b, c), 2, Observed(used_at=used_at))
+    assert [change.event for change in changes] == [event, "loaded"]
 
 
 @pytest.mark.parametrize(
