@@ -60,7 +60,12 @@ NONE_RUNS = {"cpu_usage": 0.0, "memory_usage": 0.0, "uptime": 0.0}
         pytest.param(True, (), UNKNOWN, id="hidepid, container, other name: it answers, no process is seen"),
         pytest.param(True, (process("--port", "1"),), UNKNOWN, id="only a server on another port is seen"),
         pytest.param(False, (), NONE_RUNS, id="nothing listens and no process is seen"),
-        pytest.param(False, (process("--port", "1"),), NONE_RUNS, id="down beside a server on another port"),
+        pytest.param(
+            False,
+            (process("--port", "1"),),
+            {"cpu_usage": 1.0, "uptime": 50.0},
+            id="one that listens elsewhere",
+        ),
     ],
 )
 def test_usage_is_unknown_where_a_server_answers_whose_process_is_not_visible(

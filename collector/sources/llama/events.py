@@ -34,7 +34,8 @@ MODEL_EVENTS = Table(
             "seconds_since_last",
             "REAL",
             "gauge",
-            "how long the model was in its previous state; after `loading`: how long loading took",
+            "how long the model was in its previous state; after `loading`: how long loading took, from the "
+            "start of its process; NULL = not known",
         ),
         Column("exit_code", "INTEGER", "label", "exit code of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "path of its file, as configured on the server"),

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import psutil
@@ -70,16 +70,27 @@ class LlamaProcessSource:
         processes that are visible are others, and only a refused connection shows that no server runs: see
         `LlamaServerSource`.
         """
-        oldest = next(iter(processes), None)
-        server = process_at(self._url, processes) if self._url else oldest
+        server = process_at(self._url, processes) if self._url else None
         if server is None and self._url:
             return {}
+        return self.usage_of(processes, server)
+
+    def usage_of(
+        self, processes: Sequence[LlamaProcess], server: LlamaProcess | None = None
+    ) -> dict[str, SqlValue]:
+        """Return the columns of `metrics` about some processes: 0 if there are none.
+
+        Args:
+            processes: the processes, the one that has run longest first.
+            server: the one whose uptime counts; None for the first one.
+        """
+        first = server or next(iter(processes), None)
         shares = [process.cpu_usage for process in processes]
         memory = 100 * sum(process.resident_bytes for process in processes) / self._memory_bytes
         return {
             "cpu_usage": None if None in shares else min(100.0, float(sum(share or 0 for share in shares))),
             "memory_usage": min(100.0, memory),
-            "uptime": server.uptime_seconds if server else 0.0,
+            "uptime": first.uptime_seconds if first else 0.0,
         }
 
     def _find(self) -> None:

@@ -28,7 +28,7 @@ from collector.sources.llama.context import ServerContext
 from collector.sources.llama.endpoint import ServingProcess
 from collector.sources.llama.events import MODEL_EVENTS, NOTHING_OBSERVED, ModelEvents, Observed
 from collector.sources.llama.http import Address, LlamaHttp
-from collector.sources.llama.local.addresses import process_at
+from collector.sources.llama.local.addresses import is_local, process_at
 from collector.sources.llama.metrics import LLAMA_METRICS, RunSpeeds, metrics_row
 from collector.sources.llama.model_rows import ModelStatuses
 from collector.sources.llama.router import Router
@@ -103,10 +103,12 @@ class LlamaServerSource:
             return self._disconnected("wrong answer", message, None)
 
     def _usage_without_server(self, tick: Tick) -> dict[str, SqlValue]:
-        """Return the columns of `metrics` about processes: 0, unless its process is there and starts."""
-        if process_at(self._url, self._context.processes_of(tick)):
-            return {}
-        return {"cpu_usage": 0.0, "memory_usage": 0.0, "uptime": 0.0}
+        """Return the columns of `metrics` about processes after a refused connection.
+
+        Processes of this machine may be starting, or listen elsewhere. Without any, none runs: 0.
+        """
+        processes = self._context.processes_of(tick) if is_local(self._url) else ()
+        return self._context.processes.usage_of(processes, process_at(self._url, processes))
 
     def close(self) -> None:
         """Close all connections."""
