@@ -240,22 +240,21 @@ def read_api_key(settings: LlamaServerSettings) -> str | None:
         SettingsError: the file cannot be read, or contains no key.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    origin = "[llama_server] api_key_file"
     if settings.api_key_file:
         path = absolute(settings.api_key_file)
     elif key := os.environ.get(API_KEY_VARIABLE):
         return key
     elif credentials and Path(credentials, API_KEY_CREDENTIAL).is_file():
-        path = Path(credentials, API_KEY_CREDENTIAL)
+        path, origin = Path(credentials, API_KEY_CREDENTIAL), f"the systemd credential {API_KEY_CREDENTIAL}"
     else:
         return None
     try:
         key = path.read_text(encoding="ascii").strip()
     except OSError as error:
-        raise SettingsError([f"[llama_server] api_key_file: {path}: {error.strerror}"]) from error
+        raise SettingsError([f"{origin}: {path}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
-        raise SettingsError(
-            [f"[llama_server] api_key_file: {path} contains characters other than ASCII"]
-        ) from error
+        raise SettingsError([f"{origin}: {path} contains characters other than ASCII"]) from error
     if not key or not key.isprintable():
-        raise SettingsError([f"[llama_server] api_key_file: {path} must contain the key on one line"])
+        raise SettingsError([f"{origin}: {path} must contain the key on one line"])
     return key

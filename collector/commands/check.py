@@ -229,16 +229,19 @@ def _check_llama_server(settings: Settings) -> Iterator[Finding]:
     """List the processes of llama-server, and send the requests of one sample to the configured URL."""
     # Imported here because `check --as USER` needs neither httpx nor the time to import it.
     from collector.sources.llama.http import Address
+    from collector.sources.llama.local.addresses import process_at
     from collector.sources.llama.processes import LlamaProcessSource
     from collector.sources.llama.runs import ServerRuns
-    from collector.sources.llama.single import process_at
     from collector.sources.registry import build_llama_server
 
     server = settings.llama_server
     process_source, tick = LlamaProcessSource(server.process_name), Tick(int(time.time()))
     processes = tick.read(process_source).detail
     if processes:
-        listed = ", ".join(f"process {process.pid} on port {process.port}" for process in processes)
+        listed = ", ".join(
+            f"process {process.pid}" + (f" on port {process.port}" if process.port else "")
+            for process in processes
+        )
         yield good(f"{server.process_name}: {listed}")
     else:
         yield note(

@@ -12,6 +12,9 @@ from collector.errors import ParseError
 PREFIX = "llamacpp:"
 _EXACT_BELOW = 1_000_000
 """Integers below this limit are printed with all their digits."""
+_LARGEST_COUNTER = 2.0**63
+"""No count of tokens or seconds comes near it."""
+
 MAX_SAMPLES = 500
 MAX_NAME_CHARACTERS = 200
 """Bounds of an answer, more than any build needs: all its values are stored in each row."""
@@ -20,8 +23,8 @@ MAX_NAME_CHARACTERS = 200
 def parse_exposition(text: str) -> dict[str, float | None]:
     """Return the values of all lines that begin with `llamacpp:`.
 
-    A name includes its labels, as in `name{label="value"}`. `nan` and the infinities become None. Comments
-    and lines with another prefix are skipped.
+    A name includes its labels, as in `name{label="value"}`. `nan`, the infinities and what no counter can be
+    become None. Comments and lines with another prefix are skipped.
 
     Args:
         text: body of the answer. Builds b7010 to about b7180 sent it as one quoted JSON string, which is
@@ -64,7 +67,13 @@ def _parse_sample(line: str) -> tuple[str, float | None]:
         raise ParseError(f"/metrics: no name in {line[:80]!r}")
     if len(name) > MAX_NAME_CHARACTERS:
         raise ParseError(f"/metrics: a name is longer than {MAX_NAME_CHARACTERS} characters: {name[:80]!r}")
-    return name, number if math.isfinite(number) else None
+    # A counter that was decremented below 0 is printed as a negative number, or as one near 2**64.
+    is_possible = math.isfinite(number) and (not _is_counter(name) or 0 <= number < _LARGEST_COUNTER)
+    return name, number if is_possible else None
+
+
+def _is_counter(name: str) -> bool:
+    return name.partition("{")[0].endswith("_total")
 
 
 def resolution(value: float, *, whole: bool) -> float:

@@ -17,7 +17,8 @@ MAX_NAME_CHARACTERS = 500
 MAX_PATH_CHARACTERS = 4096
 """Limit of the kernel: a longer text is not a path."""
 
-MAX_MODELS = 5000
+MAX_MODELS = 2000
+"""Most entries of /models that are accepted: a large collection has hundreds."""
 
 _STATES: dict[str, ModelState] = {
     "unloaded": "unloaded",
@@ -37,7 +38,7 @@ class ServedModel:
         name: the alias, else the name of the file without its extension.
         path: path of the file, as configured on the server; None if it is not reported.
         state: whether it is in memory.
-        arguments: command line of its child process; empty if the server is not a router.
+        arguments: command line of its process; empty if it is not known.
         exit_code: exit code of its process, after a failure.
         context_size: context of one slot in tokens, while it is loaded.
     """
@@ -113,16 +114,17 @@ def _single_model(props: dict[str, Any]) -> ServedModel:
     A server without --alias reports the path or the name of the file as alias, depending on its build. Then
     the name of the model is the name of the file without `.gguf`, the same for all builds.
     """
-    path = _path(props.get("model_path"))
+    settings = props.get("default_generation_settings")
+    settings = settings if isinstance(settings, dict) else {}
+    path = _path(props.get("model_path")) or _path(settings.get("model"))  # builds up to December 2024
     file = PurePath(path or "unknown")
     alias = _text(props.get("model_alias"))
     name = alias if alias and alias not in (path, file.name) else file.stem or "unknown"
-    settings = props.get("default_generation_settings")
     return ServedModel(
         name=name[:MAX_NAME_CHARACTERS],
         path=path,
         state="sleeping" if props.get("is_sleeping") is True else "loaded",
-        context_size=_integer(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+        context_size=_integer(settings.get("n_ctx")),
     )
 
 

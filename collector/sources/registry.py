@@ -35,7 +35,7 @@ def build_sources(
     """
     query = database.query
     disk = DiskSource(settings.models_directories[0])
-    processes = LlamaProcessSource(settings.llama_server.process_name)
+    processes = LlamaProcessSource(settings.llama_server.process_name, settings.llama_server.url)
     gpu = GpuSource(query) if settings.gpu.enabled else None
     sources: list[Source[Any]] = [disk, HostSource(disk), processes]
     if gpu:

@@ -19,7 +19,7 @@ import pytest
 from collector.catalog import OWN_TABLES, VIEWS
 from collector.database import Database
 from collector.parsers.server_answers import ServedModel
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.run_table import is_restarted
 from collector.sources.llama.runs import ObservedProcess, ServerRuns
 from collector.sources.upgrade import RowUpgrade

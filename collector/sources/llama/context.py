@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from collector.parsers.server_answers import ServedModel
 from collector.sources.base import Source, Tick
 from collector.sources.gpu.source import GpuDetail
+from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.model_rows import ModelIndex
-from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
+from collector.sources.llama.processes import LlamaProcessSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The HTTP endpoint of one process that serves a model: reads /metrics if that is harmless."""
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +10,7 @@ from collector.parsers.exposition import parse_exposition
 from collector.parsers.server_answers import Props, ServedModel
 from collector.sources.llama.http import LlamaHttp
 from collector.sources.llama.idle_guard import IdleGuard
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 UP = State("up")
 METRICS_DISABLED = State("metrics off", "start llama-server with --metrics", level="warning", success=False)
@@ -17,6 +19,10 @@ NO_SUCH_PATH_STATUS, METRICS_DISABLED_STATUS = 404, 501
 
 RUN_HEADER = "process-start-time-unix"
 """Header with a number that is different in each process. In spite of its name it is not a Unix time."""
+
+
+_START_RESOLUTION_SECONDS = 1.0
+"""The process was measured a moment before /metrics was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,20 @@ class ServingProcess:
     is_new: bool = False
     build: int | None = None
     slots: int | None = None
+
+    def load_seconds(self) -> float | None:
+        """Return how long the process took to load its model, from its start; None if that is not known.
+
+        The number in the header of /metrics is the moment at which the model was ready, in microseconds of
+        the monotonic clock of the server's machine: that of the process, if it is visible here.
+        """
+        run_number = self.metrics.run_number if self.metrics else None
+        if self.process is None or run_number is None or not re.fullmatch(r"[0-9]{1,18}", run_number):
+            return None
+        # CLOCK_MONOTONIC leaves out the time for which the machine was suspended.
+        suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        seconds = int(run_number) / 1e6 + suspended - self.process.started_boot_seconds
+        return seconds if 0 <= seconds <= self.process.uptime_seconds + _START_RESOLUTION_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """The table `model_events`: one row for each change of the state of a model."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
-from collector.parsers.server_answers import ModelState, ServedModel
+from collector.parsers.command_line import option
+from collector.parsers.server_answers import MAX_MODELS, ModelState, ServedModel
 from collector.schema import AUTOMATIC_ID, Column, Index, Row, SqlValue, Table, Write
 from collector.sources.llama.model_rows import ModelIndex
 from collector.sources.llama.run_table import Run
@@ -32,7 +34,8 @@ MODEL_EVENTS = Table(
             "seconds_since_last",
             "REAL",
             "gauge",
-            "how long the model was in its previous state; after `loading`: how long loading took",
+            "how long the model was in its previous state; after `loading`: how long loading took, from the "
+            "start of its process; NULL = not known",
         ),
         Column("exit_code", "INTEGER", "label", "exit code of its process, after failed and crashed"),
         Column("model_path", "TEXT", "label", "path of its file, as configured on the server"),
@@ -50,6 +53,12 @@ MODEL_EVENTS = Table(
 
 _IN_MEMORY = ("loading", "loaded", "sleeping")
 """States in which a model counts towards --models-max of a router."""
+
+MAX_CHANGES = 256
+"""How many events one sample writes at most: the others are found again in the next sample."""
+
+_KNOWN_WITHIN = 4
+"""A duration between two samples is stored if it is at least this many times their distance."""
 
 _LAST_EVENTS = (
     "SELECT model, state, timestamp, model_path FROM model_events "
@@ -88,6 +97,27 @@ class _LastState:
     since: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one sample measured of the processes of models; all by name of the model.
+
+    Args:
+        restarted: models that another process serves than in the previous sample.
+        working: models that processed requests in the newest reading of /metrics of a server that serves
+            only one model: it ends while it works only if it is killed or crashes, or the user stops it.
+        load_seconds: how long their present process took to load them.
+        used_at: when they were used last, seconds of a monotonic clock.
+    """
+
+    restarted: AbstractSet[str] = frozenset()
+    working: AbstractSet[str] = frozenset()
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    used_at: Mapping[str, float] = field(default_factory=dict)
+
+
+NOTHING_OBSERVED = Observed()
+
+
 class ModelEvents:
     """The states of the models of one server, compared from sample to sample.
 
@@ -112,17 +142,20 @@ class ModelEvents:
         self._runs = runs
         self._clock = clock
         self._last_states: dict[str, _LastState] | None = None
+        self._compared_at = clock()
 
-    def compare(self, models: Sequence[ServedModel], max_loaded: int | None) -> list[Change]:
+    def compare(
+        self, models: Sequence[ServedModel], max_loaded: int | None, observed: Observed = NOTHING_OBSERVED
+    ) -> list[Change]:
         """Return the changes since the previous sample. A model that is not reported any more is unloaded.
 
-        A model was evicted, and not only unloaded, if the router had as many models in memory as it may, and
-        another model was loaded in the same interval. Example with --models-max 2: `a` and `b` were loaded,
-        now `a` is unloaded and `c` is loading: `a` was evicted.
+        At most `MAX_CHANGES` of them have an event. Of a model whose process was replaced between two
+        samples, the end of the old process is a change as well, so that each process was loaded once.
 
         Args:
             models: all models that the server reports.
             max_loaded: how many models it keeps loaded; None or 0 = no limit.
+            observed: what was measured of their processes.
 
         Raises:
             DatabaseBusy: another program holds a lock, and the stored events were not read yet; nothing was
@@ -131,31 +164,72 @@ class ModelEvents:
         last = self._read_last_states()
         present = {model.name for model in models}
         gone = [_without_process(one.model) for name, one in last.items() if name not in present]
-        is_full = bool(max_loaded) and sum(one.model.state in _IN_MEMORY for one in last.values()) >= (
-            max_loaded or 0
-        )
-        evicting = is_full and any(_was_loaded(last, model) for model in models)
-        changes = []
+        evicted = _evicted_models(last, models, max_loaded or 0, observed.used_at)
+        now = self._clock()
+        gap, self._compared_at = now - self._compared_at, now
+        changes: list[Change] = []
         for model in (*gone, *models):
             before = last.get(model.name)
-            if before and before.model.state == model.state:
+            if before and not _is_changed(before, model, observed.restarted):
                 continue
-            now = self._clock()
-            previous = before.model.state if before else None
-            seconds = max(0.0, now - before.since) if before and before.since is not None else None
+            if sum(change.event is not None for change in changes[-MAX_CHANGES:]) >= MAX_CHANGES:
+                break
+            if before and _is_replaced(before, model, observed.restarted):
+                end = replace(before.model, state="failed" if model.name in observed.working else "unloaded")
+                changes.append(self._change(before, end, gap, evicted))
+                before = _LastState(end, None)
+            change = self._change(before, model, gap, evicted)
+            if change.event == "loaded" and (seconds := observed.load_seconds.get(model.name)) is not None:
+                change = replace(change, previous_state="loading", seconds=seconds)
+            changes.append(change)
             last[model.name] = _LastState(model, now if before else None)
-            changes.append(Change(model, _event(previous, model.state, evicting=evicting), previous, seconds))
+        if len(last) > MAX_MODELS:  # a router that reports other names in each sample
+            for name in last.keys() - present:
+                del last[name]
         return changes
 
-    def models_after_server_end(self) -> list[ServedModel]:
-        """Return all models in their states after the end of the server: one that was loading has failed."""
+    def _change(
+        self, before: _LastState | None, model: ServedModel, gap: float, evicted: AbstractSet[str]
+    ) -> Change:
+        """Return a change, with the duration of the previous state unless that is known too roughly.
+
+        Args:
+            before: the model before it.
+            model: the model after it.
+            gap: seconds since the previous sample, by which a duration may be wrong.
+            evicted: names of the models that were evicted.
+        """
+        now = self._compared_at
+        previous = before.model.state if before else None
+        seconds = max(0.0, now - before.since) if before and before.since is not None else None
+        event = _event(previous, model.state, is_evicted=model.name in evicted)
+        if event == "loaded" and seconds is not None and seconds < _KNOWN_WITHIN * gap:
+            seconds = None  # a load of 3 s that samples at a distance of 5 s saw
+        return Change(model, event, previous, seconds)
+
+    def models_after_server_end(self, working: AbstractSet[str] = frozenset()) -> list[ServedModel]:
+        """Return all models in their states after the end of the server.
+
+        One that was loading has failed, and one that was processing requests crashed: a server that ends in
+        the middle of requests ends them with errors.
+
+        Args:
+            working: names of the models that processed requests in the newest sample.
+        """
         return [
             replace(
                 one.model,
-                state="failed" if one.model.state == "loading" else _without_process(one.model).state,
+                state="failed"
+                if one.model.state == "loading" or (one.model.state == "loaded" and name in working)
+                else _without_process(one.model).state,
             )
-            for one in (self._last_states or {}).values()
+            for name, one in (self._last_states or {}).items()
         ]
+
+    def waking_models(self, models: Sequence[ServedModel]) -> list[str]:
+        """Return the names of the models that wake: their process is still the one that went to sleep."""
+        last = self._last_states or {}
+        return [m.name for m in models if (before := last.get(m.name)) and _is_waking(before, m)]
 
     def reported_models(self) -> list[ServedModel]:
         """Return every model that the server has ever reported, with its last state."""
@@ -176,7 +250,9 @@ class ModelEvents:
         for change in changes:
             model, run = change.model, self._runs.current(self._server, change.model.name)
             if run and model.state not in _IN_MEMORY:
-                ended_as = outcome or change.event or model.state
+                ended_as = (
+                    change.event if change.event == "crashed" else outcome or change.event or model.state
+                )
                 written += self._runs.end(self._server, model.name, timestamp, ended_as, model.exit_code)
             if change.event:
                 written.append(MODEL_EVENTS.insert(self._row(timestamp, change, run, build)))
@@ -214,13 +290,13 @@ class ModelEvents:
         return self._last_states
 
 
-def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> str | None:
+def _event(before: ModelState | None, after: ModelState, *, is_evicted: bool) -> str | None:
     """Return the name of the event of a change; None if it is not an event.
 
     Args:
         before: previous state; None if it is not known.
         after: new state.
-        evicting: whether the router had to unload a model in this interval to load another one.
+        is_evicted: whether the router had to unload the model to load another one.
     """
     was_loaded = before in ("loaded", "sleeping")
     match after:
@@ -231,8 +307,57 @@ def _event(before: ModelState | None, after: ModelState, *, evicting: bool) -> s
         case "unloaded":
             if before not in _IN_MEMORY:
                 return None
-            return "evicted" if evicting and was_loaded else "unloaded"
+            return "evicted" if is_evicted and was_loaded else "unloaded"
     return after
+
+
+def _evicted_models(
+    last: Mapping[str, _LastState],
+    models: Sequence[ServedModel],
+    max_loaded: int,
+    used_at: Mapping[str, float],
+) -> AbstractSet[str]:
+    """Return the names of the models that the router unloaded since the previous sample to load others.
+
+    It does so if it has as many models in memory as it may, and it unloads the one that was not used for the
+    longest time. Example with a limit of 2: `a` and `b` were loaded, now `a` is unloaded and `c` is loading.
+    If `a` was used less recently than `b`, it was evicted. Otherwise the user unloaded it before.
+    """
+    in_memory = {name for name, one in last.items() if one.model.state in _IN_MEMORY}
+    loads = sum(_was_loaded(last, model) for model in models)
+    if not max_loaded or len(in_memory) < max_loaded or not loads:
+        return frozenset()
+    staying = {model.name for model in models if model.state in _IN_MEMORY} & in_memory
+    oldest = min((used_at.get(name, 0.0) for name in staying), default=float("inf"))
+    left = sorted(in_memory - staying, key=lambda name: used_at.get(name, 0.0))
+    return {name for name in left if used_at.get(name, 0.0) <= oldest}
+
+
+def _is_waking(before: _LastState, model: ServedModel) -> bool:
+    """Return whether a sleeping model loads again in the same process, whose port is the same.
+
+    Whether it was another process in spite of that is known when the model is loaded: see `ServerRuns`.
+    """
+    if before.model.state != "sleeping" or model.state != "loading":
+        return False
+    ports = [option(one.arguments, "--port") for one in (before.model, model)]
+    return None in ports or ports[0] == ports[1]
+
+
+def _is_changed(before: _LastState, model: ServedModel, restarted: AbstractSet[str]) -> bool:
+    """Return whether a model has another state than in the previous sample, or another process."""
+    if _is_replaced(before, model, restarted):
+        return True
+    return before.model.state != model.state and not _is_waking(before, model)
+
+
+def _is_replaced(before: _LastState, model: ServedModel, restarted: AbstractSet[str]) -> bool:
+    """Return whether another process serves a model than in the previous sample, in which it was loaded."""
+    if before.model.state not in ("loaded", "sleeping"):
+        return False
+    if model.state == "loading":
+        return not _is_waking(before, model)
+    return model.state in ("loaded", "sleeping") and model.name in restarted
 
 
 def _without_process(model: ServedModel) -> ServedModel:
@@ -241,7 +366,7 @@ def _without_process(model: ServedModel) -> ServedModel:
     return ServedModel(model.name, model.path, state)
 
 
-def _was_loaded(last: dict[str, _LastState], model: ServedModel) -> bool:
+def _was_loaded(last: Mapping[str, _LastState], model: ServedModel) -> bool:
     """Return whether the server began to load a model since the previous sample, even if it failed."""
     before = last.get(model.name)
     if before is None:

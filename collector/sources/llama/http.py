@@ -19,6 +19,7 @@ from collector.errors import (
     UnexpectedStatus,
 )
 from collector.sources.llama.bounded_network import BoundedNetwork
+from collector.sources.llama.local.addresses import is_local
 
 MAX_ANSWER_BYTES = 4 * 2**20
 """Largest accepted answer: /models of a router with 200 models has about 0.3 MB, /metrics 3 KB."""
@@ -83,6 +84,7 @@ class LlamaHttp:
     def __init__(self, address: Address) -> None:
         parts = urlsplit(address.url)
         self._timeout = address.timeout
+        self._is_local = is_local(address.url)
         path = quote(parts.path.rstrip("/"), safe="/%:@!$&()*+,;=~")
         self._base = (
             "http://localhost" if parts.scheme == "unix" else f"{parts.scheme}://{parts.netloc}{path}"
@@ -122,7 +124,7 @@ class LlamaHttp:
         except AnswerTooLong as error:
             raise InvalidAnswer(f"the answer to {path} is longer than {MAX_ANSWER_BYTES} bytes") from error
         except httpx.TransportError as error:
-            raise _translate(error) from error
+            raise _translate(error, is_local=self._is_local) from error
         except httpx.InvalidURL as error:  # --api-prefix of a child can be any text
             raise InvalidAnswer(f"its address is not valid: {error}") from error
 
@@ -163,20 +165,23 @@ class _Transport(httpx.HTTPTransport):
         )
 
 
-def _translate(error: httpx.TransportError) -> RequestFailed:
+def _translate(error: httpx.TransportError, *, is_local: bool) -> RequestFailed:
     """Return what an error of httpx means for the state of the server.
 
     Examples: a port without a listener is `ServerDown`. A server that hangs, so that its queue of connections
     is full, is `ServerBusy`: on a Unix socket the kernel then reports BlockingIOError. A program that speaks
-    another protocol is `InvalidAnswer`.
+    another protocol is `InvalidAnswer`. Another machine that does not react to an attempt to connect is
+    probably switched off, so that it is `ServerUnreachable`.
+
+    Args:
+        error: the error.
+        is_local: whether the server is on this machine.
     """
     # httpx wraps an exception of httpcore, whose argument is the error of the system or of OpenSSL.
     cause = next(iter(error.__cause__.args), None) if error.__cause__ else None
     if isinstance(error, httpx.ConnectTimeout) or isinstance(cause, BlockingIOError):
-        return ServerBusy(
-            "it accepts no connection within [llama_server] timeout: "
-            "it hangs, or its machine cannot be reached"
-        )
+        message = "it accepts no connection within [llama_server] timeout"
+        return ServerBusy(f"{message}: it hangs") if is_local else ServerUnreachable(message)
     if isinstance(error, httpx.TimeoutException):
         return ServerBusy("it does not answer within [llama_server] timeout")
     if isinstance(cause, ssl.SSLError):

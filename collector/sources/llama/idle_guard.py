@@ -1,7 +1,7 @@
 """Whether /metrics of a model may be read now without waking the model or keeping it awake."""
 
 from collector.parsers.server_answers import Props
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 FIRST_HARMLESS_BUILD = 10531
 """First build whose /metrics neither wakes a sleeping model nor restarts its idle timer when it is read."""
@@ -25,6 +25,9 @@ class IdleGuard:
     read in these three and in the next one, then not until another request comes. So the model goes to sleep
     at most one interval later than without the collector.
 
+    It is also read once at first, while the model is awake. Without that first value, the growth of the
+    counters until the first activity was read would not be known.
+
     Args:
         props: answer of /props of the process.
         is_new: whether the process started since the previous sample. Then loading the model counts as
@@ -36,7 +39,7 @@ class IdleGuard:
         self.is_harmless = known_harmless or not props.can_sleep
         """Whether /metrics can always be read."""
         self._cpu_seconds: float | None = 0.0 if is_new else None
-        self._reads_left = 1 if is_new else 0
+        self._reads_left = 1
         self._process: tuple[int, float] | None = None  # the one that was visible last
 
     def may_read(self, process: LlamaProcess | None) -> bool:

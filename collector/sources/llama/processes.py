@@ -2,9 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import psutil
 
@@ -12,6 +11,8 @@ from collector.health import read_boot_id
 from collector.parsers.command_line import option
 from collector.schema import SqlValue, Table
 from collector.sources.base import Reading, Tick
+from collector.sources.llama.local.addresses import process_at
+from collector.sources.llama.local.process import LlamaProcess
 
 SLEEP_OPTION, SLEEP_VARIABLE = "--sleep-idle-seconds", "LLAMA_ARG_SLEEP_IDLE_SECONDS"
 
@@ -22,55 +23,21 @@ A process gets another name by exec, which a wrapper script may call long after 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaProcess:
-    """One llama-server process, as measured in one tick.
-
-    Args:
-        pid: process id.
-        started_at: Unix seconds of its start.
-        cpu_usage: percent of all cores since the previous reading (0-100); None in the first reading.
-        cpu_seconds: processor time since its start.
-        resident_bytes: resident memory, including shared pages.
-        arguments: command line; empty if it cannot be read.
-        may_sleep: whether its model may sleep when idle; True if its options cannot be read.
-        uptime_seconds: seconds since its start, by a monotonic clock.
-        started_boot_seconds: its start, seconds since the boot of the host. Together with `boot_id` and `pid`
-            it identifies the process, also after the wall clock was set.
-        boot_id: id of the boot of the host; None if the kernel does not report it.
-    """
-
-    pid: int
-    started_at: float
-    cpu_usage: float | None
-    cpu_seconds: float
-    resident_bytes: int
-    arguments: tuple[str, ...]
-    may_sleep: bool = True
-    uptime_seconds: float = 0.0
-    started_boot_seconds: float = 0.0
-    boot_id: str | None = None
-
-    @property
-    def port(self) -> int:
-        """TCP port of its option --port; 8080, the default of builds up to b11434, without it."""
-        value = option(self.arguments, "--port") or ""
-        return int(value) if value.isdecimal() else 8080
-
-
 class LlamaProcessSource:
     """The source of all processes with one name.
 
     Args:
         process_name: name of the program file, as `ps -o comm` shows it.
+        url: URL of the monitored server; empty if there is none.
     """
 
     name = "llama_process"
     tables: tuple[Table, ...] = ()
     defaults: Mapping[str, SqlValue] = {"cpu_usage": None, "memory_usage": None, "uptime": None}
 
-    def __init__(self, process_name: str) -> None:
+    def __init__(self, process_name: str, url: str = "") -> None:
         self._process_name = process_name
+        self._url = url
         self._known: dict[int, _Tracked] = {}
         self._new: set[int] = set()
         self._present: set[int] = set()
@@ -97,12 +64,33 @@ class LlamaProcessSource:
         """Do nothing: nothing is kept open."""
 
     def _snapshot(self, processes: tuple[LlamaProcess, ...]) -> dict[str, SqlValue]:
+        """Return the columns of `metrics`: unknown if the process of the monitored server is not visible.
+
+        It may run on another machine, in a container, or with another name, and /proc may hide it. Then the
+        processes that are visible are others, and only a refused connection shows that no server runs: see
+        `LlamaServerSource`.
+        """
+        server = process_at(self._url, processes) if self._url else None
+        if server is None and self._url:
+            return {}
+        return self.usage_of(processes, server)
+
+    def usage_of(
+        self, processes: Sequence[LlamaProcess], server: LlamaProcess | None = None
+    ) -> dict[str, SqlValue]:
+        """Return the columns of `metrics` about some processes: 0 if there are none.
+
+        Args:
+            processes: the processes, the one that has run longest first.
+            server: the one whose uptime counts; None for the first one.
+        """
+        first = server or next(iter(processes), None)
         shares = [process.cpu_usage for process in processes]
         memory = 100 * sum(process.resident_bytes for process in processes) / self._memory_bytes
         return {
             "cpu_usage": None if None in shares else min(100.0, float(sum(share or 0 for share in shares))),
             "memory_usage": min(100.0, memory),
-            "uptime": processes[0].uptime_seconds if processes else 0.0,
+            "uptime": first.uptime_seconds if first else 0.0,
         }
 
     def _find(self) -> None:

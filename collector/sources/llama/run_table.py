@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from collector.schema import AUTOMATIC_ID, Column, Table, Write
 from collector.sources.base import Query
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 SERVER_RUNS = Table(
     "server_runs",
@@ -101,6 +101,11 @@ _SAME_PROCESS_SECONDS = 60.0
 
 Counters = tuple[float | None, ...]
 """The values of `RESTART_COUNTERS`; None for one that the build does not report."""
+
+
+def counters_of(samples: Mapping[str, float | None]) -> Counters:
+    """Return the values of `RESTART_COUNTERS` among the samples of /metrics."""
+    return tuple(samples.get(name) for name in RESTART_COUNTERS)
 
 
 @dataclass(slots=True)

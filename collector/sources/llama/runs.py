@@ -18,7 +18,7 @@ No decision about a run of this version uses the wall clock, so that setting it 
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from collector.parsers.command_line import mask_secrets
@@ -26,7 +26,7 @@ from collector.parsers.server_answers import ServedModel
 from collector.schema import SqlValue, Write
 from collector.sources.base import Query
 from collector.sources.gpu.source import GpuDetail
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.run_table import RESTART_COUNTERS, Counters, HistoryStart, Run
 
 ENDED, REPLACED, UNOBSERVED = "ended", "replaced", "unobserved"
@@ -76,11 +76,13 @@ class RunAssignment:
         counted_from_zero: whether the counters of this sample count in full, because it is the first one of a
             run that began after the first sample of all.
         changes: changed rows of `server_runs`.
+        is_restart: whether the previous sample of the model was of another process.
     """
 
     run_id: int
     counted_from_zero: bool
     changes: list[Write]
+    is_restart: bool = False
 
 
 class ServerRuns:
@@ -173,11 +175,13 @@ class ServerRuns:
         with self._lock:
             key = (observed.server, observed.model.name)
             run, changes = self._runs.get(key), []
-            if run is None or not _is_same_process(run, observed):
+            is_recounted = run is not None and self._is_counted_elsewhere(run, observed)
+            is_restart = run is not None and not _is_same_process(run, observed)
+            if run is None or is_restart or is_recounted:
                 if run and run.outcome is None:
                     run.outcome = REPLACED if run.is_observed else UNOBSERVED
                     changes.append(run.save())
-                if self._has_stale_process(observed, run):
+                if not is_recounted and self._has_stale_process(observed, run):
                     observed = replace(observed, process=None)
                 run = self._begin(observed, run)
                 self._runs[key] = run
@@ -189,7 +193,7 @@ class ServerRuns:
             is_first = run.counters is None and observed.counters is not None
             run.counters = observed.counters or run.counters
             run.is_observed = True
-            return RunAssignment(run.id, is_first and bool(run.counters_from_zero), changes)
+            return RunAssignment(run.id, is_first and bool(run.counters_from_zero), changes, is_restart)
 
     def end(
         self, server: str, model: str, timestamp: int, outcome: str, exit_code: int | None = None
@@ -266,6 +270,17 @@ class ServerRuns:
         _update(run, observed)
         return run
 
+    def _is_counted_elsewhere(self, run: Run, observed: ObservedProcess) -> bool:
+        """Return whether the process of a stored run was sampled under another name of its server since.
+
+        Example: `url` was changed from A to B, and back to A, while one process ran. Its run under A ends
+        where that under B begins: if it continued, the work of the time of B would count twice.
+        """
+        return not run.is_observed and any(
+            other.id > run.id and other.server != run.server and _is_identified(other, observed)
+            for other in self._runs.values()
+        )
+
     def _has_stale_process(self, observed: ObservedProcess, previous: Run | None) -> bool:
         """Return whether the observed process is the one before a restart of the server.
 
@@ -303,11 +318,6 @@ _NEWEST_COUNTERS = (
     "WHERE run_id = ? ORDER BY id DESC LIMIT 1"
 )
 _IS_PRUNED = "SELECT 1 FROM server_runs WHERE id = ? AND first_seen_at < (SELECT min(timestamp) FROM metrics)"
-
-
-def counters_of(samples: Mapping[str, float | None]) -> Counters:
-    """Return the values of `RESTART_COUNTERS` among the samples of /metrics."""
-    return tuple(samples.get(name) for name in RESTART_COUNTERS)
 
 
 def _is_same_process(run: Run, observed: ObservedProcess) -> bool:

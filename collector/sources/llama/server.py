@@ -4,8 +4,11 @@ It sends only requests that load, wake and evict no model: /props, /models of a 
 process that serves a model, if reading it does not keep the model awake.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import replace
 
 from collector.errors import (
     DatabaseError,
@@ -23,13 +26,14 @@ from collector.settings import API_KEY_VARIABLE
 from collector.sources.base import Reading, Tick
 from collector.sources.llama.context import ServerContext
 from collector.sources.llama.endpoint import ServingProcess
-from collector.sources.llama.events import MODEL_EVENTS, ModelEvents
+from collector.sources.llama.events import MODEL_EVENTS, NOTHING_OBSERVED, ModelEvents, Observed
 from collector.sources.llama.http import Address, LlamaHttp
+from collector.sources.llama.local.addresses import is_local, process_at
 from collector.sources.llama.metrics import LLAMA_METRICS, RunSpeeds, metrics_row
 from collector.sources.llama.model_rows import ModelStatuses
 from collector.sources.llama.router import Router
-from collector.sources.llama.run_table import SERVER_RUNS
-from collector.sources.llama.runs import ENDED, ObservedProcess, ServerRuns, counters_of
+from collector.sources.llama.run_table import SERVER_RUNS, counters_of
+from collector.sources.llama.runs import ENDED, ObservedProcess, ServerRuns
 from collector.sources.llama.single import SingleServer
 
 _START = "Start llama-server there, or change [llama_server] url"
@@ -69,19 +73,27 @@ class LlamaServerSource:
         self._events = ModelEvents(context.server, context.models, runs)
         self._speeds: dict[int, RunSpeeds] = {}
         self._props: Props | None = None
+        self._working: AbstractSet[str] = frozenset()
+        self._used: dict[str, tuple[tuple[str, float | None], float]] = {}
 
     def read(self, tick: Tick) -> Reading[None]:
         """Read the server once. A server that is down, loading or busy is a state, not an error."""
         try:
             return self._read(tick)
+        except ServerUnreachable as error:
+            # It may be running, and its models loaded: no run ends, and its counters need not start at 0.
+            message = (
+                f"{self._url} cannot be reached ({error}): is its machine switched on, and the URL right?"
+            )
+            return self._disconnected("unreachable", message, None)
         except ServerDown as error:
-            # A server that the network does not reach may be running: its counters need not start at 0.
-            if not isinstance(error, ServerUnreachable):
-                self._single.record_down()
-            changes = self._record(tick, self._events.models_after_server_end(), None, None, outcome=ENDED)
+            self._single.record_down()
+            ended = self._events.models_after_server_end(self._working)
+            changes = self._record(tick, ended, outcome=ENDED)
             changes += self._runs.end_others(self._context.server, (), tick.timestamp)
             message = f"nothing listens at {self._url} ({error}). {_START}"
-            return self._disconnected("down", message, 0, changes)
+            reading = self._disconnected("down", message, 0, changes)
+            return replace(reading, snapshot={**reading.snapshot, **self._usage_without_server(tick)})
         except ServerBusy as error:
             return _without_rows(State("busy", f"{error}: no sample"), None)
         except UnexpectedStatus as error:
@@ -89,6 +101,14 @@ class LlamaServerSource:
         except (InvalidAnswer, ParseError) as error:
             message = f"{self._url}: {error}. {_IS_IT_LLAMA_SERVER}"
             return self._disconnected("wrong answer", message, None)
+
+    def _usage_without_server(self, tick: Tick) -> dict[str, SqlValue]:
+        """Return the columns of `metrics` about processes after a refused connection.
+
+        Processes of this machine may be starting, or listen elsewhere. Without any, none runs: 0.
+        """
+        processes = self._context.processes_of(tick) if is_local(self._url) else ()
+        return self._context.processes.usage_of(processes, process_at(self._url, processes))
 
     def close(self) -> None:
         """Close all connections."""
@@ -100,9 +120,11 @@ class LlamaServerSource:
         reading = self._router.read(tick) if props.is_router else self._single.read(tick, props)
         self._props = props = reading.props or props
         self._context.models.add_missing(reading.models)
-        rows, changes = self._rows(tick, reading.processes)
-        changes += self._record(tick, reading.models, props.build, props.max_instances)
-        in_memory = (served.model.name for served in reading.processes)
+        rows, changes, observed = self._rows(tick, reading.processes)
+        in_memory = [served.model.name for served in reading.processes]
+        in_memory += self._events.waking_models(reading.models)
+        changes += self._record(tick, reading.models, props, observed=observed)
+        changes += self._statuses.record_options(self._context.server, tick.timestamp, reading.models)
         changes += self._runs.end_others(self._context.server, in_memory, tick.timestamp)
         return Reading(
             None,
@@ -112,9 +134,12 @@ class LlamaServerSource:
             changes=changes,
         )
 
-    def _rows(self, tick: Tick, processes: Sequence[ServingProcess]) -> tuple[list[Row], list[Write]]:
-        """Return the rows of `llama_metrics`, and the changed rows of `server_runs`."""
+    def _rows(
+        self, tick: Tick, processes: Sequence[ServingProcess]
+    ) -> tuple[list[Row], list[Write], Observed]:
+        """Return the rows of `llama_metrics`, the changed rows of `server_runs`, and what events need."""
         rows, changes, speeds = [], [], {}
+        restarted = set()
         gpus = self._context.gpus_of(tick)
         for served in processes:
             metrics = served.metrics
@@ -138,6 +163,8 @@ class LlamaServerSource:
             if assignment:
                 run_id = assignment.run_id
                 changes += assignment.changes
+                if assignment.is_restart:
+                    restarted.add(served.model.name)
                 # A run without a row has no speeds: whether they begin at 0 depends on its first /metrics.
                 if stored := self._speeds.get(run_id):
                     speeds[run_id] = stored
@@ -145,33 +172,67 @@ class LlamaServerSource:
                     speeds[run_id] = RunSpeeds(from_zero=assignment.counted_from_zero)
                 values = speeds[run_id].update(metrics.samples) if metrics else {}
             if metrics:
-                rows.append(metrics_row(observed, metrics.samples, values, assignment))
+                row = metrics_row(observed, metrics.samples, values, assignment)
+                if assignment and assignment.counted_from_zero:
+                    # Never dropped: without it, the work of the run before its second row would be lost.
+                    changes.append(LLAMA_METRICS.insert(row))
+                else:
+                    rows.append(row)
         self._speeds = speeds
-        return rows, changes
+        return rows, changes, self._observed(processes, restarted)
+
+    def _observed(self, processes: Sequence[ServingProcess], restarted: AbstractSet[str]) -> Observed:
+        """Return what this sample measured of the processes of the models."""
+        # The newest values before this sample: of a process that was replaced since then.
+        working = self._working & restarted
+        present = {served.model.name for served in processes}
+        used_at = {name: moment for name, (_, moment) in self._used.items()}
+        self._used = {name: used for name, used in self._used.items() if name in present}
+        for served in processes:
+            if served.metrics is None:
+                continue
+            name, samples = served.model.name, served.metrics.samples
+            if self._props and not self._props.is_router:
+                self._working = frozenset((name,)) if samples.get("requests_processing") else frozenset()
+            seen = (served.address, samples.get("n_decode_total"))
+            if self._used.get(name, (None, 0.0))[0] != seen:
+                self._used[name] = (seen, time.monotonic())
+        return Observed(
+            restarted=restarted,
+            working=working,
+            load_seconds={
+                served.model.name: seconds
+                for served in processes
+                if (seconds := served.load_seconds()) is not None
+            },
+            used_at=used_at | {name: moment for name, (_, moment) in self._used.items()},
+        )
 
     def _record(
         self,
         tick: Tick,
         models: Sequence[ServedModel],
-        build: int | None,
-        max_loaded: int | None,
+        props: Props | None = None,
         outcome: str | None = None,
+        observed: Observed = NOTHING_OBSERVED,
     ) -> list[Write]:
         """Return the rows of `models`, `model_events` and `server_runs` that change with states of models.
 
         Args:
             tick: the present tick.
             models: the models with their new states.
-            build: build number of the server; None if it did not answer.
-            max_loaded: how many models a router keeps loaded; None or 0 = no limit.
+            props: the answer of /props of the server; None if it did not answer.
             outcome: outcome of all runs that end; None = as the events say.
+            observed: what this sample measured of the processes.
         """
         try:
-            compared = self._events.compare(models, max_loaded)
+            compared = self._events.compare(models, props.max_instances if props else None, observed)
         except DatabaseError:
             return []  # before the first sample: the next one compares with the stored events
         statuses = self._statuses.update(self._context.server, tick.timestamp, self._events.reported_models())
-        return statuses + self._events.writes(tick.timestamp, compared, build, outcome)
+        return statuses + self._events.writes(
+            tick.timestamp, compared, props.build if props else None, outcome
+        )
 
     def _reading_of_status(self, tick: Tick, status: int) -> Reading[None]:
         """Return the reading of a server that answers with an HTTP status other than 200."""
@@ -180,7 +241,7 @@ class LlamaServerSource:
                 self._single.record_loading()
                 models = self._single.loading_model(tick)
                 self._context.models.add_missing(models)
-                changes = self._record(tick, models, None, None) if models else []
+                changes = self._record(tick, models) if models else []
                 return self._disconnected("loading", "it loads its model", 0, changes)
             case 401:
                 message = (

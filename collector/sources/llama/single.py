@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import PurePath
-from urllib.parse import urlsplit
 
 from collector.errors import UnexpectedStatus
 from collector.health import State
@@ -21,7 +20,8 @@ from collector.sources.llama.endpoint import (
     ServingProcess,
 )
 from collector.sources.llama.http import LlamaHttp, listening_address
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.addresses import process_at
+from collector.sources.llama.local.process import LlamaProcess
 
 PROCESS_NOT_VISIBLE = State(
     "up",
@@ -117,6 +117,8 @@ class SingleServer:
         state: State = UP,
         metrics: Metrics | None = None,
     ) -> ServerReading:
+        if process:
+            model = replace(model, arguments=process.arguments)
         served = ServingProcess(
             model,
             listening_address(self._url),
@@ -127,19 +129,3 @@ class SingleServer:
             slots=props.slots,
         )
         return ServerReading((model,), (served,), state)
-
-
-def process_at(url: str, processes: tuple[LlamaProcess, ...]) -> LlamaProcess | None:
-    """Return the process that listens at a URL; None if it cannot be determined.
-
-    It is the process whose command line contains the port or socket. If none does, because the port was set
-    by an environment variable, it is the only llama-server process of this machine.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        listening = [p for p in processes if option(p.arguments, "--host") == parts.path]
-    else:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        listening = [p for p in processes if p.port == port]
-    candidates = listening or processes
-    return candidates[0] if len(candidates) == 1 else None

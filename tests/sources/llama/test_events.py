@@ -114,7 +114,7 @@ def test_the_duration_of_the_previous_state_is_stored_from_the_second_change_on(
     assert [row["previous_state"] for row in rows] == ["unloaded", "loading"]
     assert history.database.query("SELECT * FROM model_events WHERE model_id IS NULL") == []
     assert rows[0]["s"] is None
-    assert 0 <= rows[1]["s"] < 5
+    assert rows[1]["s"] is None  # it lasted no longer than the interval between two samples
 
 
 def test_a_model_that_was_unloaded_to_load_another_one_was_evicted(history: History) -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from collector.parsers.server_answers import Props
 from collector.sources.llama.idle_guard import FIRST_HARMLESS_BUILD, IdleGuard
-from collector.sources.llama.processes import LlamaProcess
+from collector.sources.llama.local.process import LlamaProcess
 
 
 def props(build: int | None, *, can_sleep: bool = True) -> Props:
@@ -37,11 +37,11 @@ def test_a_build_without_sleep_is_always_read() -> None:
     assert decisions(IdleGuard(props(5000, can_sleep=False), is_new=False), None, 1.0) == [True, True]
 
 
-def test_other_builds_are_read_while_they_are_active_and_once_more() -> None:
+def test_other_builds_are_read_once_at_first_then_while_they_are_active_and_once_more() -> None:
     for build in (None, FIRST_HARMLESS_BUILD - 1):
         guard = IdleGuard(props(build), is_new=False)
         assert decisions(guard, 1.0, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0) == [
-            False,
+            True,
             False,
             True,
             True,
@@ -53,7 +53,7 @@ def test_other_builds_are_read_while_they_are_active_and_once_more() -> None:
 
 def test_the_request_of_the_collector_does_not_count_as_activity() -> None:
     guard = IdleGuard(props(None), is_new=False)
-    assert decisions(guard, 1.0, 2.0, 2.01, 2.01, 2.02, 2.02) == [False, True, True, False, False, False]
+    assert decisions(guard, 1.0, 2.0, 2.01, 2.01, 2.02, 2.02) == [True, True, True, False, False, False]
 
 
 def test_a_model_that_was_just_loaded_is_read_once() -> None:
@@ -61,7 +61,7 @@ def test_a_model_that_was_just_loaded_is_read_once() -> None:
 
 
 def test_a_process_that_replaced_another_one_counts_as_active() -> None:
-    assert decisions(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [False, True, True, False]
+    assert decisions(IdleGuard(props(None), is_new=False), 5.0, 0.3, 0.3, 0.3) == [True, True, True, False]
 
 
 def test_a_process_that_replaced_another_one_and_used_as_much_time_counts_as_active() -> None:
@@ -72,7 +72,7 @@ def test_a_process_that_replaced_another_one_and_used_as_much_time_counts_as_act
         answers.append(guard.may_read(one))
         if answers[-1]:
             guard.record_read()
-    assert answers == [False, True, True, False]
+    assert answers == [True, True, True, False]
 
 
 def test_a_process_that_is_not_visible_is_not_read() -> None:
@@ -81,10 +81,10 @@ def test_a_process_that_is_not_visible_is_not_read() -> None:
 
 def test_activity_while_the_process_was_not_visible_is_read_afterwards() -> None:
     guard = IdleGuard(props(None), is_new=False)
-    assert decisions(guard, 1.0, None, 2.0, 2.0, 2.0) == [False, False, True, True, False]
+    assert decisions(guard, 1.0, None, 2.0, 2.0, 2.0) == [True, False, True, True, False]
 
 
 def test_a_reading_that_failed_is_tried_again() -> None:
     guard = IdleGuard(props(None), is_new=False)
-    assert [guard.may_read(process(spent)) for spent in (1.0, 2.0, 2.0, 2.0)] == [False, True, True, True]
+    assert [guard.may_read(process(spent)) for spent in (1.0, 2.0, 2.0, 2.0)] == [True, True, True, True]
     assert decisions(guard, 2.0, 2.0, 2.0) == [True, True, False]

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from collector.sources.base import Tick
-from collector.sources.llama.processes import LlamaProcess, LlamaProcessSource
-from collector.sources.llama.single import process_at
+from collector.sources.llama.local.addresses import process_at
+from collector.sources.llama.local.process import LlamaProcess
+from collector.sources.llama.processes import LlamaProcessSource
 
 pytestmark = pytest.mark.namespaces  # each test sees no process of that name but its own
 
@@ -161,12 +162,12 @@ def at(port: int, pid: int) -> LlamaProcess:
     [
         ("http://127.0.0.1:8080", [8080, 9000], 0),
         ("http://127.0.0.1:9000/prefix", [8080, 9000], 1),
-        ("http://127.0.0.1:7000", [8080], 0),
+        ("http://127.0.0.1:7000", [8080], None),
         ("http://127.0.0.1:7000", [8080, 9000], None),
         ("http://127.0.0.1:7000", [], None),
     ],
 )
-def test_the_process_behind_a_url_is_the_one_on_its_port_else_the_only_one(
+def test_the_process_behind_a_url_is_the_one_on_its_port(
     url: str, ports: list[int], expected: int | None
 ) -> None:
     found = process_at(url, tuple(at(port, pid) for pid, port in enumerate(ports)))

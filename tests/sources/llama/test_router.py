@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.sources.llama.router import is_local
+from collector.sources.llama.local.addresses import is_local
 
 
 @pytest.mark.parametrize(

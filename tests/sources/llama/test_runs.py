@@ -14,8 +14,8 @@ from collector.database import Database
 from collector.parsers.server_answers import ServedModel
 from collector.schema import Write
 from collector.sources.gpu.source import GpuDetail, GpuIdentity
+from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.metrics import LLAMA_METRICS
-from collector.sources.llama.processes import LlamaProcess
 from collector.sources.llama.run_table import HistoryStart
 from collector.sources.llama.runs import ObservedProcess, RunAssignment, ServerRuns
 

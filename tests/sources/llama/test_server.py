@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +20,8 @@ from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.sources.base import Reading, Tick
 from collector.sources.llama.http import MAX_ANSWER_BYTES, listening_address
+from collector.sources.llama.local.process import LlamaProcess
 from collector.sources.llama.metrics import LLAMA_METRICS
-from collector.sources.llama.processes import LlamaProcess
 from collector.sources.llama.run_table import Run
 from collector.sources.llama.server import LlamaServerSource
 from tests.support.llama_source import llama_source
@@ -70,9 +70,15 @@ def read(source: LlamaServerSource) -> Reading[None]:
     return source.read(Tick(1000))
 
 
+def rows(reading: Reading[None]) -> list[Sequence[Any]]:
+    """Return the rows of `llama_metrics`: the first one of a run is among the changes, which are never dropped."""
+    first = [w.rows[0] for w in reading.changes if w.statement == LLAMA_METRICS.insert_statement]
+    return [*first, *(values for _, values in reading.rows)]
+
+
 def row(reading: Reading[None]) -> dict[str, Any]:
-    assert len(reading.rows) == 1, reading.state
-    ((_, values),) = reading.rows
+    assert len(rows(reading)) == 1, reading.state
+    (values,) = rows(reading)
     return dict(zip(LLAMA_METRICS.written_columns, values, strict=True))
 
 
@@ -156,11 +162,15 @@ def test_metrics_are_never_requested_from_a_router(source_at: SourceAt) -> None:
 
 def test_a_port_without_a_listener_is_down(source_at: SourceAt) -> None:
     reading = read(source_at("http://127.0.0.1:1"))
-    assert (reading.state.name, reading.snapshot) == ("down", {"active_models": 0})
+    no_server = {"active_models": 0, "cpu_usage": 0.0, "memory_usage": 0.0, "uptime": 0.0}
+    assert (reading.state.name, reading.snapshot) == ("down", no_server)
 
 
-def test_a_host_name_that_does_not_exist_is_down(source_at: SourceAt) -> None:
-    assert read(source_at("http://no-such-host.invalid")).state.name == "down"
+def test_a_host_name_that_does_not_exist_is_unreachable_and_its_models_are_not_known(
+    source_at: SourceAt,
+) -> None:
+    reading = read(source_at("http://no-such-host.invalid"))
+    assert (reading.state.name, reading.snapshot) == ("unreachable", {"active_models": None})
 
 
 @pytest.mark.parametrize("reached_before", [False, True])
@@ -180,7 +190,7 @@ def test_only_a_server_whose_machine_refused_a_connection_before_counts_in_full(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve_if_reached)
     source = source_at("http://server.invalid:8080")
-    assert read(source).state.name == "down"
+    assert read(source).state.name == ("down" if reached_before else "unreachable")
     with OddServer(served(answer(200, PROPS), answer(200, METRICS))) as server:
         port = urlsplit(server.url).port
         assert row(read(source))["counted_from_zero"] == int(reached_before)
@@ -317,4 +327,4 @@ def test_a_server_that_starts_again_is_read_once_also_where_its_metrics_are_read
             source._single.record_down()
         else:
             assert read(source).state.name == "loading"
-        assert [len(read(source).rows) for _ in range(4)] == [1, 1, 0, 0]
+        assert [len(rows(read(source))) for _ in range(4)] == [1, 1, 0, 0]
