@@ -17,7 +17,7 @@ from collector.database.connection import (
     connect_read_only,
     translate_sqlite_errors,
 )
-from collector.errors import DatabaseDamaged, DatabaseError
+from collector.errors import DatabaseDamaged, Stopped
 
 RETRY_SECONDS = 3600
 """How often a check is tried again if the file could not be read."""
@@ -63,9 +63,7 @@ class IntegrityCheck:
             self.damage = error
             self._report("damaged")
             raise
-        except DatabaseError:
-            if not self._stop.is_set():
-                raise
+        except Stopped:
             return
         self.is_due = False
         self._report("ok")
