@@ -6,8 +6,8 @@ Pure functions: no I/O.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from collector.parsers.log_lines import parse_records
-from collector.parsers.log_record import Record, split_lines
+from collector.parsers.log.lines import parse_records
+from collector.parsers.log.record import Record, split_lines
 
 _MAX_CHARACTER_BYTES = 4
 _FIRST_NON_ASCII = 0x80

@@ -4,8 +4,8 @@ import os
 import time
 from collections.abc import Iterator
 
-from collector.parsers.log_record import Record
-from collector.parsers.log_time import StampClock, StoredClock, find_starts
+from collector.parsers.log.record import Record
+from collector.parsers.log.time import StampClock, StoredClock, find_starts
 
 LIVE_SECONDS = 2.5
 """Lines were written just now if the file had nothing unread, and was changed, at most this long ago."""

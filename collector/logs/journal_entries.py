@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from collector.logs.reader import LLAMA_SERVER
-from collector.parsers.log_keys import ends_with_key_flag
-from collector.parsers.log_lines import parse_records
-from collector.parsers.log_record import Record, split_lines
+from collector.parsers.log.keys import ends_with_key_flag
+from collector.parsers.log.lines import parse_records
+from collector.parsers.log.record import Record, split_lines
 
 _LEVEL_OF_PRIORITY = dict(
     zip("01234567", ["critical"] * 3 + ["error", "warn", "info", "info", "debug"], strict=True)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Protocol, Self
 
-from collector.parsers.log_time import StoredClock
+from collector.parsers.log.time import StoredClock
 
 ANCHOR_BYTES = 1024
 """Length of each of the two parts of an anchor."""

@@ -14,8 +14,8 @@ from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
 from collector.logs.position import Models
-from collector.parsers.log_lines import spawned_child
-from collector.parsers.log_record import LEVELS, Record
+from collector.parsers.log.lines import spawned_child
+from collector.parsers.log.record import LEVELS, Record
 from collector.schema import Column, Row, Table
 
 LOG_POSITIONS = Table(

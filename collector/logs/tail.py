@@ -14,9 +14,9 @@ from collector.logs.clock import FileClock
 from collector.logs.position import Anchor, FilePosition
 from collector.logs.reader import SETTLE_SECONDS
 from collector.logs.rewrite import RewriteDetector
-from collector.parsers.log_keys import key_follows_after
-from collector.parsers.log_lines import parse_records
-from collector.parsers.log_record import MAX_LINE_BYTES, Record, split_lines
+from collector.parsers.log.keys import key_follows_after
+from collector.parsers.log.lines import parse_records
+from collector.parsers.log.record import MAX_LINE_BYTES, Record, split_lines
 
 CHUNK_BYTES = 256 * 1024
 """Bytes that are read at once."""

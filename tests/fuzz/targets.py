@@ -15,14 +15,15 @@ import httpx
 
 from collector.errors import CollectorError, ParseError, SettingsError
 from collector.models.header_process import FORMAT
-from collector.parsers import gguf_header, log_lines
+from collector.parsers import gguf_header
 from collector.parsers.cron import is_due
 from collector.parsers.exposition import MAX_SAMPLES, PREFIX, parse_exposition
 from collector.parsers.gguf_header import Header, parse_header
-from collector.parsers.log_lines import parse_records, spawned_child
-from collector.parsers.log_record import CUT_MARK, LEVELS, MAX_LINE_BYTES, Kind, Record, split_lines
-from collector.parsers.log_time import StampClock, find_starts
-from collector.parsers.log_wrappers import peel
+from collector.parsers.log import lines as log_lines
+from collector.parsers.log.lines import parse_records, spawned_child
+from collector.parsers.log.record import CUT_MARK, LEVELS, MAX_LINE_BYTES, Kind, Record, split_lines
+from collector.parsers.log.time import StampClock, find_starts
+from collector.parsers.log.wrappers import peel
 from collector.parsers.model_facts import WANTED_KEYS, Facts, model_facts
 from collector.parsers.server_answers import (
     MAX_NAME_CHARACTERS,

@@ -14,7 +14,7 @@ from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
 from collector.logs import chunk, files, follower, rewrite, tail
-from collector.parsers.log_record import CUT_MARK, MAX_LINE_BYTES
+from collector.parsers.log.record import CUT_MARK, MAX_LINE_BYTES
 from tests.support.log_reading import LogCollector, file_collector
 from tests.support.paths import RECORDINGS as RECORDED
 

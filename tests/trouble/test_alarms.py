@@ -7,8 +7,8 @@ import pytest
 
 from collector.database.buffer import Buffer
 from collector.logs.reader import LogSink
-from collector.parsers.log_lines import parse_records
-from collector.parsers.log_record import split_lines
+from collector.parsers.log.lines import parse_records
+from collector.parsers.log.record import split_lines
 from tests.support.paths import RECORDINGS
 from tests.trouble.failures import FAILURES, Failure
 

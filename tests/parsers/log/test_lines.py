@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.parsers import log_lines
-from collector.parsers.log_formats import parse_line
-from collector.parsers.log_lines import parse_records, spawned_child
-from collector.parsers.log_record import CUT_MARK, LEVELS, MAX_LINE_BYTES, Record, split_lines
+from collector.parsers.log import lines as log_lines
+from collector.parsers.log.formats import parse_line
+from collector.parsers.log.lines import parse_records, spawned_child
+from collector.parsers.log.record import CUT_MARK, LEVELS, MAX_LINE_BYTES, Record, split_lines
 from tests.fuzz.cost import timed
 from tests.support.paths import RECORDINGS as RECORDED
 

@@ -14,8 +14,8 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from collector.parsers.log_lines import spawned_child
-from collector.parsers.log_record import Record
+from collector.parsers.log.lines import spawned_child
+from collector.parsers.log.record import Record
 
 RESTART_SECONDS = 1.0
 """A stamp that is smaller by more than this belongs to a new process; threads may disorder less."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from collector.parsers.log_record import Record
+from collector.parsers.log.record import Record
 
 _MASK = "***"
 

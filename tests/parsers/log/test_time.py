@@ -2,9 +2,9 @@
 
 import pytest
 
-from collector.parsers.log_lines import parse_records
-from collector.parsers.log_record import Record, split_lines
-from collector.parsers.log_time import StampClock, find_starts
+from collector.parsers.log.lines import parse_records
+from collector.parsers.log.record import Record, split_lines
+from collector.parsers.log.time import StampClock, find_starts
 
 END = 1_790_000_000
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from collector.parsers.log_alarms import death_level, has_component, is_known_component, word_level
-from collector.parsers.log_record import LEVELS, Kind, Record, clean_text
-from collector.parsers.log_wrappers import iso_time, peel
+from collector.parsers.log.alarms import death_level, has_component, is_known_component, word_level
+from collector.parsers.log.record import LEVELS, Kind, Record, clean_text
+from collector.parsers.log.wrappers import iso_time, peel
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """Parsing of llama-server's output: bytes of a log into records, for every build and all its settings.
 
 The format is detected line by line, because a restart with other flags changes it in the middle of a file.
-A line is first freed of what other programs put before it (`log_wrappers.py`), then parsed by the first
-format that recognizes it (`log_formats.py`). A line that belongs to the record before it (a chat template, a
+A line is first freed of what other programs put before it (`wrappers.py`), then parsed by the first
+format that recognizes it (`formats.py`). A line that belongs to the record before it (a chat template, a
 table) becomes part of that record.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from collector.parsers.log_alarms import (
+from collector.parsers.log.alarms import (
     is_known_component,
     is_trace,
     quotes_text,
@@ -17,10 +17,10 @@ from collector.parsers.log_alarms import (
     starts_with_failure,
     word_level,
 )
-from collector.parsers.log_formats import LETTERS, PREFIX_PATTERN, parse_jsonl, parse_peeled
-from collector.parsers.log_keys import mask_keys, may_contain_key
-from collector.parsers.log_record import MAX_LINE_BYTES, Kind, Record
-from collector.parsers.log_wrappers import Peeled, peel
+from collector.parsers.log.formats import LETTERS, PREFIX_PATTERN, parse_jsonl, parse_peeled
+from collector.parsers.log.keys import mask_keys, may_contain_key
+from collector.parsers.log.record import MAX_LINE_BYTES, Kind, Record
+from collector.parsers.log.wrappers import Peeled, peel
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:

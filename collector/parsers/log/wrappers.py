@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from collector.parsers.log_record import split_lines
+from collector.parsers.log.record import split_lines
 
 
 @dataclass(frozen=True, slots=True)

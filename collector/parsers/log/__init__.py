@@ -1,0 +1,1 @@
+"""Lines of a log into records: wrappers, formats, alarms, keys and times."""
