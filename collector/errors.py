@@ -7,9 +7,11 @@ CollectorError                base of all errors whose message is shown to the u
 │   ├── DatabaseDamaged       the content of the file is not what SQLite wrote
 │   ├── DatabaseReplaced      the file was moved, removed, replaced or overwritten while it was open
 │   ├── DatabaseBusy          another program holds a lock on it: the same call may succeed later
+│   ├── CopyRestarted         it cannot be copied in steps: another program writes into it too often
 │   ├── StatementFailed       a statement cannot be run, as a rule because of another program's trigger
 │   └── ValueNotStorable      one value does not fit its column
 ├── BackupFailed              a backup could not be made, or a file is not a usable backup
+│   └── NotABackup            a file is not a backup, whatever its name says
 ├── ExportFailed              the SQL text could not be written
 ├── ParseError                input is not in the expected format
 │   └── NotGguf               the first bytes of a file are not those of GGUF
@@ -54,6 +56,10 @@ class DatabaseInUse(DatabaseError):
     """Another collector holds the lock of this database."""
 
 
+class CopyRestarted(DatabaseError):
+    """A copy in steps does not end, because another program writes."""
+
+
 class StatementFailed(DatabaseError):
     """SQLite cannot run a statement: something that it needs does not exist.
 
@@ -90,6 +96,10 @@ class ValueNotStorable(DatabaseError):
 
 class BackupFailed(CollectorError):
     """A backup could not be made, or a file is not a usable backup. The message says why, and what to do."""
+
+
+class NotABackup(BackupFailed):
+    """The content of a file is not that of a backup."""
 
 
 class ExportFailed(CollectorError):

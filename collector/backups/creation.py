@@ -1,5 +1,6 @@
 """Make a backup, in the process that writes the database or while another process writes it."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 from collector.backups.background import raise_if_stopped, run_at_lowest_priority
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import sync_to_disk
+from collector.backups.identity import ensure_identity
 from collector.backups.verification import count_in_one_query, read_contents, verify
 from collector.database import Database
 from collector.database.connection import connect_for_copy, connect_read_only, fetch, translate_sqlite_errors
 from collector.database.deletion import count_rows, has_time_index
+from collector.errors import CopyRestarted
 
 LAST_BACKUP_KEY = "lastBackup"
 """Key in `metadata`: the fields of the `BackupSummary` of the last complete backup."""
@@ -78,9 +81,10 @@ def back_up(
         DatabaseError: the copy cannot be written, or the database cannot be read or is damaged.
     """
     begun_at, started = clock(), time.monotonic()
+    ensure_identity(database)
     with directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path):  # noqa: DTZ006 - names are in local time
         before = read_contents(database.query, partial(_count_rows, database, stop))
-        database.copy_to(copy, partial(_pause, copy, count(1), stop))
+        _copy(database, copy, stop)
         copied = run_at_lowest_priority(lambda: verify(copy, before, database.query, stop.is_set))
         raise_if_stopped(stop)
     directory.remove_old(keep, path)
@@ -90,6 +94,24 @@ def back_up(
         database.meta.set(LAST_BACKUP_KEY, asdict(summary))
         connection.execute("DELETE FROM metadata WHERE key = ?", (AWAITED_SINCE_KEY,))
     return summary
+
+
+def _copy(database: Database, copy: Path, stop: threading.Event) -> None:
+    """Copy a database in steps; at once if another program writes so often that the steps do not end."""
+    try:
+        database.copy_to(copy, partial(_pause, copy, count(1), stop))
+    except CopyRestarted:
+        copy.unlink()
+        with closing(connect_read_only(database.path)) as source:
+            source.set_progress_handler(stop.is_set, 100_000)
+            _copy_at_once(source, copy, database.path)
+
+
+def _copy_at_once(source: sqlite3.Connection, copy: Path, path: Path) -> None:
+    """Copy a database in one read transaction, during which nobody can commit: a few seconds per GB."""
+    connect_for_copy(copy).close()  # creates the file with mode 0600, which VACUUM INTO then fills
+    with translate_sqlite_errors(path):
+        source.execute("VACUUM INTO ?", (str(copy),))
 
 
 def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: int) -> BackupSummary:
@@ -113,10 +135,9 @@ def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: i
         directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path),  # noqa: DTZ006 - names are in local time
         closing(connect_read_only(database)) as source,
     ):
-        connect_for_copy(copy).close()  # creates the file with mode 0600, which VACUUM INTO then fills
         with translate_sqlite_errors(database):
             before = read_contents(lambda statement: fetch(source, statement))
-            source.execute("VACUUM INTO ?", (str(copy),))
+        _copy_at_once(source, copy, database)
         copied = verify(copy, before, lambda statement: fetch(source, statement), lambda: False)
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from collector.backups.files import TIME_FORMAT, copy_mode, copy_owner, drop_page_cache, sync_to_disk
+from collector.backups.identity import read_file_identity
 from collector.errors import BackupFailed, DatabaseBusy
 from collector.schema import BYTES_PER_MB
 
@@ -42,6 +43,16 @@ class BackupDirectory:
         with suppress(FileNotFoundError):
             return sorted(path for path in self.path.iterdir() if self._pattern.fullmatch(path.name))
         return []
+
+    def of_history(self, history: str | None) -> list[Path]:
+        """Return the complete backups that may belong to a history, the one with the most rows last.
+
+        Args:
+            history: its id; None if it is not known.
+        """
+        identities = {path: read_file_identity(path) for path in self.backups()}
+        own = [path for path, identity in identities.items() if identity.may_belong_to(history)]
+        return sorted(own, key=lambda path: (identities[path].inserted_rows, path.name))
 
     def begun_at(self, backup: Path) -> datetime:
         """Return the local time at which a backup was started, from its name."""
@@ -91,14 +102,16 @@ class BackupDirectory:
                 self._remove_partial()
 
     def remove_old(self, keep: int, new: Path) -> None:
-        """Delete all but the newest backups.
+        """Delete all but the newest backups of a history; those of others stay.
+
+        Example: the database is lost, and the collector begins a new one. Its backups must not replace those
+        of the lost one night by night.
 
         Args:
             keep: number of backups that remain.
-            new: the backup that was just made. It always remains, also where a wrong clock has given others
-                later names: with `keep` = 1 and an old backup of the year 2036, that one is deleted.
+            new: the backup that was just made. It always remains.
         """
-        others = [path for path in self.backups() if path != new]
+        others = [path for path in self.of_history(read_file_identity(new).history) if path != new]
         for path in others[: max(0, len(others) + 1 - keep)]:
             path.unlink(missing_ok=True)
 

@@ -4,11 +4,13 @@ It keeps what the shell's own .dump loses: carriage returns and NULs in texts, t
 very small numbers, row numbers, the encoding, and the version numbers that a program stored in its database.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from collector.backups.sql_literals import Text, literal_functions
+from collector.errors import ExportFailed
 from collector.schema import quote_identifier
 
 _SEQUENCE, _STATISTICS = "sqlite_sequence", "sqlite_stat1"
@@ -105,12 +107,30 @@ def _decoded(value: bytes | str) -> str:
 
 
 def _terminated(sql: str) -> bytes:
-    """Return a statement that a semicolon can follow.
+    """Return a statement that a semicolon can follow, and that a shell reads as one statement.
+
+    Somebody can have written anything into `sqlite_master`: `CREATE TABLE t (a);` and, on the next line,
+    `.shell …`, which the sqlite3 shell of whoever reads the text would run.
 
     SQLite stores the statement as it was written. One that ends in a comment, `CREATE VIEW v AS … -- all of
     them`, would hide a semicolon on the same line, so a newline is added.
     """
-    return (sql if sqlite3.complete_statement(f"{sql};") else f"{sql}\n").encode()
+    terminated = sql if sqlite3.complete_statement(f"{sql};") else f"{sql}\n"
+    if not sql.lstrip().upper().startswith("CREATE") or not _is_one_statement(terminated):
+        raise ExportFailed(f"the schema of the database has text that is not one statement: {sql!r:.200}")
+    return terminated.encode()
+
+
+def _is_one_statement(sql: str) -> bool:
+    """Return whether a shell finds no end of a statement inside a text.
+
+    It ends one at a semicolon, and at a line that consists of `/` or `go`.
+    """
+    ends = (match.start() for match in _END_OF_STATEMENT(sql))
+    return not any(sqlite3.complete_statement(f"{sql[:end]};") for end in ends)
+
+
+_END_OF_STATEMENT = re.compile(r";|^[ \t]*(?:/|go)[ \t]*$", re.IGNORECASE | re.MULTILINE).finditer
 
 
 def _table_inserts(connection: sqlite3.Connection, table: _Table) -> Iterator[bytes]:

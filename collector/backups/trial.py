@@ -14,6 +14,7 @@ from collector.backups.background import (
     run_at_lowest_priority,
 )
 from collector.backups.directory import BackupDirectory
+from collector.backups.identity import read_identity
 from collector.backups.verification import Contents
 from collector.database import Database
 from collector.errors import BackupFailed, CollectorError, DatabaseBusy
@@ -57,7 +58,7 @@ class TrialRestore(DueJob):
         self._clock = clock
 
     def _run_if_due(self) -> None:
-        backups = self._directory.backups()
+        backups = self._directory.of_history(read_identity(self._database).history)
         if not backups:
             return
         now = self._clock()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import TIME_FORMAT, copy_mode, move_side_files, sync_to_disk
+from collector.backups.identity import read_file_identity, read_host_id
 from collector.backups.restoration import prepare_restore
 from collector.backups.verification import read_file_contents
 from collector.catalog import OWN_TABLES
@@ -19,7 +20,14 @@ from collector.database.connection import (
     connect_read_only,
     translate_sqlite_errors,
 )
-from collector.errors import BackupFailed, CollectorError, DatabaseBusy, DatabaseError, DatabaseInUse
+from collector.errors import (
+    BackupFailed,
+    DatabaseBusy,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseInUse,
+    NotABackup,
+)
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
 from collector.views import VIEWS
@@ -75,21 +83,47 @@ def restore(settings: Settings, backup: Path) -> None:
 
 
 def restore_latest(settings: Settings) -> None:
-    """Restore the newest good backup, skipping those that cannot be restored.
+    """Restore the newest good backup; an older one only if the newer ones are certainly not good.
+
+    A disk that is full at the moment, or a lock, says nothing about a backup: an older one must not go in
+    because of it.
 
     Raises:
         BackupFailed: there is none.
-        CollectorError: see `restore`.
+        CollectorError: see `restore`; nothing was changed.
     """
     directory = BackupDirectory(settings.backup_directory, settings.database_path)
-    for backup in reversed(directory.backups()):
+    for backup in reversed(_candidates(directory, settings.database_path)):
         try:
             return restore(settings, backup)
-        except DatabaseInUse:
-            raise
-        except CollectorError as error:
+        except (DatabaseDamaged, NotABackup) as error:
             print(f"skipped: {error}", file=sys.stderr)
     raise BackupFailed(f"{directory.path} contains no good backup")
+
+
+def _candidates(directory: BackupDirectory, database: Path) -> list[Path]:
+    """Return the backups that `--latest` may choose, the best one last.
+
+    Those of the present database, if there are any. Otherwise, because it is lost or was begun anew, those of
+    the history of this host that has the newest sample. Never those of another host.
+    """
+    host = read_host_id()
+    identities = {path: read_file_identity(path) for path in directory.backups()}
+    here = {path: one for path, one in identities.items() if None in (one.host, host) or one.host == host}
+    present = read_file_identity(database).history if database.exists() else None
+    own = {path: one for path, one in here.items() if one.may_belong_to(present)} if present else {}
+    if not own and here:
+        newest = max(here.values(), key=lambda one: one.newest_sample)
+        own = {path: one for path, one in here.items() if one.may_belong_to(newest.history)}
+    for path in (path for path, one in own.items() if one.inserted_rows < 0):
+        print(f"skipped where a better one is found: {path} cannot be read", file=sys.stderr)
+    if len(own) < len(identities):
+        print(
+            f"{len(identities) - len(own)} backups of other databases are not considered: "
+            "llama-collector restore --list shows all, and `restore FILE` takes any of them",
+            file=sys.stderr,
+        )
+    return sorted(own, key=lambda path: (own[path].inserted_rows, path.name))
 
 
 def list_backups(settings: Settings) -> None:

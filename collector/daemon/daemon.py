@@ -19,7 +19,7 @@ import structlog
 import collector
 from collector import events
 from collector.backups.files import move_aside
-from collector.catalog import open_database
+from collector.catalog import OWN_TABLES, open_database
 from collector.daemon import signals, systemd
 from collector.daemon.heartbeat import Heartbeat, status_line
 from collector.daemon.jobs import AFTER_TICK_SECONDS, Job, maintenance_jobs
@@ -34,6 +34,7 @@ from collector.database.integrity_check import RETRY_SECONDS, IntegrityCheck
 from collector.database.writer import Writer
 from collector.errors import DatabaseDamaged, DatabaseError, SettingsError
 from collector.health import COLLECTOR_HEALTH, FLUSH_FINGERPRINT, OK, Health, State, observe
+from collector.history.retention import Prune
 from collector.output import BackgroundOutput
 from collector.schema import Write
 from collector.settings import Settings, read_api_key
@@ -98,9 +99,12 @@ class Daemon:
                 self._run_record.add_integrity,
                 is_due=self._run_record.is_check_due,
             )
+            self._prune = Prune(self._database, OWN_TABLES, settings.retention, self._stopping)
             self._jobs = self._build_jobs()
             self._job_health = {job.name: Health(job.name) for job in self._jobs}
-            self._logs = LogThreads(settings.logs, self._database, self._buffer, self._flush_now)
+            self._logs = LogThreads(
+                settings.logs, self._database, self._buffer, self._flush_now, self._prune.is_too_large
+            )
             vital = [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital]
             self._heartbeat = Heartbeat(vital, self._status_line)
             self._scheduler = Scheduler(self._jobs, self._run)
@@ -128,7 +132,7 @@ class Daemon:
             Job("sample", self._sampler.tick, interval, 0, "sampling", is_vital=True),
             Job("flush", self._writer.flush, flush_interval, AFTER_TICK_SECONDS, "writer", is_vital=True),
             Job("damage_check", self._integrity_check.run, RETRY_SECONDS, AFTER_TICK_SECONDS, "maintenance"),
-            *maintenance_jobs(self._settings, self._database, self._upgrade, self._stopping),
+            *maintenance_jobs(self._settings, self._database, self._upgrade, self._prune, self._stopping),
         ]
 
     def start(self) -> None:

@@ -25,6 +25,10 @@ AFTER_TICK_SECONDS = SNAPSHOT_TIMEOUT_SECONDS + 0.25
 _UPGRADE_SECONDS = 60  # until the next attempt, after one that failed because of a lock or a full disk
 
 
+SIZE_SECONDS = 1
+"""How often the size of the file is compared with its limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One action that runs at a fixed interval.
@@ -47,7 +51,7 @@ class Job:
 
 
 def maintenance_jobs(
-    settings: Settings, database: Database, upgrade: RowUpgrade, stop: threading.Event
+    settings: Settings, database: Database, upgrade: RowUpgrade, prune: Prune, stop: threading.Event
 ) -> list[Job]:
     """Return the maintenance jobs that the settings ask for, in the order of their first run.
 
@@ -55,6 +59,7 @@ def maintenance_jobs(
         settings: their intervals; 0, or an empty schedule, means never.
         database: the database that they work on.
         upgrade: completes the rows that version 0.1.0 wrote.
+        prune: deletes what is beyond the limits.
         stop: ends each of them early.
     """
     scan = ModelScan(database, settings.models_directories)
@@ -63,12 +68,12 @@ def maintenance_jobs(
     restore = partial(prepare_restore, tables=OWN_TABLES, views=VIEWS)
     days = settings.backup.self_test_days
     trial = TrialRestore(database, directory, days, restore, stop)
-    prune = Prune(database, OWN_TABLES, settings.retention, stop)
     intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
         ("backup", nightly.run, POLL_SECONDS if settings.backup.schedule else 0),
         ("backup_test", trial.run, POLL_SECONDS if days else 0),
         ("prune", prune.run, settings.retention.interval),
+        ("prune_size", prune.run_if_too_large, SIZE_SECONDS if settings.retention.max_database_mb else 0),
         ("upgrade", upgrade.run, _UPGRADE_SECONDS if upgrade.is_due() else 0),
     )
     return [

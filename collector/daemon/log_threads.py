@@ -30,13 +30,20 @@ class LogThreads:
         database: contains the positions up to which the logs were read.
         buffer: receives lines and positions.
         flush: flushes the buffer; returns whether it succeeded.
+        must_wait: whether the file is too large at the moment: the next prune makes room.
     """
 
     def __init__(
-        self, settings: LogsSettings, database: Database, buffer: Buffer, flush: Callable[[], bool]
+        self,
+        settings: LogsSettings,
+        database: Database,
+        buffer: Buffer,
+        flush: Callable[[], bool],
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stop = threading.Event()
         self._flush = flush
+        self._must_wait = must_wait
         readers = _create_readers(settings, database, buffer)
         self.health = tuple(Health(reader.name) for reader, _ in readers)
         self._threads = [
@@ -61,8 +68,10 @@ class LogThreads:
 
     def _run(self, reader: LogReader, interval: float, health: Health) -> None:
         while not self._stop.is_set():
-            observe(health, reader.poll, lambda state: state)
-            can_continue = reader.has_more and self._flush()
+            can_continue = False
+            if not self._must_wait():
+                observe(health, reader.poll, lambda state: state)
+                can_continue = reader.has_more and self._flush()
             self._stop.wait(BACKLOG_PAUSE_SECONDS if can_continue else interval)
         reader.close()
 

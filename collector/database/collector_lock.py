@@ -4,11 +4,15 @@ It is not on the database file itself, which only SQLite may open in this proces
 the process ends, in whatever way that happens.
 """
 
+import errno
 import fcntl
 import os
+import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from collector.database.ownership import match_owner
 from collector.errors import DatabaseError, DatabaseInUse
 
 _TIMEOUT_SECONDS = 0.5  # `status` holds the lock for a moment while it checks who has it
@@ -32,24 +36,52 @@ class CollectorLock:
             DatabaseInUse: another collector holds the lock.
             DatabaseError: the lock file cannot be created.
         """
+        descriptor = self._open()
+        try:
+            is_locked = _try_lock(descriptor, time.monotonic() + _TIMEOUT_SECONDS)
+        except OSError as error:
+            os.close(descriptor)
+            raise DatabaseError(
+                f"{self._path} cannot be locked: {error.strerror}. Some network file systems have no "
+                "locks: name a file elsewhere in [database] path."
+            ) from error
+        if not is_locked:
+            holder = _describe_holder(descriptor, self._path)
+            os.close(descriptor)
+            raise DatabaseInUse(f"{holder} Stop it first, or give this collector another [database] path.")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def _open(self) -> int:
+        """Open the lock file, creating it if it is missing.
+
+        Whoever may write the directory could put a link to another file in its place, which root would
+        truncate: links are not followed, and the file must have no other name.
+
+        Raises:
+            DatabaseError: it cannot be opened, or is not a file of its own.
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                descriptor = os.open(self._path, flags)
+            except FileNotFoundError:
+                descriptor = os.open(self._path, flags | os.O_CREAT, 0o644)
+                match_owner(self._path)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DatabaseError(f"{self._path} is a symbolic link: remove it") from error
             raise DatabaseError(
                 f"cannot write {self._path}: {error.strerror}. The collector must be able to write the "
                 "directory of its database: change its owner or mode, or [database] path."
             ) from error
-        if not _try_lock(descriptor, time.monotonic() + _TIMEOUT_SECONDS):
-            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.close(descriptor)
-            raise DatabaseInUse(
-                f"another collector (process {owner}) writes this database. Stop it first, or give this one "
-                "another [database] path."
-            )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
+            raise DatabaseError(f"{self._path} is not a file of its own: remove it")
+        return descriptor
 
     def release(self) -> None:
         """Release the lock.
@@ -80,6 +112,41 @@ def running_collector(database: Path) -> int | None:
         return int(os.pread(descriptor, 32, 0) or b"0") or None
     finally:
         os.close(descriptor)
+
+
+def _describe_holder(descriptor: int, path: Path) -> str:
+    """Return a sentence about who holds the lock.
+
+    The process that the file names may have ended long ago, while another program, such as a backup tool,
+    holds a lock of its own on the file: then the kernel's list of locks tells who it is.
+    """
+    named = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    holders = _lock_holders(os.fstat(descriptor))
+    if named and (named in holders or (not holders and Path(f"/proc/{named}").exists())):
+        return f"another collector (process {named}) writes this database."
+    if holders:
+        names = ", ".join(f"process {one} ({_command(one)})" for one in holders)
+        return f"{names} holds a lock on {path}."
+    return f"another program, which cannot be seen from here, holds a lock on {path}."
+
+
+def _lock_holders(status: os.stat_result) -> list[str]:
+    """Return the ids of the processes that hold a lock on a file, by /proc/locks."""
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    holders = []
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
+            fields = line.split()  # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:12345 0 EOF
+            if len(fields) >= 6 and fields[5] == wanted and fields[4] not in ("-1", "0"):  # noqa: PLR2004
+                holders.append(fields[4])
+    return holders
+
+
+def _command(process: str) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "not visible"
 
 
 def _try_lock(descriptor: int, deadline: float, operation: int = fcntl.LOCK_EX) -> bool:

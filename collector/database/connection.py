@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from collector.database.ownership import match_owner
 from collector.errors import (
     DatabaseBusy,
     DatabaseDamaged,
@@ -43,10 +44,13 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         DatabaseBusy: another program holds a lock.
     """
     check_writable(path)
+    is_new = not path.exists()
     with translate_sqlite_errors(path), ExitStack() as on_error:
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
+        if is_new:
+            match_owner(path)
         on_error.callback(connection.close)
         # Before 3.44, SQLite with `trusted_schema = OFF` refuses to run the triggers of a full-text index,
         # which are common: no line of `logs` could be written. It is our own file.

@@ -1,6 +1,7 @@
 """The one writing connection, its transactions, and the five repositories that use it."""
 
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from collector.database.repositories.metadata import MetadataRepository
 from collector.database.repositories.metrics import MetricsRepository
 from collector.database.repositories.models import ModelsRepository
 from collector.database.repositories.server_config import ConfigRepository
-from collector.errors import Stopped
+from collector.errors import CopyRestarted, Stopped
 from collector.schema import Table, View
 
 COPY_STEP_PAGES = 256
@@ -34,6 +35,9 @@ COPY_STEP_PAGES = 256
 
 
 _INTERRUPT_SECONDS = 0.05
+
+MAX_RESTARTS = 3
+"""How often a copy may begin again because another program has written."""
 
 
 class Database:
@@ -167,13 +171,24 @@ class Database:
             between_steps: called with the duration of the last step in seconds; an exception ends the copy.
 
         Raises:
+            CopyRestarted: another program writes so often that the copy would begin again and again.
             DatabaseError: the copy cannot be created or written, or the database cannot be read.
         """
         with closing(connect_for_copy(path)) as target, self._lock, translate_sqlite_errors(self.path):
             started = time.perf_counter()
+            restarts, least_remaining = 0, sys.maxsize
 
-            def release_lock(_status: int, _remaining: int, _total: int) -> None:
-                nonlocal started
+            def release_lock(_status: int, remaining: int, _total: int) -> None:
+                nonlocal started, restarts, least_remaining
+                if remaining > least_remaining + COPY_STEP_PAGES:  # after a commit of another program
+                    restarts += 1
+                    if restarts > MAX_RESTARTS:
+                        raise CopyRestarted(
+                            f"the copy of the database began again {restarts} times, because another program "
+                            "writes into it"
+                        )
+                    least_remaining = remaining
+                least_remaining = min(least_remaining, remaining)
                 seconds = time.perf_counter() - started
                 self._lock.release()
                 try:

@@ -2,17 +2,19 @@
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+
+import structlog
 
 from collector.database import Database, deletion
 from collector.database.deletion import PASS_ROWS, Boundary
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.space import read_space
 from collector.errors import DatabaseError, Stopped
+from collector.history.clock_trust import ClockTrust
 from collector.history.shrinking import FileShrinking
 from collector.history.steps import ShortSteps
 from collector.schema import BYTES_PER_MB, Table
@@ -64,7 +66,7 @@ class Prune:
         tables: own tables beside the documented ones; those with a `timestamp` are pruned.
         settings: the limits.
         stop: ends it early; the next run continues.
-        clock: returns Unix seconds.
+        clock: says what is too old, and whether it may; None for the wall clock.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Prune:
         tables: Iterable[Table],
         settings: RetentionSettings,
         stop: threading.Event,
-        clock: Callable[[], float] = time.time,
+        clock: ClockTrust | None = None,
     ) -> None:
         self._database = database
         self._tables = [
@@ -84,7 +86,11 @@ class Prune:
         self._counted_tables = [table for table in self._tables if table in _COUNTED_TABLES]
         self._settings = settings
         self._limit_bytes = settings.max_database_mb * BYTES_PER_MB
-        self._clock = clock
+        self._clock = clock or ClockTrust()
+        # Read now: the first sample of this run already has the time of a clock that may be wrong.
+        self._newest_before = _newest_time(database)
+        self._is_distrust_logged = False
+        self._is_stuck = False
         self._steps = ShortSteps(stop)
         self._shrinking = FileShrinking(database, self._limit_bytes, self._steps)
         self._progress: Progress = lambda _deleted: None
@@ -104,15 +110,13 @@ class Prune:
         self._progress, self._deleted, self._row_counts = progress, {}, {}
         size_bytes = read_space(self._database).size_bytes
         with suppress(Stopped):
-            if days := self._settings.max_age_days:
-                oldest_kept = int(self._clock()) - days * _SECONDS_PER_DAY
-                for table in self._tables:
-                    self._delete(table, Boundary(oldest_kept))
+            self._prune_by_age()
             self._prune_by_rows()
             is_small_enough = self._prune_by_size()
             for table in self._deleted:
                 self._steps.run(partial(deletion.analyze, self._database, table))
             self._shrinking.run()
+            self._is_stuck = not is_small_enough
             if not is_small_enough:
                 raise DatabaseError(
                     f"the database cannot be made smaller than [retention] max_database_mb = "
@@ -120,6 +124,42 @@ class Prune:
                     f"{LAST_ROWS:,} rows of each table. Raise the limit, or check `llama-collector status`"
                 )
         return PruneSummary(self._deleted, size_bytes, read_space(self._database).size_bytes)
+
+    def run_if_too_large(self) -> None:
+        """Prune if the file is larger than its limit; to be called often.
+
+        Example: the log of a week is read after an upgrade, 100 MB in a few seconds, with a limit of 50 MB.
+
+        Raises:
+            DatabaseBusy: another program holds a lock.
+            DatabaseError: see `run`.
+        """
+        if self.is_too_large():
+            self.run()
+
+    def is_too_large(self) -> bool:
+        """Return whether the file is larger than its limit, and the next prune can change that."""
+        if not self._limit_bytes or self._is_stuck:
+            return False
+        return read_space(self._database).size_bytes > self._limit_bytes
+
+    def _prune_by_age(self) -> None:
+        """Delete the rows older than `max_age_days`, unless the clock may be wrong."""
+        days = self._settings.max_age_days
+        if not days:
+            return
+        if not self._clock.is_trusted(self._newest_before):
+            if not self._is_distrust_logged:
+                self._is_distrust_logged = True
+                structlog.get_logger().warning(
+                    "the clock has jumped by more than a day: nothing is deleted because of its age for a "
+                    "day, or until the clock is synchronized"
+                )
+            return
+        self._is_distrust_logged = False
+        oldest_kept = int(self._clock.now()) - days * _SECONDS_PER_DAY
+        for table in self._tables:
+            self._delete(table, Boundary(oldest_kept))
 
     def _prune_by_rows(self) -> None:
         """Delete the oldest rows beyond `metrics_max_rows` and `logs_max_rows`.
@@ -206,6 +246,12 @@ class Prune:
             if table in self._row_counts:
                 self._row_counts[table] -= deleted
             self._progress(sum(self._deleted.values()))
+
+
+def _newest_time(database: Database) -> int | None:
+    """Return the time of the sample that was inserted last."""
+    rows = database.query("SELECT timestamp FROM metrics ORDER BY id DESC LIMIT 1")
+    return rows[0]["timestamp"] if rows and isinstance(rows[0]["timestamp"], int) else None
 
 
 def _share_to_delete(used_bytes: float, target_bytes: float, row_counts: Iterable[int]) -> float:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,6 +22,14 @@ ANSWER_TIMEOUT_SECONDS = 60.0
 _STOP_LATENCY_SECONDS = 0.2
 _EXIT_TIMEOUT_SECONDS = 2.0
 _ATTEMPTS = 2  # the kernel may have killed the process because memory was short elsewhere
+
+# The child is isolated (-I): `random.py` or `gguf.py` in the working directory, or a directory in PYTHONPATH,
+# must not be imported, least of all by root. The package itself may be in a checkout that is not installed;
+# its directory comes last, so that nothing in it hides another module.
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); from collector.models.header_process import main; main()"
+)
+_PACKAGE_DIRECTORY = str(Path(__file__).resolve().parents[2])
 
 Verdict = Literal["model", "part", "other", "broken", "unreadable"]
 
@@ -106,8 +115,8 @@ class HeaderReader:
         if self._process:
             return self._process
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "collector.models.header_process"],
+            self._process = subprocess.Popen(  # noqa: S603 - a constant program
+                [sys.executable, "-I", "-c", _PROGRAM, _PACKAGE_DIRECTORY],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

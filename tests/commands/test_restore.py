@@ -127,7 +127,7 @@ def test_a_file_that_is_no_backup_is_refused_and_nothing_changes(
     execute(foreign, "CREATE TABLE songs (title TEXT)")
     assert "restore --list" in refused(collector, "restore", tmp_path / "nowhere.db")
     assert "no SQLite database" in refused(collector, "restore", text)
-    assert "none of the collector's tables" in refused(collector, "restore", empty)
+    assert "no SQLite database" in refused(collector, "restore", empty)
     assert "none of the collector's tables" in refused(collector, "restore", foreign)
     assert rows(collector.database) == before
     assert names_beside(collector) == names

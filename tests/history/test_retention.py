@@ -20,6 +20,7 @@ from collector.database.documented import LOGS, METRICS
 from collector.database.migrations import migrate
 from collector.errors import DatabaseBusy, DatabaseError
 from collector.history import shrinking, steps
+from collector.history.clock_trust import ClockTrust
 from collector.history.retention import LAST_ROWS, MIN_SHARE, Prune, _rows_in_share, _share_to_delete
 from collector.history.shrinking import RESERVE_BYTES
 from collector.schema import BYTES_PER_MB
@@ -66,7 +67,7 @@ def fill(database: Database, samples: int, lines: int, width: int = 50) -> None:
 
 def pruning(database: Database, **limits: int) -> Prune:
     settings = replace(NO_LIMITS, **limits)
-    return Prune(database, OWN_TABLES, settings, threading.Event(), clock=lambda: NOW)
+    return Prune(database, OWN_TABLES, settings, threading.Event(), clock=ClockTrust(lambda: NOW))
 
 
 def count(database: Database, table: str) -> int:
