@@ -176,19 +176,18 @@ class Database:
         """
         with closing(connect_for_copy(path)) as target, self._lock, translate_sqlite_errors(self.path):
             started = time.perf_counter()
-            restarts, least_remaining = 0, sys.maxsize
+            restarts, last_remaining = 0, sys.maxsize
 
             def release_lock(_status: int, remaining: int, _total: int) -> None:
-                nonlocal started, restarts, least_remaining
-                if remaining > least_remaining + COPY_STEP_PAGES:  # after a commit of another program
+                nonlocal started, restarts, last_remaining
+                if remaining >= last_remaining:  # it began again, after a commit of another program
                     restarts += 1
                     if restarts > MAX_RESTARTS:
                         raise CopyRestarted(
                             f"the copy of the database began again {restarts} times, because another program "
                             "writes into it"
                         )
-                    least_remaining = remaining
-                least_remaining = min(least_remaining, remaining)
+                last_remaining = remaining
                 seconds = time.perf_counter() - started
                 self._lock.release()
                 try:

@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 
 from collector.backups.directory import BackupDirectory
+from collector.backups.identity import HOST_KEY
 from collector.backups.restoration import prepare_restore
 from collector.backups.trial import LAST_TEST_KEY, TrialRestore
 from collector.catalog import OWN_TABLES
@@ -31,7 +32,7 @@ def test_the_newest_backup_is_restored_on_trial_once_a_month(
     assert stored["rows"] == sum(
         database.query(f"SELECT count(*) AS n FROM {name}")[0]["n"]
         for name in ("metrics", "models", "logs", "server_config")
-    )
+    ) + len({HOST_KEY} & {row["key"] for row in database.query("SELECT key FROM metadata")})
     assert names(directory) == [path.name]
     trial_restore(database, directory, NIGHT + 30 * DAY).run()
     assert database.meta.get(LAST_TEST_KEY)["time"] == NIGHT + DAY
