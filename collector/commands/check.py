@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from collector.commands.access import find_obstacles
-from collector.database.collector_lock import running_collector
 from collector.database.connection import check_integrity, connect_read_only, translate_sqlite_errors
+from collector.database.locks.collector_lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
 from collector.parsers.command_line import mask_secrets
 from collector.schema import BYTES_PER_MB

@@ -13,13 +13,13 @@ from collector.backups.restoration import prepare_restore
 from collector.backups.verification import read_file_contents
 from collector.catalog import OWN_TABLES
 from collector.commands.progress import Progress
-from collector.database.collector_lock import CollectorLock
 from collector.database.connection import (
     check_integrity,
     connect_for_writing,
     connect_read_only,
     translate_sqlite_errors,
 )
+from collector.database.locks.collector_lock import CollectorLock
 from collector.errors import (
     BackupFailed,
     DatabaseBusy,

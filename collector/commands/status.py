@@ -11,8 +11,8 @@ from typing import Any
 
 import collector
 from collector.commands.status_text import Record, format_status
-from collector.database.collector_lock import running_collector
 from collector.database.connection import connect_read_only, fetch, translate_sqlite_errors
+from collector.database.locks.collector_lock import running_collector
 from collector.schema import quote_identifier
 from collector.settings import find_settings_file, load_settings
 

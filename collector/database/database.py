@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from collector.database.collector_lock import CollectorLock
 from collector.database.connection import (
     connect_for_copy,
     connect_for_writing,
@@ -20,6 +19,7 @@ from collector.database.connection import (
 )
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.database.file_watch import FileWatch
+from collector.database.locks.collector_lock import CollectorLock
 from collector.database.migrations import migrate, refresh_views
 from collector.database.repositories.base import Record
 from collector.database.repositories.logs import LogsRepository

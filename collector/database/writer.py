@@ -10,7 +10,7 @@ from collector.database.buffer import Batch, Buffer
 from collector.database.database import Database
 from collector.database.file_watch import Replacement
 from collector.database.flush_transaction import FlushTransactions
-from collector.database.lock_holders import LockWatch
+from collector.database.locks.watch import LockWatch
 from collector.database.partial_commit import VALUE_ERRORS, PartialCommit, RefusedBatches
 from collector.errors import DatabaseBusy, DatabaseDamaged, DatabaseError, DatabaseReplaced, StatementFailed
 from collector.schema import Row, Write

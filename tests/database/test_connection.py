@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from collector.database import Database
-from collector.database.collector_lock import running_collector
 from collector.database.connection import connect_read_only
+from collector.database.locks.collector_lock import running_collector
 from collector.errors import DatabaseBusy, DatabaseError, DatabaseInUse
 
 UNPRIVILEGED = 65534

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from collector import events
-from collector.database import Database, lock_holders
+from collector.database import Database
 from collector.database.buffer import Buffer, Retention
 from collector.database.documented import LOGS
+from collector.database.locks import watch
+from collector.database.locks.holders import lock_holders
 from collector.database.writer import Writer
 from collector.errors import DatabaseBusy
 
@@ -61,7 +63,7 @@ def test_a_process_that_holds_a_lock_for_long_is_logged_once(
     reader = Reader(database.path)
     flush_fails(writer, buffer)
     assert logged == []  # a short lock is normal
-    monkeypatch.setattr(lock_holders, "LONG_SECONDS", 0)
+    monkeypatch.setattr(watch, "LONG_SECONDS", 0)
     flush_fails(writer, buffer)
     flush_fails(writer, buffer)
     reader.end()
@@ -78,6 +80,6 @@ def test_a_process_that_has_released_its_lock_is_not_named(database: Database) -
     reader = Reader(database.path)
     lines = Path("/proc/locks").read_text().splitlines()
     reader.end()
-    assert lock_holders.lock_holders(database.path.stat(), lines) == [reader.pid]
+    assert lock_holders(database.path.stat(), lines) == [reader.pid]
     lines = Path("/proc/locks").read_text().splitlines()
-    assert lock_holders.lock_holders(database.path.stat(), lines) == []
+    assert lock_holders(database.path.stat(), lines) == []

@@ -9,9 +9,9 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import suppress
 from pathlib import Path
 
+from collector.database.locks.holders import describe_process, read_lock_holders
 from collector.database.ownership import match_owner
 from collector.errors import DatabaseError, DatabaseInUse
 
@@ -121,32 +121,12 @@ def _describe_holder(descriptor: int, path: Path) -> str:
     holds a lock of its own on the file: then the kernel's list of locks tells who it is.
     """
     named = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-    holders = _lock_holders(os.fstat(descriptor))
-    if named and (named in holders or (not holders and Path(f"/proc/{named}").exists())):
+    holders = read_lock_holders(os.fstat(descriptor))
+    if named.isdigit() and (int(named) in holders or (not holders and Path(f"/proc/{named}").exists())):
         return f"another collector (process {named}) writes this database."
     if holders:
-        names = ", ".join(f"process {one} ({_command(one)})" for one in holders)
-        return f"{names} holds a lock on {path}."
+        return f"{', '.join(map(describe_process, holders))} holds a lock on {path}."
     return f"another program, which cannot be seen from here, holds a lock on {path}."
-
-
-def _lock_holders(status: os.stat_result) -> list[str]:
-    """Return the ids of the processes that hold a lock on a file, by /proc/locks."""
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    holders = []
-    with suppress(OSError):
-        for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
-            fields = line.split()  # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:12345 0 EOF
-            if len(fields) >= 6 and fields[5] == wanted and fields[4] not in ("-1", "0"):  # noqa: PLR2004
-                holders.append(fields[4])
-    return holders
-
-
-def _command(process: str) -> str:
-    try:
-        return Path(f"/proc/{process}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return "not visible"
 
 
 def _try_lock(descriptor: int, deadline: float, operation: int = fcntl.LOCK_EX) -> bool:
