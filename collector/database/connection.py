@@ -143,7 +143,7 @@ def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "in
             for finding in _findings(connection, f"{check}({quote_identifier(name)})") or ()
         ]
     if damage := next((finding for finding in findings if not _OF_CONTENT(finding)), None):
-        damage = damage.replace("*** in database main ***\n", "")
+        damage = damage.removeprefix("*** in database main ***\n").partition("\n")[0]
         raise DatabaseDamaged(f"{path}: {damage}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK, State
 from collector.logs.follower import PathFollower
-from collector.logs.position import Identity, PathPosition
+from collector.logs.position import Identity, PathPosition, position_name
 from collector.logs.problems import MISSING
 from collector.logs.reader import LogSink
 from collector.logs.rotation import paths_to_follow
@@ -84,13 +84,15 @@ class LogFileReader:
         matches = {m for pattern in wild for m in glob.iglob(pattern) if Path(m).is_file()}  # noqa: PTH207
         paths = literal | matches
         known = paths | self._followers.keys() | self._positions.keys()
-        for path in paths_to_follow(paths, known):
+        for path in paths_to_follow(paths, known, literal):
             if path not in self._followers:
-                if stored := self._positions.get(path):
+                if stored := self._positions.get(position_name(path)):
                     position = PathPosition.from_json(stored)
                 else:
                     position = self._position_of_renamed(Path(path))
-                self._followers[path] = PathFollower(Path(path), self._sink, position, self._is_followed)
+                self._followers[path] = PathFollower(
+                    Path(path), self._sink, position, self._is_followed, self._is_log
+                )
 
     def _position_of_renamed(self, path: Path) -> PathPosition:
         """Return the position of a file that had another name when the collector ran last.
@@ -107,6 +109,10 @@ class LogFileReader:
                             tail.close()
                             return replace(position, files=[file])
         return PathPosition()
+
+    def _is_log(self, path: Path) -> bool:
+        """Return whether a path is followed as a log of its own."""
+        return str(path) in self._followers
 
     def _is_followed(self, identity: Identity) -> bool:
         """Return whether a follower has this file open, under whichever name."""

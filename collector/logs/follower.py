@@ -1,7 +1,7 @@
 """One path where llama-server writes its log, through all files that have its name one after another."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from collector.errors import FileRewritten, RotationUnderWay, SourceFailed
 from collector.logs.chunk import Chunk
 from collector.logs.listing import FileListing, IsFollowed
-from collector.logs.position import FilePosition, Identity, PathPosition, identity_of
+from collector.logs.position import FilePosition, Identity, PathPosition, identity_of, position_name
 from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
 from collector.logs.tail import Tail
@@ -23,6 +23,9 @@ MAX_TAILS = 5
 
 MAX_OPENED = 64
 """Files rotated away unseen that are opened at once; the others follow when these were read."""
+
+MAX_FINISHED = 64
+"""Files that are remembered after they were read to their end."""
 
 DELETED_SECONDS = 300
 """A deleted file is closed this long after its last line; until then its disk space is not free."""
@@ -54,15 +57,25 @@ class PathFollower:
         sink: where the lines go.
         position: how far it was read when the collector ran last.
         is_followed: whether a file is read by any follower; two names may belong to one file.
+        is_other_log: whether a path is that of another log.
 
     Attributes:
         has_more: whether the last poll left something unread.
     """
 
-    def __init__(self, path: Path, sink: LogSink, position: PathPosition, is_followed: IsFollowed) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sink: LogSink,
+        position: PathPosition,
+        is_followed: IsFollowed,
+        is_other_log: Callable[[Path], bool] = lambda _: False,
+    ) -> None:
         self._path = path
         self._sink = sink
         self._is_followed = is_followed
+        self._is_other_log = is_other_log
+        self._finished = list(position.finished)[-MAX_FINISHED:]
         self._models = position.models
         self._to_resume = list(position.files)
         self._resumed_identities = {file.identity for file in position.files}
@@ -115,14 +128,18 @@ class PathFollower:
         if self.follows(identity):  # it was renamed, and renamed back
             self._tails.sort(key=lambda tail: tail.position.identity == identity)
         elif not self._is_followed(identity):
-            self._add_new_file(identity)
+            tail = self._open_known_content()
+            if tail is None:
+                self._add_new_file(identity)
+            else:
+                self._replace_by(tail)
 
     def _resume(self) -> None:
         """Open the files of the stored positions under the names that they have now.
 
         While there is no file at the path, no position is dropped: its file system may not be mounted yet.
         """
-        listing = FileListing(self._path, self._is_followed)
+        listing = FileListing(self._path, self._is_followed, self._is_other_log)
         found = False
         try:
             for position in self._to_resume:
@@ -153,13 +170,15 @@ class PathFollower:
         This is not done for a file that has the inode of a stored position, whose content it does not
         contain. It was truncated: `_find_missed` and `_restart` find the copies.
         """
-        listing = FileListing(self._path, self._is_followed)
+        listing = FileListing(self._path, self._is_followed, self._is_other_log)
         before = self._tails[-1].position if self._tails else self._lost_position
         missed: list[Path] = []
         if before and identity not in self._resumed_identities:
             missed = listing.rotated_after(before)[:MAX_OPENED]
         with ExitStack() as opened:
-            tails = [opened.enter_context(closing(Tail.open(path))) for path in missed]
+            tails = [
+                opened.enter_context(closing(tail)) for path in missed if (tail := self._open_missed(path))
+            ]
             if len(missed) < MAX_OPENED:
                 tails.append(opened.enter_context(closing(Tail.open(self._path, self._polled_at))))
             if not listing.is_current():
@@ -167,6 +186,58 @@ class PathFollower:
             opened.pop_all()
         self._tails += tails
         self._store([])
+
+    def _open_known_content(self) -> Tail | None:
+        """Open the file at the path behind what was read of its content already, if it is a copy of that.
+
+        Examples: rsync puts a longer copy in the place of the log; somebody restores the log of yesterday,
+        which is the beginning of what was read.
+        """
+        known = [tail.position for tail in self._tails] + self._finished
+        for position in sorted(known, key=lambda one: one.offset, reverse=True):
+            if position.offset and (tail := Tail.resume(self._path, position)):
+                return self._if_distinctive(tail)
+        tail = Tail.open(self._path)
+        if tail.status.st_size and any(tail.skip_if_beginning_of(one) for one in self._tails):
+            return self._if_distinctive(tail)
+        tail.close()
+        return None
+
+    def _if_distinctive(self, tail: Tail) -> Tail | None:
+        """Return a tail if what was read of its file cannot be equal by chance; else close it.
+
+        Builds that print no stamps begin each run with the same lines: an equal beginning shows nothing.
+        """
+        if tail.is_distinctive():
+            return tail
+        tail.close()
+        return None
+
+    def _replace_by(self, tail: Tail) -> None:
+        """Continue with a file that contains what was read, after the last file was read to its end.
+
+        Until then its unread lines are in both files, and only the old one is read.
+        """
+        last = self._tails[-1] if self._tails else None
+        is_copy_of_last = last is not None and last.position.digest == tail.position.digest
+        if last is not None and is_copy_of_last and last.status.st_size > last.position.offset:
+            tail.close()
+            return
+        self._tails.append(tail)
+        if last is not None and is_copy_of_last:
+            self._tails.remove(last)
+            last.close()
+        self._store([])
+
+    def _open_missed(self, path: Path) -> Tail | None:
+        """Open a rotated file that nobody reads yet; None if all of its content was read already."""
+        for position in self._finished:
+            if position.offset and (tail := Tail.resume(path, position)):
+                if tail.status.st_size > position.offset:
+                    return tail
+                tail.close()
+                return None
+        return Tail.open(path)
 
     def _find_missed(self, tail: Tail, chunk: Chunk | None) -> list[Tail]:
         """Open the files that were rotated away unseen before a file that is read from its beginning.
@@ -185,10 +256,12 @@ class PathFollower:
         identity, modified_ns = tail.position.identity, tail.status.st_mtime_ns
         if chunk is None and (self._searched_modified_ns.get(identity) == modified_ns or tail.status.st_size):
             return []
-        listing = FileListing(self._path, self._is_followed)
+        listing = FileListing(self._path, self._is_followed, self._is_other_log)
         with ExitStack() as opened:
             paths = self._rotated_before(tail, listing)[:MAX_OPENED]
-            missed = [opened.enter_context(closing(Tail.open(path))) for path in paths]
+            missed = [
+                opened.enter_context(closing(found)) for path in paths if (found := self._open_missed(path))
+            ]
             # The newest may be a copy of this very file: copytruncate has copied it, and has just truncated
             # it or is about to. The truncation is detected then, and the copy is found by the position.
             is_copy = bool(chunk and missed and missed[-1].begins_like(chunk))
@@ -219,8 +292,7 @@ class PathFollower:
                 self._restart(tail)
             except RotationUnderWay:
                 break  # the files after this one must wait for the next poll, as this one does
-        if len(self._tails) > 1:
-            self._close_finished()
+        self._close_finished()
 
     def _read(self, tail: Tail) -> None:
         """Read one file to its end, or until the limit of a poll or of the buffer is reached.
@@ -252,7 +324,7 @@ class PathFollower:
         were read are stored as they are, since they are nowhere else.
         """
         rows: list[Row] = []
-        listing = FileListing(self._path, self._is_followed)
+        listing = FileListing(self._path, self._is_followed, self._is_other_log)
         copy = listing.find_copy(tail.position)
         if not listing.is_current():
             if copy:
@@ -272,20 +344,40 @@ class PathFollower:
     def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
         """Add rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
-        self._sink.put(rows, str(self._path), PathPosition(self._models, files).to_json(), size_bytes)
+        self._sink.put(
+            rows,
+            position_name(self._path),
+            PathPosition(self._models, files, self._finished).to_json(),
+            size_bytes,
+        )
 
     def _close_finished(self) -> None:
-        """Close renamed files that were read to their end: the oldest beyond a number, deleted ones later.
+        """Close files that were read to their end: the oldest beyond a number, deleted ones later.
 
         A file stays open until the next one was begun, because both positions are needed to find the files
-        that were rotated away between the two.
+        that were rotated away between the two. The last one is closed only if it was deleted, and the server
+        that wrote it has ended or has opened no new one for a while.
         """
         for tail, following in tuple(pairwise(self._tails)):
-            status = tail.status
-            if status.st_size != tail.position.offset or following.position.offset == 0:
+            if tail.status.st_size != tail.position.offset or following.position.offset == 0:
                 continue
-            is_deleted = status.st_nlink == 0 and time.time() - status.st_mtime > DELETED_SECONDS
-            if is_deleted or len(self._tails) > MAX_TAILS:
-                self._tails.remove(tail)
-                self._searched_modified_ns.pop(tail.position.identity, None)
-                tail.close()
+            if _is_long_deleted(tail) or len(self._tails) > MAX_TAILS:
+                self._finish(tail)
+        last = self._tails[0] if len(self._tails) == 1 else None
+        if last and _is_long_deleted(last) and last.status.st_size == last.position.offset:
+            self._lost_position = last.position
+            self._finish(last)
+
+    def _finish(self, tail: Tail) -> None:
+        """Close a file that was read to its end, and remember its content."""
+        self._tails.remove(tail)
+        self._searched_modified_ns.pop(tail.position.identity, None)
+        if tail.position.offset:
+            self._finished = [*self._finished, tail.position][-MAX_FINISHED:]
+        tail.close()
+
+
+def _is_long_deleted(tail: Tail) -> bool:
+    """Return whether a file has no name any more, and nothing was written into it for a while."""
+    status = tail.status
+    return status.st_nlink == 0 and time.time() - max(status.st_mtime, status.st_ctime) > DELETED_SECONDS

@@ -1,6 +1,5 @@
 """The files at one path and beside it, and which of them belongs to a stored position."""
 
-import glob
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from collector.errors import SourceFailed
 from collector.logs.position import FilePosition, Identity, identity_of
-from collector.logs.rotation import is_compressed, rotated_after, rotated_between
+from collector.logs.rotation import is_compressed, is_rotated, rotated_after, rotated_between
 from collector.logs.tail import Tail
 
 COPY_TOLERANCE_SECONDS = 1.0
@@ -28,12 +27,16 @@ class FileListing:
     Args:
         path: where llama-server writes.
         is_followed: whether a file is being read already.
+        is_other_log: whether a path is that of another log, and not of a rotated file of this one.
     """
 
-    def __init__(self, path: Path, is_followed: IsFollowed) -> None:
+    def __init__(
+        self, path: Path, is_followed: IsFollowed, is_other_log: Callable[[Path], bool] = lambda _: False
+    ) -> None:
         self._path = path
         self._is_followed = is_followed
-        self._statuses = _stat_files(path)
+        self._is_other_log = is_other_log
+        self._statuses = _stat_files(path, is_other_log)
 
     @property
     def has_current_file(self) -> bool:
@@ -42,7 +45,7 @@ class FileListing:
 
     def is_current(self) -> bool:
         """Return whether each name still belongs to the same file."""
-        now = _stat_files(self._path)
+        now = _stat_files(self._path, self._is_other_log)
         return {path: identity_of(status) for path, status in now.items()} == {
             path: identity_of(status) for path, status in self._statuses.items()
         }
@@ -97,12 +100,22 @@ class FileListing:
         return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
 
 
-def _stat_files(path: Path) -> dict[Path, os.stat_result]:
-    """Return the status of the file at a path, if there is one, and of files with longer names beside it."""
-    beside = sorted(glob.iglob(f"{glob.escape(str(path))}?*"))  # noqa: PTH207 - Path.glob needs a relative pattern
+def _stat_files(path: Path, is_other_log: Callable[[Path], bool]) -> dict[Path, os.stat_result]:
+    """Return the status of the file at a path, if there is one, and of what may be rotations of it.
+
+    Those are the files with a longer name, and those whose name a rotation may have given them. Links are
+    left out: no rotation makes one, and it may lead anywhere.
+    """
     statuses = {}
-    for candidate in (path, *map(Path, beside)):
-        with suppress(FileNotFoundError):
-            if not is_compressed(candidate):
-                statuses[candidate] = candidate.stat()
+    with suppress(OSError):
+        statuses[path] = path.stat()
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            candidate = path.parent / entry.name
+            is_candidate = entry.name.startswith(path.name) or is_rotated(path, candidate)
+            if not is_candidate or candidate == path or is_compressed(candidate) or is_other_log(candidate):
+                continue
+            with suppress(OSError):
+                if not entry.is_symlink():
+                    statuses[candidate] = candidate.stat()
     return statuses

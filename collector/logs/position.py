@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Protocol, Self
 
 from collector.parsers.log.time import StoredClock
@@ -128,18 +129,35 @@ class PathPosition:
     Args:
         models: of the router's children whose lines the files contain.
         files: the oldest file first. The last one is, or was, at the path.
+        finished: files that were read to their end and closed: their content is never read again, whatever
+            name and times it has. Version 0.1.0 ignores them.
     """
 
     models: Models = field(default_factory=dict)
     files: Sequence[FilePosition] = ()
+    finished: Sequence[FilePosition] = ()
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
         """Return the position that `to_json` returned this text for."""
         value = json.loads(stored)
         models = {int(port): model for port, model in value.get("models", {}).items()}
-        return cls(models, [FilePosition(**file) for file in value.get("files", ())])
+        files, finished = (
+            [FilePosition(**file) for file in value.get(key, ())] for key in ("files", "finished")
+        )
+        return cls(models, files, finished)
 
     def to_json(self) -> str:
         """Return the text that is stored in `log_positions.position`."""
-        return json.dumps({"models": dict(self.models), "files": [asdict(file) for file in self.files]})
+        value: dict[str, object] = {"models": dict(self.models), "files": list(map(asdict, self.files))}
+        if self.finished:
+            value["finished"] = list(map(asdict, self.finished))
+        return json.dumps(value)
+
+
+def position_name(path: str | Path) -> str:
+    """Return the name under which the position of a path is stored.
+
+    A path of bytes that are no UTF-8 contains surrogates, which SQLite cannot store.
+    """
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

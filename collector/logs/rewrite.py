@@ -14,8 +14,8 @@ class RewriteDetector:
     proof:
 
     - A write that is under way has changed the time and not yet the size. Therefore the state must last.
-    - `touch` and backup programs set the time without writing. Then the time of the last change differs
-      from the time of the last change of the inode, which no program can set.
+    - `touch` and backup programs set the time without writing. Then the content is the same, which the
+      caller must check: a run that leaves byte for byte the same log is taken for that.
 
     Args:
         modified_ns: time of the file's last change.

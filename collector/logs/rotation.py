@@ -1,8 +1,8 @@
 """Names of rotated log files, and the order in which their files were written. Pure functions: no I/O.
 
-Rotation renames or copies `llama.log` to a name that begins with it: `llama.log.1`, which the next rotation
-renames to `llama.log.2`; `llama.log-20260131`, `llama.log.2026-01-31T10:00`, which keep their names; or
-`llama.log.old`. Files of other programs beside it (`llama.log.notes`, `llama.log2`) do not belong to it.
+Rotation renames or copies `llama.log` to a name that it can be told from: `llama.log.1`, `llama.1.log`,
+`llama.log-20260131`, `llama-2026-01-31.log`, `llama.log.old`; multilog renames `current` to
+`@4000000067e4….s`. Files of other programs beside it (`llama.log.notes`, `llama.log2`) do not belong to it.
 """
 
 import re
@@ -11,12 +11,17 @@ from pathlib import Path
 
 from collector.logs.position import FilePosition, Status, identity_of
 
-_ROTATED = re.compile(r"(?:[.-]\d[\d.T:_-]*|\.old)$")
-_NUMBERED = re.compile(r"\.\d{1,4}")
+_NUMBER_OR_DATE = r"(?![-_]\d{4,5}$)[._-]{1,2}\d[\d.T:_-]*"
+"""What a rotation adds to a name. `-8081` and `_9931` are the ports of other servers, and no rotations."""
+
+_ADDED_AT_THE_END = re.compile(rf"(?:{_NUMBER_OR_DATE}|\.old)$")
+_ADDED_BEFORE_THE_EXTENSION = re.compile(rf"{_NUMBER_OR_DATE}$")
+_MULTILOG = re.compile(r"@[0-9a-f]{24}\.[su]")
+_MULTILOG_CURRENT = "current"
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip")
 
 Statuses = Mapping[Path, Status]
-"""The file at a path, if there is one, and the files whose names begin with its name."""
+"""The file at a path, if there is one, and the files beside it that a rotation may have made of it."""
 
 
 def is_compressed(path: str | Path) -> bool:
@@ -25,50 +30,66 @@ def is_compressed(path: str | Path) -> bool:
 
 
 def is_rotated(path: Path, file: Path) -> bool:
-    """Return whether a file has a name to which rotation renames the file at a path."""
-    return file.name.startswith(path.name) and bool(_ROTATED.fullmatch(file.name[len(path.name) :]))
+    """Return whether a file has a name to which rotation renames or copies the file at a path."""
+    return str(path) in possible_bases(str(file))
 
 
-def paths_to_follow(paths: Collection[str], known: Collection[str]) -> list[str]:
+def possible_bases(path: str) -> list[str]:
+    """Return the paths of which a file may be a rotation, by its name.
+
+    Example: `llama.1.log` may be one of `llama.log`, and `@4000000067e4….s` one of `current`.
+    """
+    directory, _, name = path.rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    bases = [_ADDED_AT_THE_END.sub("", name)]
+    if dot and stem:
+        bases.append(f"{_ADDED_BEFORE_THE_EXTENSION.sub('', stem)}.{extension}")
+    if _MULTILOG.fullmatch(name):
+        bases.append(_MULTILOG_CURRENT)
+    return [f"{directory}/{base}" for base in bases if base not in (name, "", f".{extension}")]
+
+
+def paths_to_follow(
+    paths: Collection[str], known: Collection[str], literal: Collection[str] = ()
+) -> list[str]:
     """Return the paths to follow among those that the settings name or match.
 
     A rotated file is read as one of the files of the path whose name it has, if that path is known: the
     pattern `llama.log*` matches `llama.log` and `llama.log.1`, and both belong to `llama.log`. Where
-    `run.1` is the only file of its kind, it is followed itself.
+    `run.1` is the only file of its kind, it is followed itself, and so is what the settings name literally:
+    `llama-server` and `llama-server-1` may be two servers.
 
     Args:
         paths: paths that the settings name, and files that a pattern of the settings matches.
         known: these, and paths that are followed or have a stored position.
+        literal: the paths that the settings name.
     """
     chosen = set()
     for path in paths:
-        base = _ROTATED.sub("", path)
-        chosen.add(base if base in known else path)
+        bases = () if path in literal else possible_bases(path)
+        chosen.add(next((base for base in bases if base in known), path))
     return sorted(path for path in chosen if not is_compressed(path))
 
 
 def rotated_after(path: Path, files: Statuses, position: FilePosition) -> list[Path]:
     """Return the rotated files that were written after the file of a position, the oldest first.
 
-    If the file of the position is itself among them, names decide: after `llama.log.3`, the files
-    `llama.log.2` and `llama.log.1` were written. The time of the last change decides where names cannot: the
-    file was deleted, or the two names are of different kinds (a number, and a date or `.old`).
+    The time of the last change decides. Names do not: of `llama.log.1` and `llama.log.2` either may be the
+    older one, depending on the program that rotates. They decide only between files of the same time.
 
     Args:
         path: where llama-server writes; its own file is never in the result.
         files: what is at the path and beside it.
         position: as it was read last.
     """
-    rotated = [file for file in files if is_rotated(path, file)]
-    own = next((file for file in rotated if identity_of(files[file]) == position.identity), None)
-    own_kind, own_age = _age(path, own) if own else (None, [])
-    later = []
-    for file in rotated:
-        kind, age = _age(path, file)
-        is_later = age < own_age if kind == own_kind else files[file].st_mtime_ns > position.modified_ns
-        if is_later:
-            later.append(file)
-    return sorted(later, key=lambda file: _age(path, file), reverse=True)
+    later = [
+        file
+        for file, status in files.items()
+        if is_rotated(path, file)
+        and status.st_mtime_ns > position.modified_ns
+        and identity_of(status) != position.identity
+    ]
+    return sorted(later, key=lambda file: (files[file].st_mtime_ns, _youth(file)))
 
 
 def rotated_between(path: Path, files: Statuses, before: FilePosition, position: FilePosition) -> list[Path]:
@@ -86,12 +107,13 @@ def rotated_between(path: Path, files: Statuses, before: FilePosition, position:
     return [file for file in rotated_after(path, files, before) if file not in excluded]
 
 
-def _age(path: Path, file: Path) -> tuple[bool, list[int]]:
-    """Return a sort key that is greater for older files, with the kind of name as its first part.
+def _youth(file: Path) -> list[int]:
+    """Return a sort key of names that is greater for younger files: `.2` is older than `.1`.
 
-    Numbers grow with age (`.2` is older than `.1`), dates do not (`-20260101` is older than `-20260102`).
+    Dates grow with time, numbers mostly do not.
     """
-    suffix = file.name[len(path.name) :]
-    if _NUMBERED.fullmatch(suffix):
-        return False, [int(suffix[1:])]
-    return True, [-ord(character) for character in suffix]
+    numbers = [int(number) for number in re.findall(r"\d+", file.name)]
+    return numbers if any(number > _MAX_ROTATION for number in numbers) else [-number for number in numbers]
+
+
+_MAX_ROTATION = 9999

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import time
 from dataclasses import replace
@@ -23,6 +24,11 @@ CHUNK_BYTES = 256 * 1024
 
 UNFINISHED_SECONDS = 5.0
 """A line without a newline is stored after this time; what is added to it later is another line."""
+
+
+DISTINCTIVE_BYTES = 256 * 1024
+
+_STAMP = re.compile(rb"\d\.\d\d\.\d{3}\.\d{3} |\"time\":\d|timestamp|\d\d:\d\d:\d\d").search
 
 
 class Tail:
@@ -112,7 +118,7 @@ class Tail:
             self._clock.record_caught_up(now)
             is_shorter = status.st_size < self.position.offset + len(self._incomplete)
             has_content = self.position.offset > 0  # a truncated file stays empty until the next line
-            if is_shorter or (has_content and self._rewrite.is_rewritten(status, now)):
+            if is_shorter or (has_content and self._rewrite.is_rewritten(status, now) and self._is_changed()):
                 raise FileRewritten
             return None
         length = len(self._anchor.before)
@@ -179,10 +185,43 @@ class Tail:
         records = self._parse(self._incomplete.rstrip(b"\n"))
         return records, self._clock.times_now(records)
 
+    def skip_if_beginning_of(self, other: Self) -> bool:
+        """Move the position to the end if the whole file is a beginning of what was read of another one.
+
+        Returns:
+            Whether it is.
+        """
+        size = self.status.st_size
+        if size > other.position.offset:
+            return False
+        for offset in range(0, size, CHUNK_BYTES):
+            length = min(CHUNK_BYTES, size - offset)
+            if os.pread(self._descriptor, length, offset) != os.pread(other._descriptor, length, offset):
+                return False
+        self._anchor = Anchor.read(self._descriptor, size)
+        self.position = replace(self.position, offset=size, digest=self._anchor.digest, read_at=time.time())
+        return True
+
+    def is_distinctive(self) -> bool:
+        """Return whether the content up to the position occurs only once: it has stamps, or is long."""
+        if self.position.offset >= DISTINCTIVE_BYTES:
+            return True
+        return bool(_STAMP(os.pread(self._descriptor, self.position.offset, 0)))
+
     def begins_like(self, chunk: Chunk) -> bool:
         """Return whether this file begins with the bytes of a chunk, or is itself a beginning of them."""
         data = os.pread(self._descriptor, len(chunk.data), 0)
         return bool(data) and chunk.data.startswith(data)
+
+    def _is_changed(self) -> bool:
+        """Return whether the file no longer contains what was read of it.
+
+        `touch` sets the time of the last change as well, and changes nothing.
+        """
+        if Anchor.read(self._descriptor, self.position.offset) != self._anchor:
+            return True
+        self._rewrite.record_read(self.status.st_mtime_ns)
+        return False
 
     def _read_lines(
         self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool

@@ -89,8 +89,14 @@ def test_a_compressed_file_is_recognized(suffix: str) -> None:
             id="numbers of several digits, times that say nothing",
         ),
         pytest.param(
+            {".1": (1, 20), ".2": (2, 30), ".3": (3, 40)},
+            position(1, modified_ns=20),
+            [".2", ".3"],
+            id="numbers that grow with time",
+        ),
+        pytest.param(
             {".1": (3, 40), ".2": (2, 30), ".3": (1, 20)},
-            position(3),
+            position(3, modified_ns=40),
             [],
             id="numbers, the file was renamed to the smallest",
         ),
@@ -130,14 +136,14 @@ def test_a_compressed_file_is_recognized(suffix: str) -> None:
         pytest.param(
             {".1": (1, 20), ".2": (4, 50), "-20260101": (2, 10), "-20260102": (3, 30)},
             position(1, modified_ns=20),
-            ["-20260102"],
-            id="mixed: a date is compared with a number by its time, a number by its name",
+            ["-20260102", ".2"],
+            id="mixed: the time decides between a date and a number",
         ),
         pytest.param(
             {".2": (2, 30), ".1": (3, 40), "-20260102": (5, 60), "-20260101": (4, 50)},
             position(99, modified_ns=0),
-            ["-20260101", "-20260102", ".2", ".1"],
-            id="mixed: each kind in its own order",
+            [".2", ".1", "-20260101", "-20260102"],
+            id="mixed: the time decides",
         ),
         pytest.param(
             {".notes": (2, 90), "2": (3, 90), ".1": (4, 90), ".1.notes": (5, 90)},
@@ -167,8 +173,8 @@ def test_rotated_files_after_a_file_come_in_the_order_of_their_writing(
         ),
         pytest.param(
             {".1": (4, 50), ".2": (3, 40), ".3": (2, 30), ".4": (1, 20)},
-            position(1),
-            position(4),
+            position(1, modified_ns=20),
+            position(4, modified_ns=50),
             [".3", ".2"],
             id="up to a file that is rotated itself",
         ),
