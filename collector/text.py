@@ -3,6 +3,7 @@
 import time
 
 _JUST_NOW_SECONDS = 2
+_FUTURE_SECONDS = 60
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -22,10 +23,15 @@ def format_number(value: float | None, unit: str = "", digits: int = 1) -> str:
 
 
 def format_age(timestamp: int | None) -> str:
-    """Return how long ago a Unix time was, as in `5 min ago`; `never` for None."""
+    """Return how long ago a Unix time was, as in `5 min ago`; `never` for None.
+
+    A time in the future is told: the clock was wrong then, or is wrong now.
+    """
     if timestamp is None:
         return "never"
     seconds = time.time() - timestamp
+    if seconds < -_FUTURE_SECONDS:
+        return f"in the future by {format_duration(-seconds)}: check the clock"
     return "just now" if seconds < _JUST_NOW_SECONDS else f"{format_duration(seconds)} ago"
 
 

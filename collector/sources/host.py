@@ -10,6 +10,7 @@ import psutil
 from collector.schema import AUTOMATIC_ID, BYTES_PER_MB, Column, Index, SqlValue, Table
 from collector.sources.base import Reading, Tick
 from collector.sources.disk import DiskSource
+from collector.sources.traffic import Traffic, TrafficDevices, read_or_none, read_table
 
 HOST_METRICS = Table(
     "host_metrics",
@@ -89,17 +90,20 @@ class _Counters:
         read_at: seconds since boot, including the time in which the machine was suspended.
         cpu_busy: busy seconds, summed over the cores.
         cpu_total: all seconds, summed over the cores.
-        traffic: bytes, by the column of their rate.
+        traffic: by the column of its rate.
     """
 
     read_at: float
     cpu_busy: float
     cpu_total: float
-    traffic: Mapping[str, float]
+    traffic: Mapping[str, Traffic]
 
 
 class HostSource:
     """The source of `host_metrics`. It stores the counters of the previous sample, to compute rates.
+
+    Each column is read by itself: what cannot be read is NULL, and the others have their values. Examples: a
+    container without /proc/diskstats, a kernel without /proc/vmstat.
 
     Args:
         disk: the source of the space on the partition of the models directory.
@@ -112,46 +116,31 @@ class HostSource:
     def __init__(self, disk: DiskSource) -> None:
         self._disk = disk
         self._before: _Counters | None = None
-        self._has_cpu_sensor = True
+        self._temperature = _CpuTemperature()
+        self._devices = TrafficDevices()
 
     def read(self, tick: Tick) -> Reading[None]:
         """Read every value once; rates are NULL in the first reading."""
-        before, swap = self._before, psutil.swap_memory()
-        busy, total = _busy_and_total(psutil.cpu_times())
-        now = _Counters(time.clock_gettime(time.CLOCK_BOOTTIME), busy, total, _traffic(swap))
-        memory, load = psutil.virtual_memory(), psutil.getloadavg()
+        before = self._before
+        busy, total = read_or_none(_busy_and_total) or (0.0, 0.0)
+        traffic = self._devices.counters()
+        now = _Counters(time.clock_gettime(time.CLOCK_BOOTTIME), busy, total, traffic)
+        swap = read_or_none(_swap) or {}
         values: dict[str, SqlValue] = {
             "timestamp": tick.timestamp,
-            "load_1m": load[0],
-            "load_5m": load[1],
-            "load_15m": load[2],
-            "memory_total_mb": memory.total / BYTES_PER_MB,
-            "memory_available_mb": memory.available / BYTES_PER_MB,
-            "memory_usage": memory.percent,
-            "swap_total_mb": swap.total / BYTES_PER_MB,
-            "swap_used_mb": swap.used / BYTES_PER_MB,
-            "swap_usage": swap.percent,
-            "cpu_temperature_celsius": self._temperature(),
+            **(read_or_none(_load) or {}),
+            **(read_or_none(_memory) or {}),
+            **swap,
+            "cpu_temperature_celsius": read_or_none(self._temperature.read),
             **self._disk_space(tick),
             **(_rates(before, now) if before else {}),
         }
         self._before = now
-        return Reading(
-            None, rows=((HOST_METRICS, HOST_METRICS.row(values)),), snapshot={"swap_usage": swap.percent}
-        )
+        snapshot = {"swap_usage": swap.get("swap_usage")}
+        return Reading(None, rows=((HOST_METRICS, HOST_METRICS.row(values)),), snapshot=snapshot)
 
     def close(self) -> None:
         """Do nothing: nothing is kept open."""
-
-    def _temperature(self) -> float | None:
-        if not self._has_cpu_sensor:
-            return None
-        sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-        for name in _CPU_SENSORS:
-            if found := [sensor.current for sensor in sensors.get(name, ()) if sensor.current > 0]:
-                return max(found)
-        self._has_cpu_sensor = False  # listing sensors is slow, and none appears later
-        return None
 
     def _disk_space(self, tick: Tick) -> dict[str, SqlValue]:
         reading = tick.reading_of(self._disk)
@@ -166,19 +155,76 @@ class HostSource:
         }
 
 
+class _CpuTemperature:
+    """The hottest sensor of the processor."""
+
+    def __init__(self) -> None:
+        self._next_search = 0.0
+
+    def read(self) -> float | None:
+        """Return degrees Celsius; None if there is no sensor, or it reads 0.
+
+        Listing the sensors of a machine that has none of the processor is slow, so it is repeated only once a
+        minute: a driver may be loaded later.
+        """
+        if time.monotonic() < self._next_search:
+            return None
+        sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+        present = [sensors[name] for name in _CPU_SENSORS if sensors.get(name)]
+        if not present:
+            self._next_search = time.monotonic() + _SENSOR_SEARCH_SECONDS
+        for entries in present:
+            if found := [sensor.current for sensor in entries if sensor.current > 0]:
+                return max(found)
+        return None
+
+
+_SENSOR_SEARCH_SECONDS = 60
+
+
+def _load() -> dict[str, SqlValue]:
+    """Return the columns of the load."""
+    return dict(zip(("load_1m", "load_5m", "load_15m"), psutil.getloadavg(), strict=True))
+
+
+def _memory() -> dict[str, SqlValue]:
+    """Return the columns of the memory."""
+    memory = psutil.virtual_memory()
+    return {
+        "memory_total_mb": memory.total / BYTES_PER_MB,
+        "memory_available_mb": memory.available / BYTES_PER_MB,
+        "memory_usage": memory.percent,
+    }
+
+
+def _swap() -> dict[str, SqlValue]:
+    """Return the columns of the swap space.
+
+    psutil's function reads /proc/vmstat as well, and prints a warning where that is missing.
+    """
+    values = read_table("meminfo")
+    total, free = values["SwapTotal"], values["SwapFree"]
+    return {
+        "swap_total_mb": total / 1024,
+        "swap_used_mb": (total - free) / 1024,
+        "swap_usage": round(100 * (total - free) / total, 1) if total else 0.0,
+    }
+
+
 def _rates(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
     """Return the columns that are computed from the counters of two samples.
 
-    A rate is NULL if its counter fell, for example because a disk or a network interface was removed and its
-    bytes are no longer in the sum, and if the counter was not there in the previous sample.
+    A rate is NULL if its counter fell, if it counts other devices than in the previous sample, because a disk
+    or a network interface has come or gone, and if it was not there in the previous sample.
     """
     elapsed = now.read_at - before.read_at
     if elapsed <= 0:
         return {}
     rates: dict[str, SqlValue] = {
-        name: (value - before.traffic[name]) / elapsed
-        for name, value in now.traffic.items()
-        if value >= before.traffic.get(name, float("inf"))
+        name: (counter.bytes - last.bytes) / elapsed
+        for name, counter in now.traffic.items()
+        if (last := before.traffic.get(name)) and last.devices == counter.devices
+        if counter.bytes >= last.bytes
     }
     if now.cpu_total > before.cpu_total:
         share = (now.cpu_busy - before.cpu_busy) / (now.cpu_total - before.cpu_total)
@@ -186,23 +232,8 @@ def _rates(before: _Counters, now: _Counters) -> dict[str, SqlValue]:
     return {**rates, "elapsed_seconds": elapsed}
 
 
-def _busy_and_total(times: Any) -> tuple[float, float]:
+def _busy_and_total() -> tuple[float, float]:
     """Return busy and total seconds, summed over the cores. Guest time is already part of user time."""
+    times: Any = psutil.cpu_times()
     total = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
     return total - times.idle - getattr(times, "iowait", 0), total
-
-
-def _traffic(swap: Any) -> dict[str, float]:
-    """Return byte counters by the column of their rate; a machine without disks or interfaces has fewer."""
-    counters: dict[str, float] = {
-        "swap_in_bytes_per_second": swap.sin,
-        "swap_out_bytes_per_second": swap.sout,
-    }
-    if disks := psutil.disk_io_counters(nowrap=False):
-        counters["disk_read_bytes_per_second"] = disks.read_bytes
-        counters["disk_write_bytes_per_second"] = disks.write_bytes
-    interfaces = psutil.net_io_counters(pernic=True, nowrap=False)
-    if external := [interface for name, interface in interfaces.items() if name != "lo"]:
-        counters["network_received_bytes_per_second"] = sum(interface.bytes_recv for interface in external)
-        counters["network_sent_bytes_per_second"] = sum(interface.bytes_sent for interface in external)
-    return counters

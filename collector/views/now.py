@@ -30,12 +30,18 @@ _ERRORS_LAST_HOUR = """(
     SELECT count(1) FROM logs
     WHERE logs.timestamp > sample.timestamp - 3600 AND +level IN ('error', 'critical'))"""
 
+_AGE = """
+    CASE WHEN strftime('%s', 'now') + 0 >= sample.timestamp
+    THEN strftime('%s', 'now') - sample.timestamp END"""
+
 NOW = View(
     "now",
     "What is the current state? One row: the newest sample, and how old it is.",
     (
         *time_columns("sample.timestamp", "of the newest sample"),
-        ViewColumn("age_seconds", "strftime('%s', 'now') - sample.timestamp", "age of that sample"),
+        ViewColumn(
+            "age_seconds", _AGE, "age of that sample; NULL = its time is in the future: check the clock"
+        ),
         ViewColumn(
             "server",
             "(SELECT state FROM collector_health WHERE name = 'llama_server')",

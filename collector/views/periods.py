@@ -68,12 +68,31 @@ def days_of(table: str) -> str:
     A day lasts from midnight to midnight in the time zone of the reader: 23 or 25 hours where the clocks
     change. So its end is computed as the midnight of the next calendar day, never by adding 86,400 seconds.
     """
-    midnight = "CAST(strftime('%s', {0}, 'unixepoch', 'localtime', 'start of day', 'utc') AS INTEGER)"
-    next_midnight = midnight.replace("'start of day'", "'start of day', '+1 day'")
+    midnight, next_midnight = _midnight("date({0}, 'unixepoch', 'localtime')"), _midnight(_NEXT_DATE)
     return f"""
         {_period_starts("day", table, midnight, next_midnight)}, period(began, ended) AS (
           SELECT began, {next_midnight.format("began")} FROM day WHERE began IS NOT NULL
         )"""
+
+
+_NEXT_DATE = "date({0}, 'unixepoch', 'localtime', '+1 day')"
+
+
+def _midnight(date: str) -> str:
+    """Return SQL of the first second of a local date.
+
+    Where the clocks change at midnight, SQLite converts 00:00 of that date to an hour before or after the
+    day's beginning. In Cairo 00:00 does not exist on the day on which summer time begins: SQLite returns
+    23:00 of the day before. In Havana the hour from 00:00 to 01:00 comes twice when it ends: SQLite may
+    return the second one. Both are told by the local dates of the result and of the hour before it.
+
+    Args:
+        date: SQL of the date; `{0}` in it is Unix seconds.
+    """
+    guess = f"CAST(strftime('%s', {date}, 'utc') AS INTEGER)"
+    date_of_guess = f"date({guess}, 'unixepoch', 'localtime')"
+    date_of_hour_before = f"date({guess} - 3600, 'unixepoch', 'localtime')"
+    return f"({guess} + 3600 * ({date_of_guess} < {date}) - 3600 * ({date_of_hour_before} >= {date}))"
 
 
 def _period_starts(name: str, table: str, start: str, end: str) -> str:

@@ -83,7 +83,8 @@ _PERIOD_COLUMNS = (
     ViewColumn(
         "generated_tokens_per_second",
         "generated_tokens / nullif(generation_seconds, 0)",
-        "mean generation speed of one request",
+        "all generated tokens by all seconds of generation: long requests count most, and a request that "
+        "waits beside others' prompts looks slow",
     ),
     ViewColumn(
         "prompt_tokens_per_second",
@@ -92,8 +93,8 @@ _PERIOD_COLUMNS = (
     ),
     ViewColumn(
         "work_seconds",
-        "generation_seconds + prompt_seconds",
-        "processing time of the finished requests, summed",
+        "generation_seconds",
+        "as generation_seconds",
     ),
     ViewColumn("drafted_tokens", "drafted_tokens", "tokens drafted by speculative decoding"),
     ViewColumn("accepted_tokens", "accepted_tokens", "drafted tokens accepted"),
@@ -101,6 +102,13 @@ _PERIOD_COLUMNS = (
         "acceptance_share",
         "accepted_tokens / nullif(drafted_tokens, 0)",
         "accepted tokens as a share of the drafted ones, 0-1",
+    ),
+    ViewColumn("generation_seconds", "generation_seconds", "seconds of generation, summed over the requests"),
+    ViewColumn(
+        "prompt_seconds",
+        "prompt_seconds",
+        "seconds of prompt processing: wall time that several requests may share, not to be added to "
+        "generation_seconds",
     ),
 )
 

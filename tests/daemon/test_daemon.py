@@ -117,7 +117,7 @@ def test_a_speed_is_the_true_speed_of_the_requests_that_finished(tmp_path: Path,
         second = f"FROM llama_metrics WHERE tokens_predicted_total = {2 * TOKENS}"
         (row,) = collector.wait_for(f"SELECT * {second} AND predicted_tokens_per_second IS NOT NULL")
         seconds = truth["tokens_predicted_seconds_total"] - before["tokens_predicted_seconds_total"]
-        assert row["predicted_tokens_per_second"] == pytest.approx(TOKENS / seconds, rel=1e-3)
+        assert row["predicted_tokens_per_second"] == pytest.approx((TOKENS - 1) / seconds, rel=1e-3)
         collector.wait_for(f"SELECT * FROM metrics WHERE timestamp > {row['timestamp']} + 2")
         assert collector.query(f"SELECT count(predicted_tokens_per_second) AS n {second}") == [{"n": 1}]
 
@@ -166,7 +166,7 @@ def test_a_restarted_server_starts_a_new_series(tmp_path: Path, tiny_model: Path
                     f"SELECT * FROM llama_metrics WHERE tokens_predicted_total = {TOKENS} "
                     f"AND predicted_tokens_per_second IS NOT NULL AND id > {last['id']}"
                 )
-            expected = truth["tokens_predicted_total"] / truth["tokens_predicted_seconds_total"]
+            expected = (truth["tokens_predicted_total"] - 1) / truth["tokens_predicted_seconds_total"]
             assert row["predicted_tokens_per_second"] == pytest.approx(expected, rel=1e-3)
     assert collector.query("SELECT * FROM llama_metrics WHERE predicted_tokens_per_second < 0") == []
 

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from collector.errors import SourceFailed
+from collector.sources import traffic
 from collector.sources.base import Tick
 from collector.sources.disk import DiskSource
 from collector.sources.host import HOST_METRICS, HostSource, _busy_and_total
@@ -53,9 +54,13 @@ def test_a_rate_multiplied_by_the_elapsed_time_is_the_growth_of_the_counter(
     source: HostSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = iter([1000, 251_000])
+    monkeypatch.setattr(traffic, "physical_disks", list)
     monkeypatch.setattr(
-        psutil, "disk_io_counters", lambda **_: SimpleNamespace(read_bytes=next(counted), write_bytes=0)
+        psutil,
+        "disk_io_counters",
+        lambda **_: {"sda": SimpleNamespace(read_bytes=next(counted), write_bytes=0)},
     )
+    source = HostSource(DiskSource(Path("/")))
     row(source)
     values = row(source)
     assert values["disk_read_bytes_per_second"] * values["elapsed_seconds"] == pytest.approx(250_000)
@@ -86,10 +91,12 @@ def test_the_rate_of_a_counter_that_fell_is_unknown(
 ) -> None:
     counted = iter([1000, 2000, 500, 600])
 
-    def disks(**_: object) -> SimpleNamespace:
-        return SimpleNamespace(read_bytes=next(counted), write_bytes=0)
+    def disks(**_: object) -> dict[str, SimpleNamespace]:
+        return {"sda": SimpleNamespace(read_bytes=next(counted), write_bytes=0)}
 
+    monkeypatch.setattr(traffic, "physical_disks", list)
     monkeypatch.setattr(psutil, "disk_io_counters", disks)
+    source = HostSource(DiskSource(Path("/")))
     rates = [row(source)["disk_read_bytes_per_second"] for _ in range(4)]
     assert rates[0] is None
     assert rates[1] > 0
@@ -121,11 +128,12 @@ def test_the_temperature_is_that_of_the_hottest_sensor_of_the_processor(
     assert row(source)["cpu_temperature_celsius"] == 61.5
 
 
-def test_guest_time_is_not_counted_twice() -> None:
+def test_guest_time_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     class Times(tuple[float, ...]):
         user, idle, iowait, guest, guest_nice = 50.0, 40.0, 10.0, 20.0, 5.0
 
-    assert _busy_and_total(Times((50.0, 40.0, 10.0, 20.0, 5.0))) == (50.0, 100.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: Times((50.0, 40.0, 10.0, 20.0, 5.0)))
+    assert _busy_and_total() == (50.0, 100.0)
 
 
 def test_the_space_of_a_missing_directory_is_that_of_its_nearest_existing_parent(tmp_path: Path) -> None:

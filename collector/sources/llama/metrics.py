@@ -118,12 +118,18 @@ Example: from 1,000,000 tokens on, the resolution is 10 tokens, and a speed is c
 class TokenSpeed:
     """The speed of one run, between two samples in which its counters of tokens and of seconds grew.
 
+    llama-server's seconds of generation leave out the first token of each request, its tokens do not. How
+    many requests finished between two samples is not known, so one is assumed: for a single request the speed
+    is exact, for several it is somewhat too high.
+
     Args:
+        untimed_tokens: tokens of each request that the seconds leave out: 1 for generation.
         from_zero: whether both counters started at 0 after the previous sample. Then the first update already
             returns a speed.
     """
 
-    def __init__(self, *, from_zero: bool = False) -> None:
+    def __init__(self, *, untimed_tokens: int = 0, from_zero: bool = False) -> None:
+        self._untimed_tokens = untimed_tokens
         self._last: tuple[float, float] | None = (0.0, 0.0) if from_zero else None
 
     def update(self, tokens: float | None, seconds: float | None) -> float | None:
@@ -134,8 +140,9 @@ class TokenSpeed:
             seconds: processing time of these tokens so far.
 
         Returns:
-            tokens per second; None if no request finished, or if the counters grew by too little to compute a
-            speed from values of 6 digits: then the next update includes this growth.
+            tokens per second; None if no request finished, if the requests had so few tokens that they have
+            no speed, or if the counters grew by too little to compute one from values of 6 digits: then the
+            next update includes this growth.
         """
         if tokens is None or seconds is None:
             return None
@@ -148,8 +155,13 @@ class TokenSpeed:
         ):
             return None
         self._last = (tokens, seconds)
-        speed = more_tokens / more_seconds
-        return speed if isfinite(speed) else None
+        timed_tokens = more_tokens - self._untimed_tokens
+        speed = timed_tokens / more_seconds
+        return speed if timed_tokens > 0 and isfinite(speed) and speed < _MAX_SPEED else None
+
+
+_MAX_SPEED = 1e5
+"""Tokens per second that no model reaches: requests of one token each, whose seconds are nearly 0."""
 
 
 def _is_meaningful(difference: float, counter: float, *, whole: bool) -> bool:
@@ -164,7 +176,8 @@ class RunSpeeds:
     """
 
     def __init__(self, *, from_zero: bool) -> None:
-        self._prompt, self._predicted = TokenSpeed(from_zero=from_zero), TokenSpeed(from_zero=from_zero)
+        self._prompt = TokenSpeed(from_zero=from_zero)
+        self._predicted = TokenSpeed(untimed_tokens=1, from_zero=from_zero)
 
     def update(self, samples: Mapping[str, float | None]) -> dict[str, SqlValue]:
         """Return both columns of speeds, computed from the counters of one sample."""
