@@ -103,7 +103,7 @@ class Daemon:
             self._jobs = self._build_jobs()
             self._job_health = {job.name: Health(job.name) for job in self._jobs}
             self._logs = LogThreads(
-                settings.logs, self._database, self._buffer, self._flush_now, self._prune.is_too_large
+                settings, self._database, self._buffer, self._flush_now, self._prune.is_too_large
             )
             vital = [(self._job_health[job.name], job.interval_seconds) for job in self._jobs if job.is_vital]
             self._heartbeat = Heartbeat(vital, self._status_line)

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from collector.database import Database
 from collector.database.buffer import Buffer
 from collector.health import Health, observe
 from collector.logs.reader import LogReader
-from collector.settings import LogsSettings
+from collector.settings import LogsSettings, Settings
 
 FILES_INTERVAL_SECONDS = 1.0
 JOURNAL_INTERVAL_SECONDS = 5.0
@@ -16,6 +17,10 @@ JOURNAL_INTERVAL_SECONDS = 5.0
 
 BACKLOG_PAUSE_SECONDS = 0.02
 """Pause while there is more to read than the buffer has room for: the writer needs the interpreter too."""
+
+
+_SUFFIXES = ("", "-journal", "-wal", "-shm", ".lock")
+"""Of the database file and the files beside it."""
 
 
 class LogThreads:
@@ -26,7 +31,7 @@ class LogThreads:
     database is locked), the reader waits for its normal interval: the lines stay in the log, not in memory.
 
     Args:
-        settings: files, units, minimum level.
+        settings: name the logs, and the collector's own files.
         database: contains the positions up to which the logs were read.
         buffer: receives lines and positions.
         flush: flushes the buffer; returns whether it succeeded.
@@ -35,16 +40,16 @@ class LogThreads:
 
     def __init__(
         self,
-        settings: LogsSettings,
+        settings: Settings,
         database: Database,
         buffer: Buffer,
         flush: Callable[[], bool],
-        must_wait: Callable[[], bool] = lambda: False,
+        must_wait: Callable[[], bool],
     ) -> None:
         self._stop = threading.Event()
         self._flush = flush
         self._must_wait = must_wait
-        readers = _create_readers(settings, database, buffer)
+        readers = _create_readers(settings.logs, database, buffer, _own_files(settings))
         self.health = tuple(Health(reader.name) for reader, _ in readers)
         self._threads = [
             threading.Thread(
@@ -76,8 +81,16 @@ class LogThreads:
         reader.close()
 
 
+def _own_files(settings: Settings) -> list[Path]:
+    """Return the collector's own files and secrets, which must never become log lines."""
+    own_files = [Path(f"{settings.database_path}{suffix}") for suffix in _SUFFIXES]
+    if key := settings.llama_server.api_key_file:
+        own_files.append(Path(key).expanduser())
+    return own_files
+
+
 def _create_readers(
-    settings: LogsSettings, database: Database, buffer: Buffer
+    settings: LogsSettings, database: Database, buffer: Buffer, own_files: Sequence[Path]
 ) -> Sequence[tuple[LogReader, float]]:
     """Return each reader that the settings ask for, with its interval; import only the modules needed."""
     if not settings.files and not settings.journal_units:
@@ -89,9 +102,11 @@ def _create_readers(
     if settings.files:
         from collector.logs.files import LogFileReader
 
-        readers.append((LogFileReader(settings.files, sink, positions), FILES_INTERVAL_SECONDS))
+        readers.append(
+            (LogFileReader(settings.files, sink, positions, lambda: own_files), FILES_INTERVAL_SECONDS)
+        )
     if settings.journal_units:
-        from collector.logs.journal import JournalReader
+        from collector.logs.journal.reader import JournalReader
 
         readers.append((JournalReader(settings.journal_units, sink, positions), JOURNAL_INTERVAL_SECONDS))
     return readers

@@ -18,11 +18,15 @@ from pathlib import Path
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK, State
 from collector.logs.follower import PathFollower
+from collector.logs.guard import FileGuard, OwnFiles
 from collector.logs.position import Identity, PathPosition, position_name
 from collector.logs.problems import MISSING
 from collector.logs.reader import LogSink
 from collector.logs.rotation import paths_to_follow
 from collector.logs.tail import Tail
+
+MAX_OPEN_FILES = 48
+"""Open log files of all paths together; the files of one path are at most a few more for a moment."""
 
 SEARCH_POLLS = 10
 """New files that match a pattern are searched for at every tenth poll."""
@@ -35,11 +39,19 @@ class LogFileReader:
         patterns: paths, with or without wildcards; `~` is the home directory.
         sink: where the lines go.
         positions: the stored ones, by name.
+        own_files: returns the collector's own files and secrets, which are never read.
     """
 
     name = "log_files"
 
-    def __init__(self, patterns: Iterable[str], sink: LogSink, positions: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        patterns: Iterable[str],
+        sink: LogSink,
+        positions: Mapping[str, str],
+        own_files: OwnFiles = tuple,
+    ) -> None:
+        self._guard = FileGuard(own_files)
         # Path.expanduser raises where there is no home directory.
         self._patterns = [os.path.abspath(os.path.expanduser(p)) for p in patterns]  # noqa: PTH100, PTH111
         self._sink = sink
@@ -58,7 +70,7 @@ class LogFileReader:
         if self._polls % SEARCH_POLLS == 0:
             self._add_followers()
         self._polls += 1
-        problems = {path: follower.poll() for path, follower in self._followers.items()}
+        problems = self._poll_all()
         self.has_more = any(follower.has_more for follower in self._followers.values())
         missing = [path for path, problem in problems.items() if problem == MISSING]
         failures = [problem for problem in problems.values() if problem and problem != MISSING]
@@ -70,6 +82,21 @@ class LogFileReader:
                 f"no log file yet: {paths}. Start llama-server with --log-file, or fix [logs] files"
             )
         return State("waiting", f"no file yet: {', '.join(missing)}") if missing else OK
+
+    def _poll_all(self) -> dict[str, str | None]:
+        """Poll each path; return what is wrong with it.
+
+        A pattern may match a thousand files. Where too many are open, those of a path are closed again.
+        """
+        problems = {}
+        open_files = sum(follower.open_files for follower in self._followers.values())
+        for path, follower in self._followers.items():
+            open_files -= follower.open_files
+            problems[path] = follower.poll()
+            if open_files + follower.open_files > MAX_OPEN_FILES:
+                follower.suspend()
+            open_files += follower.open_files
+        return problems
 
     def close(self) -> None:
         """Close all files."""
@@ -90,9 +117,7 @@ class LogFileReader:
                     position = PathPosition.from_json(stored)
                 else:
                     position = self._position_of_renamed(Path(path))
-                self._followers[path] = PathFollower(
-                    Path(path), self._sink, position, self._is_followed, self._is_log
-                )
+                self._followers[path] = PathFollower(Path(path), self._sink, position, self)
 
     def _position_of_renamed(self, path: Path) -> PathPosition:
         """Return the position of a file that had another name when the collector ran last.
@@ -110,10 +135,20 @@ class LogFileReader:
                             return replace(position, files=[file])
         return PathPosition()
 
-    def _is_log(self, path: Path) -> bool:
+    def is_log(self, path: Path) -> bool:
         """Return whether a path is followed as a log of its own."""
         return str(path) in self._followers
 
-    def _is_followed(self, identity: Identity) -> bool:
-        """Return whether a follower has this file open, under whichever name."""
-        return any(follower.follows(identity) for follower in self._followers.values())
+    def is_followed(self, identity: Identity) -> bool:
+        """Return whether a follower reads this file, under whichever name, or it is the collector's own."""
+        return self._guard.is_own(identity) or any(
+            follower.follows(identity) for follower in self._followers.values()
+        )
+
+    def check(self, path: Path) -> None:
+        """Check that the file at a path may be read.
+
+        Raises:
+            SourceFailed: it may not.
+        """
+        self._guard.check(path)

@@ -1,14 +1,16 @@
 """One path where llama-server writes its log, through all files that have its name one after another."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
 from collector.errors import FileRewritten, RotationUnderWay, SourceFailed
 from collector.logs.chunk import Chunk
-from collector.logs.listing import FileListing, IsFollowed
+from collector.logs.known_content import open_known_content, open_missed
+from collector.logs.listing import FileListing, OtherLogs
 from collector.logs.position import FilePosition, Identity, PathPosition, identity_of, position_name
 from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
@@ -56,8 +58,7 @@ class PathFollower:
         path: where llama-server writes.
         sink: where the lines go.
         position: how far it was read when the collector ran last.
-        is_followed: whether a file is read by any follower; two names may belong to one file.
-        is_other_log: whether a path is that of another log.
+        others: knows the other logs; two names may belong to one file.
 
     Attributes:
         has_more: whether the last poll left something unread.
@@ -68,13 +69,11 @@ class PathFollower:
         path: Path,
         sink: LogSink,
         position: PathPosition,
-        is_followed: IsFollowed,
-        is_other_log: Callable[[Path], bool] = lambda _: False,
+        others: OtherLogs,
     ) -> None:
         self._path = path
         self._sink = sink
-        self._is_followed = is_followed
-        self._is_other_log = is_other_log
+        self._others = others
         self._finished = list(position.finished)[-MAX_FINISHED:]
         self._models = position.models
         self._to_resume = list(position.files)
@@ -86,10 +85,14 @@ class PathFollower:
         # for an unchanged file.
         self._searched_modified_ns: dict[Identity, int] = {}
         self._has_warned_of_writers = False
+        # What was at the path when the files were closed to save descriptors; None while they are open.
+        self._suspended_at: os.stat_result | None = None
         self.has_more = False
 
     def poll(self) -> str | None:
         """Read what was added since the last poll; return what is wrong (`describe_error`), or None."""
+        if self._suspended_at and not self._is_changed_since_suspension():
+            return None
         problem: str | None = None
         try:
             self._find_files()
@@ -102,8 +105,45 @@ class PathFollower:
             problem = describe_error(error)
         return problem
 
+    @property
+    def open_files(self) -> int:
+        """Number of files that are open."""
+        return len(self._tails)
+
+    def suspend(self) -> None:
+        """Close all files until something changes at the path; they are found again by their positions.
+
+        What was read and not stored yet, the beginning of a line, is read again.
+        """
+        if self._to_resume or not self._tails:
+            return
+        try:
+            self._suspended_at = self._path.stat()
+        except OSError:
+            return  # it is being rotated
+        self._to_resume = [tail.position for tail in self._tails]
+        self.close()
+
+    def _is_changed_since_suspension(self) -> bool:
+        """Return whether the file at the path is another one, or has changed, or something is unread."""
+        before = self._suspended_at
+        try:
+            now = self._path.stat()
+        except OSError:
+            return True
+        is_unchanged = before is not None and (
+            (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+            == (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns)
+        )
+        if is_unchanged and not self.has_more:
+            return False
+        self._suspended_at = None
+        return True
+
     def follows(self, identity: Identity) -> bool:
         """Return whether this file is read here."""
+        if self._suspended_at:
+            return any(position.identity == identity for position in self._to_resume)
         return any(tail.position.identity == identity for tail in self._tails)
 
     def close(self) -> None:
@@ -120,6 +160,9 @@ class PathFollower:
             OSError: there is no file at the path (`FileNotFoundError`), or one cannot be opened.
             SourceFailed: one of them is not a regular file.
         """
+        identity = identity_of(self._path.stat()) if self._path.exists() else None
+        if identity and not self.follows(identity):
+            self._others.check(self._path)
         if self._to_resume:
             self._resume()
         identity = identity_of(self._path.stat())
@@ -127,8 +170,8 @@ class PathFollower:
             return
         if self.follows(identity):  # it was renamed, and renamed back
             self._tails.sort(key=lambda tail: tail.position.identity == identity)
-        elif not self._is_followed(identity):
-            tail = self._open_known_content()
+        elif not self._others.is_followed(identity):
+            tail = open_known_content(self._path, self._tails, self._finished)
             if tail is None:
                 self._add_new_file(identity)
             else:
@@ -139,7 +182,7 @@ class PathFollower:
 
         While there is no file at the path, no position is dropped: its file system may not be mounted yet.
         """
-        listing = FileListing(self._path, self._is_followed, self._is_other_log)
+        listing = FileListing(self._path, self._others)
         found = False
         try:
             for position in self._to_resume:
@@ -157,7 +200,7 @@ class PathFollower:
             return
         if not found:
             self._lost_position = self._to_resume[-1]
-            if self._lost_position.offset and not self._is_followed(self._lost_position.identity):
+            if self._lost_position.offset and not self._others.is_followed(self._lost_position.identity):
                 warn_of_lost_lines(self._path)
         self._to_resume = []
 
@@ -170,14 +213,16 @@ class PathFollower:
         This is not done for a file that has the inode of a stored position, whose content it does not
         contain. It was truncated: `_find_missed` and `_restart` find the copies.
         """
-        listing = FileListing(self._path, self._is_followed, self._is_other_log)
+        listing = FileListing(self._path, self._others)
         before = self._tails[-1].position if self._tails else self._lost_position
         missed: list[Path] = []
         if before and identity not in self._resumed_identities:
             missed = listing.rotated_after(before)[:MAX_OPENED]
         with ExitStack() as opened:
             tails = [
-                opened.enter_context(closing(tail)) for path in missed if (tail := self._open_missed(path))
+                opened.enter_context(closing(tail))
+                for path in missed
+                if (tail := open_missed(path, self._finished))
             ]
             if len(missed) < MAX_OPENED:
                 tails.append(opened.enter_context(closing(Tail.open(self._path, self._polled_at))))
@@ -186,32 +231,6 @@ class PathFollower:
             opened.pop_all()
         self._tails += tails
         self._store([])
-
-    def _open_known_content(self) -> Tail | None:
-        """Open the file at the path behind what was read of its content already, if it is a copy of that.
-
-        Examples: rsync puts a longer copy in the place of the log; somebody restores the log of yesterday,
-        which is the beginning of what was read.
-        """
-        known = [tail.position for tail in self._tails] + self._finished
-        for position in sorted(known, key=lambda one: one.offset, reverse=True):
-            if position.offset and (tail := Tail.resume(self._path, position)):
-                return self._if_distinctive(tail)
-        tail = Tail.open(self._path)
-        if tail.status.st_size and any(tail.skip_if_beginning_of(one) for one in self._tails):
-            return self._if_distinctive(tail)
-        tail.close()
-        return None
-
-    def _if_distinctive(self, tail: Tail) -> Tail | None:
-        """Return a tail if what was read of its file cannot be equal by chance; else close it.
-
-        Builds that print no stamps begin each run with the same lines: an equal beginning shows nothing.
-        """
-        if tail.is_distinctive():
-            return tail
-        tail.close()
-        return None
 
     def _replace_by(self, tail: Tail) -> None:
         """Continue with a file that contains what was read, after the last file was read to its end.
@@ -228,16 +247,6 @@ class PathFollower:
             self._tails.remove(last)
             last.close()
         self._store([])
-
-    def _open_missed(self, path: Path) -> Tail | None:
-        """Open a rotated file that nobody reads yet; None if all of its content was read already."""
-        for position in self._finished:
-            if position.offset and (tail := Tail.resume(path, position)):
-                if tail.status.st_size > position.offset:
-                    return tail
-                tail.close()
-                return None
-        return Tail.open(path)
 
     def _find_missed(self, tail: Tail, chunk: Chunk | None) -> list[Tail]:
         """Open the files that were rotated away unseen before a file that is read from its beginning.
@@ -256,11 +265,13 @@ class PathFollower:
         identity, modified_ns = tail.position.identity, tail.status.st_mtime_ns
         if chunk is None and (self._searched_modified_ns.get(identity) == modified_ns or tail.status.st_size):
             return []
-        listing = FileListing(self._path, self._is_followed, self._is_other_log)
+        listing = FileListing(self._path, self._others)
         with ExitStack() as opened:
             paths = self._rotated_before(tail, listing)[:MAX_OPENED]
             missed = [
-                opened.enter_context(closing(found)) for path in paths if (found := self._open_missed(path))
+                opened.enter_context(closing(found))
+                for path in paths
+                if (found := open_missed(path, self._finished))
             ]
             # The newest may be a copy of this very file: copytruncate has copied it, and has just truncated
             # it or is about to. The truncation is detected then, and the copy is found by the position.
@@ -324,7 +335,7 @@ class PathFollower:
         were read are stored as they are, since they are nowhere else.
         """
         rows: list[Row] = []
-        listing = FileListing(self._path, self._is_followed, self._is_other_log)
+        listing = FileListing(self._path, self._others)
         copy = listing.find_copy(tail.position)
         if not listing.is_current():
             if copy:

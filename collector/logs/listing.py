@@ -1,19 +1,40 @@
 """The files at one path and beside it, and which of them belongs to a stored position."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from collector.errors import SourceFailed
 from collector.logs.position import FilePosition, Identity, identity_of
-from collector.logs.rotation import is_compressed, is_rotated, rotated_after, rotated_between
+from collector.logs.rotation import (
+    MULTILOG_CURRENT,
+    is_compressed,
+    is_rotated,
+    rotated_after,
+    rotated_between,
+)
 from collector.logs.tail import Tail
 
 COPY_TOLERANCE_SECONDS = 1.0
 """A copy may seem this much older than the reading that came before it: clocks of files are coarse."""
 
-IsFollowed = Callable[[Identity], bool]
+
+class OtherLogs(Protocol):
+    """What one log must know about all others, and about files that are no logs."""
+
+    def is_followed(self, identity: Identity) -> bool:
+        """Return whether a file is read already, or must not be read."""
+
+    def is_log(self, path: Path) -> bool:
+        """Return whether a path is that of a log of its own, and not of a rotated file of another one."""
+
+    def check(self, path: Path) -> None:
+        """Check that the file at a path may be read.
+
+        Raises:
+            SourceFailed: it may not.
+        """
 
 
 class FileListing:
@@ -26,17 +47,13 @@ class FileListing:
 
     Args:
         path: where llama-server writes.
-        is_followed: whether a file is being read already.
-        is_other_log: whether a path is that of another log, and not of a rotated file of this one.
+        others: knows the other logs.
     """
 
-    def __init__(
-        self, path: Path, is_followed: IsFollowed, is_other_log: Callable[[Path], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, path: Path, others: OtherLogs) -> None:
         self._path = path
-        self._is_followed = is_followed
-        self._is_other_log = is_other_log
-        self._statuses = _stat_files(path, is_other_log)
+        self._others = others
+        self._statuses = _stat_files(path, others)
 
     @property
     def has_current_file(self) -> bool:
@@ -45,7 +62,7 @@ class FileListing:
 
     def is_current(self) -> bool:
         """Return whether each name still belongs to the same file."""
-        now = _stat_files(self._path, self._is_other_log)
+        now = _stat_files(self._path, self._others)
         return {path: identity_of(status) for path, status in now.items()} == {
             path: identity_of(status) for path, status in self._statuses.items()
         }
@@ -61,7 +78,9 @@ class FileListing:
             SourceFailed: it is not a regular file.
         """
         for path, status in self._statuses.items():
-            is_candidate = status.st_ino == position.inode and not self._is_followed(identity_of(status))
+            is_candidate = status.st_ino == position.inode and not self._others.is_followed(
+                identity_of(status)
+            )
             # The inode may have been given to another file meanwhile: `resume` compares the content.
             if is_candidate and (tail := Tail.resume(path, position)):
                 return tail
@@ -80,7 +99,7 @@ class FileListing:
             return None
         for path, status in self._statuses.items():
             is_older = status.st_ctime < position.read_at - COPY_TOLERANCE_SECONDS
-            if is_older or status.st_size < position.offset or self._is_followed(identity_of(status)):
+            if is_older or status.st_size < position.offset or self._others.is_followed(identity_of(status)):
                 continue
             with suppress(OSError, SourceFailed):  # deleted meanwhile, or not readable: not a copy for us
                 if tail := Tail.resume(path, position):
@@ -97,10 +116,10 @@ class FileListing:
 
     def _unfollowed(self, paths: list[Path]) -> list[Path]:
         """Return those of some paths whose files nobody reads yet."""
-        return [path for path in paths if not self._is_followed(identity_of(self._statuses[path]))]
+        return [path for path in paths if not self._others.is_followed(identity_of(self._statuses[path]))]
 
 
-def _stat_files(path: Path, is_other_log: Callable[[Path], bool]) -> dict[Path, os.stat_result]:
+def _stat_files(path: Path, others: OtherLogs) -> dict[Path, os.stat_result]:
     """Return the status of the file at a path, if there is one, and of what may be rotations of it.
 
     Those are the files with a longer name, and those whose name a rotation may have given them. Links are
@@ -110,12 +129,16 @@ def _stat_files(path: Path, is_other_log: Callable[[Path], bool]) -> dict[Path, 
     with suppress(OSError):
         statuses[path] = path.stat()
     with suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            candidate = path.parent / entry.name
-            is_candidate = entry.name.startswith(path.name) or is_rotated(path, candidate)
-            if not is_candidate or candidate == path or is_compressed(candidate) or is_other_log(candidate):
+        # A fast check first: there may be a thousand other files.
+        beginning = "@" if path.name == MULTILOG_CURRENT else path.stem
+        names = sorted(
+            entry.name for entry in entries if entry.name.startswith(beginning) and not entry.is_symlink()
+        )
+        for name in names:
+            candidate = path.parent / name
+            is_candidate = name.startswith(path.name) or is_rotated(path, candidate)
+            if not is_candidate or candidate == path or is_compressed(candidate) or others.is_log(candidate):
                 continue
             with suppress(OSError):
-                if not entry.is_symlink():
-                    statuses[candidate] = candidate.stat()
+                statuses[candidate] = candidate.stat()
     return statuses

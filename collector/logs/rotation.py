@@ -7,6 +7,7 @@ Rotation renames or copies `llama.log` to a name that it can be told from: `llam
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from collector.logs.position import FilePosition, Status, identity_of
@@ -17,7 +18,9 @@ _NUMBER_OR_DATE = r"(?![-_]\d{4,5}$)[._-]{1,2}\d[\d.T:_-]*"
 _ADDED_AT_THE_END = re.compile(rf"(?:{_NUMBER_OR_DATE}|\.old)$")
 _ADDED_BEFORE_THE_EXTENSION = re.compile(rf"{_NUMBER_OR_DATE}$")
 _MULTILOG = re.compile(r"@[0-9a-f]{24}\.[su]")
-_MULTILOG_CURRENT = "current"
+MULTILOG_CURRENT = "current"
+"""Name of the file into which multilog writes; it renames it to `@4000000067e4….s`."""
+
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip")
 
 Statuses = Mapping[Path, Status]
@@ -45,7 +48,7 @@ def possible_bases(path: str) -> list[str]:
     if dot and stem:
         bases.append(f"{_ADDED_BEFORE_THE_EXTENSION.sub('', stem)}.{extension}")
     if _MULTILOG.fullmatch(name):
-        bases.append(_MULTILOG_CURRENT)
+        bases.append(MULTILOG_CURRENT)
     return [f"{directory}/{base}" for base in bases if base not in (name, "", f".{extension}")]
 
 
@@ -75,21 +78,22 @@ def rotated_after(path: Path, files: Statuses, position: FilePosition) -> list[P
     """Return the rotated files that were written after the file of a position, the oldest first.
 
     The time of the last change decides. Names do not: of `llama.log.1` and `llama.log.2` either may be the
-    older one, depending on the program that rotates. They decide only between files of the same time.
+    older one, depending on the program that rotates. They decide only between files of the same time: the
+    clock of a file system counts in steps of some milliseconds, in which several rotations may fall.
 
     Args:
         path: where llama-server writes; its own file is never in the result.
         files: what is at the path and beside it.
         position: as it was read last.
     """
-    later = [
-        file
-        for file, status in files.items()
-        if is_rotated(path, file)
-        and status.st_mtime_ns > position.modified_ns
-        and identity_of(status) != position.identity
-    ]
-    return sorted(later, key=lambda file: (files[file].st_mtime_ns, _youth(file)))
+    rotated = {file: status for file, status in files.items() if is_rotated(path, file)}
+    ages = _ages(rotated)
+    own = next((file for file, status in rotated.items() if identity_of(status) == position.identity), None)
+    if own:
+        later = [file for file in rotated if ages[file] > ages[own]]
+    else:
+        later = [file for file, status in rotated.items() if status.st_mtime_ns > position.modified_ns]
+    return sorted(later, key=ages.__getitem__)
 
 
 def rotated_between(path: Path, files: Statuses, before: FilePosition, position: FilePosition) -> list[Path]:
@@ -107,13 +111,26 @@ def rotated_between(path: Path, files: Statuses, before: FilePosition, position:
     return [file for file in rotated_after(path, files, before) if file not in excluded]
 
 
-def _youth(file: Path) -> list[int]:
-    """Return a sort key of names that is greater for younger files: `.2` is older than `.1`.
+def _ages(rotated: Statuses) -> dict[Path, tuple[int, list[int]]]:
+    """Return a sort key of each rotated file that is greater for younger ones: its time, then its name.
 
-    Dates grow with time, numbers mostly do not.
+    Dates grow with time. Numbers mostly fall (`.2` is older than `.1`), but grow where the times of the files
+    show it, as with log4j's `fileIndex = max`.
     """
-    numbers = [int(number) for number in re.findall(r"\d+", file.name)]
-    return numbers if any(number > _MAX_ROTATION for number in numbers) else [-number for number in numbers]
+    numbers = {file: [int(number) for number in re.findall(r"\d+", file.name)] for file in rotated}
+    by_time = sorted(rotated, key=lambda file: rotated[file].st_mtime_ns)
+    pairs = [
+        (numbers[older], numbers[newer])
+        for older, newer in pairwise(by_time)
+        if rotated[older].st_mtime_ns != rotated[newer].st_mtime_ns
+    ]
+    grows, falls = sum(one < other for one, other in pairs), sum(one > other for one, other in pairs)
+    ages = {}
+    for file, status in rotated.items():
+        is_date = any(number > _MAX_ROTATION for number in numbers[file])
+        youth = numbers[file] if is_date or grows > falls else [-number for number in numbers[file]]
+        ages[file] = (status.st_mtime_ns, youth)
+    return ages
 
 
-_MAX_ROTATION = 9999
+_MAX_ROTATION = 1900  # greater numbers are years or whole dates

@@ -27,6 +27,10 @@ UNFINISHED_SECONDS = 5.0
 
 
 DISTINCTIVE_BYTES = 256 * 1024
+"""Content of this length is not equal by chance, even without stamps."""
+
+MIN_COPY_BYTES = 1024
+"""A shorter file is not taken for the beginning of another one: it may contain half of its first line."""
 
 _STAMP = re.compile(rb"\d\.\d\d\.\d{3}\.\d{3} |\"time\":\d|timestamp|\d\d:\d\d:\d\d").search
 
@@ -192,7 +196,7 @@ class Tail:
             Whether it is.
         """
         size = self.status.st_size
-        if size > other.position.offset:
+        if not MIN_COPY_BYTES <= size <= other.position.offset:
             return False
         for offset in range(0, size, CHUNK_BYTES):
             length = min(CHUNK_BYTES, size - offset)

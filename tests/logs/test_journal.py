@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from collector.database.buffer import Buffer
 from collector.errors import SourceAbsent, SourceFailed
 from collector.health import OK
-from collector.logs import journalctl
-from collector.logs.journal import COMMIT_ENTRIES, JournalReader
+from collector.logs.journal import journalctl
+from collector.logs.journal.reader import COMMIT_ENTRIES, JournalReader
 from collector.logs.reader import LogSink
 from tests.support.journal_files import BOOTS, START, UNIT, entry, journal_collector, write_journal
 from tests.support.log_reading import LogCollector

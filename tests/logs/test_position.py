@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.logs.journal import JournalPosition, JournalReader
+from collector.logs.journal.reader import JournalPosition, JournalReader
 from collector.logs.position import FilePosition, PathPosition
 from tests.support.log_reading import LogCollector, file_collector
 

@@ -43,7 +43,7 @@ def write_journal(path: Path, entries: Iterable[bytes]) -> None:
 
 def journal_collector(database: Path, directory: Path, *units: str) -> LogCollector:
     """Return a collector that reads these units from the journal files of a directory."""
-    from collector.logs.journal import JournalReader
+    from collector.logs.journal.reader import JournalReader
 
     arguments = [f"--directory={directory}"]
     return LogCollector(

@@ -4,13 +4,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from collector.logs import rewrite, tail
+from collector.errors import SourceAbsent, SourceFailed
+from collector.logs import follower, rewrite, tail
+from collector.logs.files import LogFileReader
+from collector.logs.reader import LogSink
 from tests.support.log_reading import LogCollector, file_collector
+
+FILLING = "and its text " * 30 + "ends"
+"""Makes lines so long that four of them are more than the beginning of a new log."""
 
 STEP_SECONDS = 0.012
 """Longer than a tick of the kernel's clock, so that no two files have the same time of change."""
@@ -38,10 +45,10 @@ class Place:
         """Write lines at the end of the log, as a server that has it open for appending."""
         time.sleep(STEP_SECONDS)
         numbers = range(len(self.written), len(self.written) + lines)
-        self.written += [f"srv  update_slots: line {number}" for number in numbers]
+        self.written += [f"srv  update_slots: line {number} {FILLING}" for number in numbers]
         with self.log.open("a") as file:
             file.writelines(
-                f"0.00.{number:03}.000 I srv  update_slots: line {number}\n" for number in numbers
+                f"0.00.{number:03}.000 I srv  update_slots: line {number} {FILLING}\n" for number in numbers
             )
 
     def rotate(self, *, copy: bool) -> None:
@@ -208,3 +215,109 @@ def settle(collector: LogCollector) -> None:
     for _ in range(12):
         collector.poll()
         time.sleep(0.004)
+
+
+def test_a_thousand_logs_are_read_with_few_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
+    logs = [tmp_path / "logs" / f"server-{number:04}-chat.log" for number in range(1100)]
+    logs[0].parent.mkdir()
+    for log in logs:
+        log.write_text(f"first line of {log.name}\n")
+    with file_collector(tmp_path / "llama.db", tmp_path / "logs" / "*.log") as collector:
+        collector.poll()
+        assert open_logs(logs[0].parent) <= 64
+        for log in logs[::100]:
+            with log.open("a") as file:
+                file.write(f"second line of {log.name}\n")
+        collector.poll()
+        assert open_logs(logs[0].parent) <= 64
+        expected = [f"first line of {log.name}" for log in logs]
+        expected += [f"second line of {log.name}" for log in logs[::100]]
+        assert sorted(collector.messages()) == sorted(expected)
+
+
+def open_logs(directory: Path) -> int:
+    """Return how many files of a directory this process has open."""
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
+            count += str(link.readlink()).startswith(str(directory))
+    return count
+
+
+def test_two_servers_whose_names_look_like_a_rotation_are_both_read(tmp_path: Path) -> None:
+    first, second = tmp_path / "llama-server", tmp_path / "llama-server-8081"
+    first.write_text("a line of the first\n")
+    second.write_text("a line of the second\n")
+    with file_collector(tmp_path / "llama.db", first, second) as collector:
+        settle(collector)
+        collector.poll_until(lambda: len(collector.messages()) == 2)
+        assert sorted(collector.messages()) == ["a line of the first", "a line of the second"]
+
+
+def test_a_name_that_is_not_utf_8_has_a_position(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/llama-\xff.log"
+    with open(name, "w") as file:  # noqa: PTH123 - a path of bytes
+        file.write("0.00.001.000 I srv  a: only once\n")
+    for _ in range(2):
+        with file_collector(tmp_path / "llama.db", os.fsdecode(name)) as collector:
+            collector.poll_until(lambda collector=collector: bool(collector.messages()))  # type: ignore[misc]
+            settle(collector)
+            assert collector.messages() == ["srv  a: only once"]
+
+
+def test_a_deleted_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "DELETED_SECONDS", -1)
+    monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
+    log = tmp_path / "logs" / "llama.log"
+    log.parent.mkdir()
+    log.write_text("a line\n")
+    with file_collector(tmp_path / "llama.db", log) as collector:
+        collector.poll()
+        assert open_logs(log.parent) == 1
+        log.unlink()
+        with pytest.raises(SourceAbsent):
+            collector.poll()
+        assert open_logs(log.parent) == 0
+        log.write_text("a new line\n")
+        collector.poll()
+        assert collector.messages() == ["a line", "a new line"]
+
+
+OWN = ("llama.db", "llama.db.lock", "key")
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_a_link_to_a_file_of_the_collector_is_never_read(name: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    log = tmp_path / "llama.log"
+
+    def make(sink: LogSink, positions: dict[str, str]) -> LogFileReader:
+        return LogFileReader([str(log)], sink, positions, lambda: [tmp_path / own for own in OWN])
+
+    with LogCollector(tmp_path / "llama.db", make) as collector:
+        if kind == "symbolic":
+            log.symlink_to(tmp_path / name)
+        else:
+            log.hardlink_to(tmp_path / name)
+        with pytest.raises(SourceFailed, match="is a file of the collector itself"):
+            collector.poll()
+        log.unlink()
+        log.write_text("a line\n")
+        collector.poll_until(lambda: collector.messages() == ["a line"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make links of other users")
+def test_a_link_of_another_user_is_not_followed_to_somebody_elses_file(tmp_path: Path) -> None:
+    log, target = tmp_path / "llama.log", tmp_path / "secret"
+    target.write_text("secret\n")
+    log.symlink_to(target)
+    os.chown(log, 4711, 4711, follow_symlinks=False)
+    with file_collector(tmp_path / "llama.db", log) as collector:
+        with pytest.raises(SourceFailed, match="is a link of user 4711 to a file of user 0"):
+            collector.poll()
+        os.chown(target, 4711, 4711)
+        collector.poll_until(lambda: collector.messages() == ["secret"])

@@ -20,8 +20,8 @@ from typing import Self
 import structlog
 
 from collector.health import OK, State
-from collector.logs.journal_entries import Entry, parse_entries, parse_entry
-from collector.logs.journalctl import Journalctl, is_about_cursor, raise_error
+from collector.logs.journal.entries import Entry, parse_entries, parse_entry
+from collector.logs.journal.journalctl import Journalctl, is_about_cursor, raise_error
 from collector.logs.position import Models
 from collector.logs.reader import SETTLE_SECONDS, LogSink
 from collector.schema import Row

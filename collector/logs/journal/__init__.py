@@ -1,0 +1,1 @@
+"""The journal of systemd as a log: journalctl, its entries, and the reader."""
