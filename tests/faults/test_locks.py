@@ -31,7 +31,7 @@ from tests.support.lock_holder import EXCLUSIVE, READER, WRITER, LockHolder
 SETTINGS = '[sampling]\ninterval = 1\n[llama_server]\nurl = ""\n[gpu]\nenabled = false\n[models]\nrescan_interval = 0\n'
 WRITE_SECONDS, READ_SECONDS = 60, 600
 SHORT_WRITE_SECONDS, SHORT_READ_SECONDS = 3, 5
-LONG = "collector.database.locks.holders.LONG_SECONDS"
+LONG = "collector.database.locks.watch.LONG_SECONDS"
 BUFFER_DEFAULTS = "collector.database.buffer.Buffer.__init__.__defaults__"
 UNCHANGED = "collector.database.file_watch.UNCHANGED_SECONDS"
 STALL_SECONDS = 3

@@ -174,7 +174,9 @@ def _check_record(record: Record) -> None:
     assert 0 <= record.port <= 99_999
 
 
-_HEAD = re.compile(r"(?:\[ *\d{1,5}\] ?)?(?:\d{1,9}\.\d\d\.\d{3}\.\d{3} )?(?:[IWED](?: +|$))?\s*")
+_HEAD = re.compile(
+    r"(?:\[ *\d{1,5}\] ?)?(?:\d{1,9}\.\d\d\.\d{3}\.\d{3}(?: |$)(?:[IWED](?: |$))?|[IWED] +)?\s*"
+)
 _MASK, _JSON = "***", '{"type":'
 
 

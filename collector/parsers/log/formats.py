@@ -78,8 +78,8 @@ def _parse_prefixed(text: str, port: int) -> Record | None:
     return Record(LETTERS.get(letter), text[match.end() :].rstrip(), stamp, port, Kind.OPEN)
 
 
-PREFIX_PATTERN = r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} ([IWED]) ?"
-_PREFIX = re.compile(r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} (?:([IWED])(?: |$))?").match
+PREFIX_PATTERN = r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3} ([IWED])(?: |$)"
+_PREFIX = re.compile(r"(\d{1,9})\.(\d\d\.\d{3})\.\d{3}(?: |$)(?:([IWED])(?: |$))?").match
 LETTERS = {"I": "info", "W": "warn", "E": "error", "D": "debug"}
 
 
