@@ -1,9 +1,9 @@
 """Which history a backup belongs to, and how much of it the backup contains.
 
-A name is a poor witness: the clock may have been wrong when it was given, two hosts may share a directory,
-and a database that was lost and begun anew has the same name as the one before. So a database has the id of
-its history and of its host in `metadata`, and the number of rows that were ever inserted tells which of two
-backups of one history is the newer one.
+A name proves nothing: the clock may have been wrong when it was given, two hosts may share a directory, and
+a database that was lost and begun anew has the same name as the one before. So a database has the id of its
+history and of its host in `metadata`, and of two backups of one history the newer one is that with more rows
+ever inserted.
 
 A restored database begins a history of its own: its next rows are others than those that followed in the old
 one. Version 0.1.0 stored no ids; its backups count as backups of every history.
@@ -54,8 +54,8 @@ class Identity:
         return self.history is None or history is None or self.history == history
 
 
-def ensure_identity(database: Database) -> Identity:
-    """Return the identity of the database that this process writes, after storing what is missing.
+def ensure_identity(database: Database) -> None:
+    """Store the ids of history and host in the database that this process writes, if they are missing.
 
     Raises:
         DatabaseError: it cannot be read or written.
@@ -66,7 +66,6 @@ def ensure_identity(database: Database) -> Identity:
         database.meta.set(HISTORY_KEY, uuid.uuid4().hex)
     if host is not None and stored.host != host:
         database.meta.set(HOST_KEY, host)
-    return read_identity(database)
 
 
 def read_identity(database: Connected) -> Identity:
@@ -94,7 +93,7 @@ def _identity(row: Record) -> Identity:
 
 
 def read_host_id() -> str | None:
-    """Return an id of this machine that does not tell the one of systemd; None if it has none."""
+    """Return an id of this machine, a digest of systemd's machine id; None if it has none."""
     try:
         machine = _MACHINE_ID.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -154,12 +154,13 @@ _WRITTEN_TABLE = re.compile(
 def leave_out_tables(batches: Iterable[Batch], tables: Iterable[str]) -> list[Batch]:
     """Return the batches whose statement (INSERT, REPLACE, UPDATE or DELETE) writes none of these tables."""
     left_out = set(tables)
+    return [batch for batch in batches if written_table(batch.statement) not in left_out]
 
-    def written_table(batch: Batch) -> str:
-        match = _WRITTEN_TABLE.match(batch.statement)
-        return match[1] if match else ""
 
-    return [batch for batch in batches if written_table(batch) not in left_out]
+def written_table(statement: str) -> str:
+    """Return the table that a statement (INSERT, REPLACE, UPDATE or DELETE) writes; empty for another one."""
+    match = _WRITTEN_TABLE.match(statement)
+    return match[1] if match else ""
 
 
 def clear_references(batches: Iterable[Batch], references: Mapping[str, Sequence[int]]) -> list[Batch]:

@@ -8,13 +8,12 @@ Two kinds of causes, neither of which may keep all other tables waiting:
   program has. All rows of that table stay in the buffer, and the error names the trigger and the remedy.
 """
 
-import re
 import sqlite3
 from dataclasses import dataclass
 
 import structlog
 
-from collector.database.buffer import Batch, Retention
+from collector.database.buffer import Batch, Retention, written_table
 from collector.database.database import Database
 from collector.database.flush_transaction import FlushTransactions
 from collector.errors import StatementFailed
@@ -82,7 +81,7 @@ class PartialCommit:
         refused: list[Unit] = []
         errors: list[str] = []
         units = _units(batches, final)
-        while True:
+        while units:
             self._left_out = []
             unit, statement = units[0], ""
             try:
@@ -102,8 +101,8 @@ class PartialCommit:
             )
         if not refused:
             return None
-        waiting = [batch for unit in refused for batch in unit.batches]
-        in_order = [batch for batch in batches if any(batch is one for one in waiting)]
+        waiting = {id(batch) for unit in refused for batch in unit.batches}
+        in_order = [batch for batch in batches if id(batch) in waiting]
         return RefusedBatches(in_order, StatementFailed("; ".join(errors)))
 
     def _write(self, connection: sqlite3.Connection, statement: str, rows: list[Row]) -> None:
@@ -123,8 +122,7 @@ class PartialCommit:
 
     def _describe(self, statement: str, error: StatementFailed) -> str:
         """Return which table cannot be written, what other programs have put on it, and what to do."""
-        match = _WRITTEN_TABLE(statement)
-        table = match[1] if match else statement
+        table = written_table(statement)
         objects = self._database.query(
             "SELECT type, name FROM sqlite_master WHERE tbl_name = ? AND (type = 'trigger' "
             "OR type = 'index' AND sql LIKE '%(%(%') ORDER BY type DESC, name",
@@ -136,12 +134,6 @@ class PartialCommit:
             example = f"DROP {objects[0]['type'].upper()} {objects[0]['name']}"
             text += f". Other programs have put on it: {names}. Remove what causes it, for example: {example}"
         return text
-
-
-_WRITTEN_TABLE = re.compile(
-    r"\s*(?:(?:INSERT|REPLACE)(?:\s+OR\s+\w+)?\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+\"?(\w+)",
-    re.IGNORECASE,
-).match
 
 
 def _units(batches: list[Batch], final: Write | None) -> list[Unit]:

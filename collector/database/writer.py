@@ -100,7 +100,8 @@ class Writer:
             raise
         if refused:
             self._buffer.put_back(refused.batches)
-            batches = [batch for batch in batches if batch not in refused.batches]
+            waiting = {id(batch) for batch in refused.batches}  # equal batches are not the same one
+            batches = [batch for batch in batches if id(batch) not in waiting]
         # The file may have been moved between the start of the transaction and its commit. The rows are then
         # in a file that is elsewhere or deleted. They stay in `_unconfirmed`, from which `hand_over` writes
         # them into another database too. If the file comes back, it already contains them: the next flush

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -160,17 +160,18 @@ class PathFollower:
             OSError: there is no file at the path (`FileNotFoundError`), or one cannot be opened.
             SourceFailed: one of them is not a regular file.
         """
-        identity = identity_of(self._path.stat()) if self._path.exists() else None
-        if identity and not self.follows(identity):
-            self._others.check(self._path)
         if self._to_resume:
+            with suppress(FileNotFoundError):
+                self._others.check(self._path)
             self._resume()
         identity = identity_of(self._path.stat())
         if self._to_resume or (self._tails and self._tails[-1].position.identity == identity):
             return
         if self.follows(identity):  # it was renamed, and renamed back
             self._tails.sort(key=lambda tail: tail.position.identity == identity)
-        elif not self._others.is_followed(identity):
+            return
+        self._others.check(self._path)
+        if not self._others.is_followed(identity):
             tail = open_known_content(self._path, self._tails, self._finished)
             if tail is None:
                 self._add_new_file(identity)

@@ -149,6 +149,17 @@ def test_only_the_rows_of_its_table_wait_and_it_is_named(
     assert flushes.counts() == (3, 3, "3"), "nothing is lost, and nothing is there twice"
 
 
+def test_a_flush_of_which_nothing_can_be_written_keeps_its_rows(flushes: Flushes, path: Path) -> None:
+    as_other_program(path, FAULTY["a trigger that refuses"][0].format(table="logs"))
+    flushes.buffer.add([LOGS.insert(line("waits")), LOGS.insert(line("waits"))], Retention.KEPT)
+    with pytest.raises(StatementFailed, match="not today"):
+        flushes.writer.flush()
+    assert flushes.buffer.waiting == 2
+    as_other_program(path, "DROP TRIGGER bad")
+    flushes.writer.flush()
+    assert flushes.counts()[1] == 2
+
+
 @pytest.mark.parametrize(
     "value", [2**63, "\ud800", object()], ids=["too large", "a lone surrogate", "an object"]
 )

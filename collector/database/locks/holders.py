@@ -41,4 +41,4 @@ def lock_holders(file: os.stat_result, locks: Iterable[str]) -> list[int]:
                 found == wanted and int(process) > 0
             ):
                 holders.add(int(process))
-    return sorted(process for process in holders - {os.getpid()} if process > 0)
+    return sorted(holders - {os.getpid()})
