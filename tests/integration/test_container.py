@@ -394,7 +394,8 @@ class TestReaders:
         assert state
         (row,) = host.rows("SELECT count(*) AS rows FROM metrics", user="grafana")
         assert int(str(row["rows"])) > 0
-        assert host.call("sqlite3", READ, "SELECT 1 FROM metrics LIMIT 1", user="grafana").stdout == "1\n"
+        patient = ("sqlite3", "-cmd", ".timeout 10000")
+        assert host.call(*patient, READ, "SELECT 1 FROM metrics LIMIT 1", user="grafana").stdout == "1\n"
         refused = host.call(
             "sqlite3", "-readonly", DATABASE, "SELECT 1 FROM metrics", user="stranger", check=False
         )
@@ -402,7 +403,9 @@ class TestReaders:
 
     def test_a_member_of_the_group_cannot_write(self, host: Host, state: str) -> None:
         assert state
-        refused = host.call("sqlite3", DATABASE, "DELETE FROM metrics", user="grafana", check=False)
+        refused = host.call(
+            "sqlite3", "-cmd", ".timeout 10000", DATABASE, "DELETE FROM metrics", user="grafana", check=False
+        )
         assert "attempt to write a readonly database" in refused.stderr
         assert host.call("touch", "/var/lib/llama-collector/x", user="grafana", check=False).returncode != 0
 

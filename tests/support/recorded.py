@@ -29,7 +29,7 @@ def collecting(directory: Path, model: Path) -> Iterator[tuple[Collector, LlamaS
 
 def wait_for_everything(collector: Collector, server: LlamaServer) -> None:
     """Send requests until every time series and every view over them has rows."""
-    collector.wait_for("SELECT * FROM metrics")
+    collector.wait_for("SELECT id FROM metrics LIMIT 1 OFFSET 2")
     while not collector.query("SELECT * FROM speeds WHERE generated_tokens_per_second > 0"):
         server.complete(tokens=240)
     collector.wait_for("SELECT * FROM gpu_by_hour WHERE energy_joules IS NOT NULL AND generated_tokens > 0")
