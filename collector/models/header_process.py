@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGMLQuantizationType, LlamaFileType
 
 from collector.errors import NotGguf, ParseError
 from collector.parsers.gguf_header import parse_header
@@ -37,6 +37,7 @@ FORMAT = Format(
     },
     tensor_types={int(kind): kind.name for kind in GGMLQuantizationType},
     block_sizes={int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()},
+    architectures=frozenset(MODEL_ARCH_NAMES.values()),
 )
 
 
@@ -62,7 +63,8 @@ def describe_file(path: str) -> dict[str, Any]:
 
     Returns:
         the fields of `Facts`; or `broken`, what is wrong with the content, with `foreign`, whether it is of
-        another format; or `unreadable`, why the file cannot be read at the moment.
+        another format; or `unreadable`, why the file cannot be read at the moment, with `over_limit`, whether
+        its header exceeds a limit of this process.
     """
     try:
         return asdict(read_facts(path))
@@ -71,9 +73,9 @@ def describe_file(path: str) -> dict[str, Any]:
     except ParseError as error:
         return {"broken": str(error), "foreign": False}
     except MemoryError:
-        return {"broken": "has a header that needs more memory than any real one", "foreign": False}
+        return {"unreadable": "has a header that needs more memory than any real one", "over_limit": True}
     except OSError as error:
-        return {"unreadable": error.strerror or str(error)}
+        return {"unreadable": error.strerror or str(error), "over_limit": False}
 
 
 def read_facts(path: str) -> Facts:

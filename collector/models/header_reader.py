@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import collector
 from collector.errors import SourceFailed, Stopped
 
 ANSWER_TIMEOUT_SECONDS = 60.0
@@ -31,6 +33,9 @@ _PROGRAM = (
 )
 _PACKAGE_DIRECTORY = str(Path(__file__).resolve().parents[2])
 
+READER_VERSION = f"collector {collector.__version__}, gguf {version('gguf')}"
+"""Changes when files that could not be understood may be understood."""
+
 Verdict = Literal["model", "part", "other", "broken", "unreadable"]
 
 
@@ -45,6 +50,8 @@ class Answer:
         columns: of `models`; None where the header does not name a value.
         foreign: it is broken because it is of another format.
         timed_out: it is unreadable because no answer came in time.
+        over_limit: it is unreadable because it ended the process that read it, or exceeded its limits. That
+            may have had another cause, such as too little memory: it is tried again, less and less often.
     """
 
     verdict: Verdict
@@ -52,6 +59,7 @@ class Answer:
     columns: Mapping[str, int | str | None] = field(default_factory=dict)
     foreign: bool = False
     timed_out: bool = False
+    over_limit: bool = False
 
 
 class HeaderReader:
@@ -88,14 +96,16 @@ class HeaderReader:
             except (EOFError, BrokenPipeError):
                 exit_code = self._kill(process)
                 if exit_code == -signal.SIGXCPU:
-                    return Answer("broken", "has a header that takes longer to read than any real one")
+                    reason = "has a header that takes longer to read than any real one"
+                    return Answer("unreadable", reason, over_limit=True)
                 continue
             if "broken" in values:
                 return Answer("broken", values["broken"], foreign=values["foreign"])
             if "unreadable" in values:
-                return Answer("unreadable", values["unreadable"])
+                return Answer("unreadable", values["unreadable"], over_limit=values["over_limit"])
             return Answer(values["kind"], values["reason"], values["columns"])
-        return Answer("broken", f"ended the process that read it (exit code {exit_code})")
+        reason = f"ended the process that read it (exit code {exit_code})"
+        return Answer("unreadable", reason, over_limit=True)
 
     def close(self) -> None:
         """End the child process."""

@@ -65,31 +65,41 @@ def classify_files(
     files: dict[str, ModelFile] = {}
     waiting, messages, unreadable = [], [], []
     for path, found in walk.files.items():
-        answer, before = answers.get(path), stored.get(path)
-        if answer is None:
-            if before is not None and before.is_unchanged(found):
-                files[path] = ModelFile(*found, before.verdict, before.reason, before.model_id)
-            else:  # the scan ended early, before it read this file
-                waiting.append(found.found_at)
-        elif answer.verdict == "unreadable":
+        answer = answers.get(path)
+        file = None if path in walk.downloading else _classify(found, answer, stored.get(path), now_ns)
+        if file is None:
             waiting.append(found.found_at)
-            unreadable.append(f"{printable_path(found.found_at)}: {answer.reason}")
-        elif answer.verdict == "broken" and not answer.foreign and not _is_settled(found, now_ns):
-            waiting.append(found.found_at)  # probably a download or copy under way
         else:
-            model_id = before.model_id if before else None
-            files[path] = ModelFile(*found, answer.verdict, answer.reason, model_id)
-            if answer.verdict == "broken":
-                messages.append(f"{printable_path(found.found_at)} {answer.reason}")
+            files[path] = file
+        if answer and answer.verdict == "unreadable":
+            unreadable.append(f"{printable_path(found.found_at)}: {answer.reason}")
+        elif answer and file and file.verdict == "broken":
+            messages.append(f"{printable_path(found.found_at)} {answer.reason}")
 
-    part_sets, misnamed = _group_parts(files.values())
+    part_sets, misnamed = _group_parts(files.values(), walk.other_names)
     reasons = misnamed | _find_missing_parts(part_sets, waiting, now_ns)
     for path, reason in reasons.items():
         if reason != files[path].reason:
             files[path] = files[path]._replace(reason=reason)
             if reason:
                 messages.append(f"{printable_path(files[path].found_at)} {reason}")
-    return Inventory(files, _list_models(files, part_sets), waiting, messages, unreadable)
+    models = _list_models(files, part_sets, walk.stated_names)
+    return Inventory(files, models, waiting, messages, unreadable)
+
+
+def _classify(
+    found: FoundFile, answer: Answer | None, before: ModelFile | None, now_ns: int
+) -> ModelFile | None:
+    """Return what a file is; None if that is not known yet and the next scan has to read it."""
+    if answer is None:
+        if before is not None and before.is_unchanged(found):
+            return ModelFile(*found, before.verdict, before.reason, before.model_id)
+        return None  # the scan ended early, before it read this file
+    if answer.verdict == "unreadable":
+        return None
+    if answer.verdict == "broken" and not answer.foreign and not _is_settled(found, now_ns):
+        return None  # probably a download or copy under way
+    return ModelFile(*found, answer.verdict, answer.reason, before.model_id if before else None)
 
 
 def model_name(found_at: str) -> str:
@@ -97,8 +107,10 @@ def model_name(found_at: str) -> str:
 
     It is `big` for `/models/big.gguf` and for `/models/big-00001-of-00003.gguf`.
     """
-    part = part_of(found_at)
-    return (part[0] if part else found_at[: -len(SUFFIX)]).rpartition("/")[2]
+    name = found_at.rpartition("/")[2]
+    if part := part_of(found_at):
+        return part[0].rpartition("/")[2]
+    return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
 
 
 def printable_path(path: str) -> str:
@@ -112,9 +124,9 @@ def _is_settled(file: FoundFile | ModelFile, now_ns: int) -> bool:
 
 
 def _group_parts(
-    files: Iterable[ModelFile],
+    files: Iterable[ModelFile], other_names: Mapping[str, Sequence[str]]
 ) -> tuple[dict[PartSet, dict[int, ModelFile]], dict[str, str]]:
-    """Group the parts of models in several files.
+    """Group the parts of models in several files, by all names under which they were found.
 
     Returns:
         the parts of each set by number; and the reason, by path, of each part whose name has no number.
@@ -124,10 +136,10 @@ def _group_parts(
     for file in files:
         if file.verdict != "part":
             continue
-        if part := part_of(file.found_at):
-            name, number, count = part
+        parts = [part for name in (file.found_at, *other_names.get(file.path, ())) if (part := part_of(name))]
+        for name, number, count in parts:
             sets[name, count][number] = file
-        else:
+        if not parts:
             misnamed[file.path] = (
                 "is one part of a model: rename it to NAME-00001-of-0000N.gguf, as it was before"
             )
@@ -144,32 +156,41 @@ def _find_missing_parts(
     downloaded, only the first two exist so far.
     """
     arriving = {(part[0], part[2]) for part in map(part_of, waiting) if part}
-    reasons = {}
+    whole = {parts[min(parts)].path for (_, count), parts in part_sets.items() if len(parts) == count}
+    reasons = dict.fromkeys(whole, "")
     for (name, count), parts in part_sets.items():
-        if (name, count) in arriving:
+        if (name, count) in arriving or parts[min(parts)].path in whole:
             continue
         missing = [str(number) for number in range(1, count + 1) if number not in parts]
         lowest = parts[min(parts)]
-        if not missing:
-            reasons[lowest.path] = ""
-        elif all(_is_settled(file, now_ns) for file in parts.values()):
+        if all(_is_settled(file, now_ns) for file in parts.values()):
             shown = ", ".join(missing[:_MAX_SHOWN_PARTS]) + ", …" * (len(missing) > _MAX_SHOWN_PARTS)
             reasons[lowest.path] = f"is part of a model of {count} files, of which are missing: {shown}"
     return reasons
 
 
 def _list_models(
-    files: Mapping[str, ModelFile], part_sets: Mapping[PartSet, Mapping[int, ModelFile]]
+    files: Mapping[str, ModelFile],
+    part_sets: Mapping[PartSet, Mapping[int, ModelFile]],
+    stated_names: Mapping[str, str],
 ) -> list[Model]:
     """Return every model in one file, then every set whose first part is present."""
     models = [
-        Model(file, model_name(file.found_at), file.size_bytes)
+        Model(file, stated_names.get(file.path) or model_name(file.found_at), file.size_bytes)
         for file in files.values()
         if file.verdict == "model"
     ]
+    by_first_part: dict[str, Model] = {}
     for parts in part_sets.values():
         if 1 in parts:
             first = files[parts[1].path]
             size = min(sum(part.size_bytes for part in parts.values()), MAX_INTEGER)
-            models.append(Model(first, model_name(first.found_at), size))
-    return models
+            model = Model(first, model_name(first.found_at), size)
+            # One file may be the first of two sets; the larger one is whole, or nearer to it.
+            by_first_part[first.path] = max(model, by_first_part.get(first.path, model), key=_file_size)
+    return [*models, *by_first_part.values()]
+
+
+def _file_size(model: Model) -> int:
+    """Return the bytes of all files of a model."""
+    return model.file_size

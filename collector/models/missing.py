@@ -82,7 +82,8 @@ def find_removed_rows(
 
     Rows of files outside the models directories are never deleted. A row of a file that no scan has seen
     (another program made it) is deleted only if the directory of the file contains anything: an empty
-    directory may be the mount point of a disk that is not mounted.
+    directory may be the mount point of a disk that is not mounted. The row of a loaded model is kept until it
+    is unloaded: a server goes on serving a file that was deleted.
 
     Args:
         walk: what was found.
@@ -95,7 +96,7 @@ def find_removed_rows(
     ids: list[str] = []
     messages: list[str] = []
     for row in stored.rows.values():
-        if row.id in in_use or row.id in kept_ids or row.model_path is None:
+        if row.id in in_use or row.id in kept_ids or row.model_path is None or row.status == "loaded":
             continue
         if not _is_deleted(walk, row.model_path):
             continue

@@ -16,7 +16,7 @@ import structlog
 
 from collector.database import Database
 from collector.errors import Stopped
-from collector.models.header_reader import Answer, HeaderReader
+from collector.models.header_reader import READER_VERSION, Answer, HeaderReader
 from collector.models.inventory import classify_files, printable_path
 from collector.models.matching import RowChanges, match_rows
 from collector.models.missing import MissingFiles, RemovedRows, find_missing_files, find_removed_rows
@@ -38,6 +38,11 @@ SCAN_TIME_KEY = "lastScanTime"
 
 SUMMARY_KEY = "lastScanSummary"
 """Key in `metadata`: the fields of its `ScanSummary`."""
+
+READER_VERSION_KEY = "modelReaderVersion"
+"""Key in `metadata`: the `READER_VERSION` that has read every file that is not a model."""
+
+_MAX_SKIPPED_SCANS = 64
 
 Progress = Callable[[int, int, str], None]
 """Is called with how many files were read, how many are to be read, and the path of the next one."""
@@ -104,6 +109,24 @@ class _Changes:
     summary: ScanSummary
 
 
+@dataclass(slots=True)
+class _Failure:
+    """A file that ended the process that read it, or exceeded its limits.
+
+    Args:
+        file: as it was then; a changed file is read at once.
+        answer: of the last attempt.
+        skipped: in how many scans it was not read since.
+        to_skip: how many scans it is not read after the last attempt; doubles with each, because an attempt
+            may cost 20 s of a processor.
+    """
+
+    file: FoundFile
+    answer: Answer
+    skipped: int = 0
+    to_skip: int = 0
+
+
 class ModelScan:
     """Keeps `models` up to date with the files in some directories.
 
@@ -118,6 +141,7 @@ class ModelScan:
         self._log = structlog.get_logger()
         self._logged_conditions: AbstractSet[str] = frozenset()
         self._timed_out: AbstractSet[str] = frozenset()
+        self._failures: dict[str, _Failure] = {}
 
     def run(self, progress: Progress | None = None, stop: threading.Event | None = None) -> ScanSummary:
         """Scan once. No content of a file makes it fail.
@@ -138,7 +162,12 @@ class ModelScan:
         if not walk.complete:
             return ScanSummary(seconds=time.monotonic() - started)
         stored = read_inventory(self._database)
-        unread = [found for found in walk.files.values() if not stored.is_current(found)]
+        retried = self._database.meta.get(READER_VERSION_KEY) != READER_VERSION
+        unread = [
+            found
+            for path, found in walk.files.items()
+            if path not in walk.downloading and not stored.is_current(found, retried=retried)
+        ]
         headers = self._read_headers(unread, progress, stop)
         self._timed_out = headers.timed_out
         complete = not stop.is_set() and all(
@@ -168,14 +197,7 @@ class ModelScan:
                 if progress:
                     progress(done, len(unread), found.found_at)
                 try:
-                    if not is_utf8(found.found_at):
-                        reason = "has a name that is not UTF-8, which the database cannot store: rename it"
-                        answer = Answer("broken", reason, foreign=True)
-                    elif not os.access(found.found_at, os.R_OK):
-                        reason = "may not be read by this user: change its owner or mode"
-                        answer = Answer("unreadable", reason)
-                    else:
-                        answer = reader.read(found.found_at)
+                    answer = self._read_header(reader, found)
                 except Stopped:
                     break
                 answers[found.path] = answer
@@ -186,6 +208,29 @@ class ModelScan:
         if progress:
             progress(len(answers), len(unread), "")
         return _Headers(answers, timed_out)
+
+    def _read_header(self, reader: HeaderReader, found: FoundFile) -> Answer:
+        """Read the header of a file, unless it is known that it cannot be read.
+
+        Raises:
+            Stopped: the scan is to stop.
+        """
+        if not is_utf8(found.found_at):
+            reason = "has a name that is not UTF-8, which the database cannot store: rename it"
+            return Answer("broken", reason, foreign=True)
+        if not os.access(found.found_at, os.R_OK):
+            return Answer("unreadable", "may not be read by this user: change its owner or mode")
+        failure = self._failures.get(found.path)
+        if failure and failure.file == found and failure.skipped < failure.to_skip:
+            failure.skipped += 1
+            return failure.answer
+        answer = reader.read(found.found_at)
+        if not answer.over_limit:
+            self._failures.pop(found.path, None)
+        else:
+            to_skip = min(2 * failure.to_skip or 1, _MAX_SKIPPED_SCANS) if failure else 0
+            self._failures[found.path] = _Failure(found, answer, to_skip=to_skip)
+        return answer
 
     def _store(self, changes: _Changes, summary: ScanSummary) -> None:
         """Write all changes in one transaction."""
@@ -200,6 +245,7 @@ class ModelScan:
             if summary.complete:
                 self._database.meta.set(SCAN_TIME_KEY, int(time.time()))
                 self._database.meta.set(SUMMARY_KEY, asdict(summary))
+                self._database.meta.set(READER_VERSION_KEY, READER_VERSION)
 
     def _log_changes(self, changes: _Changes) -> AbstractSet[str]:
         """Log messages, new conditions and the counts of changed rows; return all conditions."""

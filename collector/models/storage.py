@@ -71,6 +71,7 @@ class ModelRow(NamedTuple):
     name: str
     model_path: str | None
     file_size: int | None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,19 @@ class StoredInventory:
     files: Mapping[str, ModelFile]
     rows: Mapping[str, ModelRow]
 
-    def is_current(self, found: FoundFile) -> bool:
+    def is_current(self, found: FoundFile, *, retried: bool = False) -> bool:
         """Return whether the content of a file is stored, so that the file need not be read.
 
         It is not if another program has deleted the row of the model: the columns are read again.
+
+        Args:
+            found: the file.
+            retried: whether files that were not understood are read again.
         """
         file = self.files.get(found.path)
         if file is None or not file.is_unchanged(found):
+            return False
+        if retried and file.verdict in ("broken", "other"):
             return False
         return not file.describes_model or file.model_id in self.rows
 
@@ -104,7 +111,9 @@ def read_inventory(database: Database) -> StoredInventory:
         path, found_at, *rest = row.values()
         file = ModelFile(os.fsdecode(path), os.fsdecode(found_at), *rest)
         files[file.path] = file
-    rows = database.query("SELECT id, name, model_path, file_size FROM models ORDER BY created_at, id")
+    rows = database.query(
+        "SELECT id, name, model_path, file_size, status FROM models ORDER BY created_at, id"
+    )
     return StoredInventory(files, {row["id"]: ModelRow(**row) for row in rows})
 
 

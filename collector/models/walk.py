@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from collector.models.mounts import Mounts
+from collector.models.ollama import is_ollama_store, read_store
 
 SUFFIX = ".gguf"
 MAX_INTEGER = 2**63 - 1
 """Largest integer that SQLite stores; file systems may report larger ones."""
+
+CONTROL_FILES = (".aria2", ".st")
+"""Endings of the file that aria2 and axel keep beside a download until it is whole."""
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
@@ -46,6 +50,10 @@ class Walk:
     Args:
         roots: the models directories, each as configured and with symbolic links resolved.
         files: by path.
+        other_names: for the parts of models in several files: further paths that lead to the same file, by
+            path. Two revisions in a Hugging Face cache may share a part.
+        stated_names: names of models in an Ollama store, by path.
+        downloading: the paths of files that another program is downloading.
         non_empty: the directories that were read and are not empty, symbolic links resolved.
         errors: the reason, by path as named, of everything that could not be read.
         unreadable: the paths in `errors`, as named and with symbolic links resolved.
@@ -54,6 +62,9 @@ class Walk:
 
     roots: Sequence[str]
     files: Mapping[str, FoundFile]
+    other_names: Mapping[str, Sequence[str]]
+    stated_names: Mapping[str, str]
+    downloading: AbstractSet[str]
     non_empty: AbstractSet[str]
     errors: Mapping[str, str]
     unreadable: AbstractSet[str]
@@ -80,6 +91,9 @@ def walk_models(directories: Sequence[Path], mounts: Mounts, stop: threading.Eve
     return Walk(
         roots=tuple(dict.fromkeys([*named, *map(os.path.realpath, named)])),
         files=walker.files,
+        other_names=walker.other_names,
+        stated_names=walker.stated_names,
+        downloading=walker.downloading,
         non_empty=walker.non_empty,
         errors=walker.errors,
         unreadable={*walker.errors, *map(os.path.realpath, walker.errors)},
@@ -105,6 +119,9 @@ class _Walker:
         self._read: set[tuple[int, int]] = set()  # device and inode of directories
         self._linked_directories: list[str] = []
         self.files: dict[str, FoundFile] = {}
+        self.other_names: dict[str, list[str]] = {}
+        self.stated_names: dict[str, str] = {}
+        self.downloading: set[str] = set()
         self.non_empty: set[str] = set()
         self.errors: dict[str, str] = {}
 
@@ -143,8 +160,22 @@ class _Walker:
                 elif entry.is_symlink():
                     self._add_link(entry, disk)
                 elif entry.name.lower().endswith(SUFFIX):
-                    self._add_file(entry, prefix + entry.name, disk)
+                    self._add_file(entry.path, prefix + entry.name, disk)
+                elif entry.name.endswith(CONTROL_FILES):
+                    self.downloading.add(prefix + entry.name.rpartition(".")[0])
+        if is_ollama_store(subdirectories):
+            self._add_ollama_store(directory, disk)
         return sorted(subdirectories, reverse=True)
+
+    def _add_ollama_store(self, directory: str, disk: str) -> None:
+        """Add the models of an Ollama store. Its files are named by their hash, which manifests explain."""
+        models, errors = read_store(directory)
+        for path, name in models.items():
+            real = os.path.realpath(path)
+            self._add_file(path, real, disk)
+            self.stated_names.setdefault(real, name)
+        for path, error in errors.items():
+            self._add_error(path, error)
 
     def _add_link(self, entry: os.DirEntry[str], disk: str) -> None:
         """Add a symbolic link, whose own directory is on this disk: a directory to be read, or a file."""
@@ -158,23 +189,26 @@ class _Walker:
         elif entry.name.lower().endswith(SUFFIX):
             real = os.path.realpath(entry.path)
             target_disk = self._mounts.disk_of(os.path.dirname(real))  # noqa: PTH120
-            self._add_file(entry, real, "\n".join(sorted({disk, target_disk})))
+            self._add_file(entry.path, real, "\n".join(sorted({disk, target_disk})))
 
-    def _add_file(self, entry: os.DirEntry[str], path: str, disk: str) -> None:
+    def _add_file(self, found_at: str, path: str, disk: str) -> None:
         """Add a regular file, unless it was found under a name that is preferred (`_name_rank`)."""
         try:
-            status = entry.stat()
+            status = os.stat(found_at)  # noqa: PTH116
         except FileNotFoundError:
             return  # deleted since the directory was read, or a link to nothing
         except OSError as error:
-            self._add_error(entry.path, error)
+            self._add_error(found_at, error)
             return
         if not stat.S_ISREG(status.st_mode):
             return
         modified_ns, inode = min(status.st_mtime_ns, MAX_INTEGER), status.st_ino & MAX_INTEGER
-        found = FoundFile(path, entry.path, status.st_size, modified_ns, inode, disk)
-        other_name = self.files.get(path)
-        if other_name is None or _name_rank(found) < _name_rank(other_name):
+        found = FoundFile(path, found_at, status.st_size, modified_ns, inode, disk)
+        other = self.files.get(path)
+        if other is not None and part_of(found_at):
+            names = self.other_names.setdefault(path, [other.found_at])
+            names.append(found_at)
+        if other is None or _name_rank(found) < _name_rank(other):
             self.files[path] = found
 
     def _add_error(self, path: str, error: OSError) -> None:

@@ -18,13 +18,13 @@ from collector.errors import NotGguf, ParseError
 MAX_HEADER_BYTES = 256 * 2**20
 """Limit of a header. The longest real ones, of models with 262,144 tokens, have 16 MB."""
 
-MAX_KEYS = 16_384
+MAX_KEYS = 262_144
 MAX_KEY_BYTES = 512
 MAX_STRING_BYTES = 1_024
 MAX_ARRAY_NUMBERS = 16_384
 MAX_TENSORS = 1_000_000
-MAX_DIMENSIONS = 4
-MAX_TENSOR_TYPE = 255
+MAX_DIMENSIONS = 16
+MAX_TENSOR_TYPE = 65_535
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Format characters of `struct` by GGUF's numeric value types."""

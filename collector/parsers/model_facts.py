@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,8 +45,17 @@ _OTHER_KINDS = {
 }
 _OTHER_ARCHITECTURES = {"clip": _OTHER_KINDS["mmproj"], "controlvector": "a control vector"}
 _QUANTIZATION_IN_NAME = re.compile(
-    r"(?<![A-Z0-9])(I?Q[1-9]_(?:[01]|K(?:_X?[SML])?|X{0,2}S|M|NL)|TQ[12]_0|MXFP4|NVFP4|BF16|F16|F32)(?![A-Z0-9_])"
+    r"(?<![A-Z0-9])"
+    r"(I?Q[1-9]_(?:[01]|K(?:_X?[SML])?|X{0,2}S|M|NL)"
+    r"|IQ[1-9]_(?:BN|K(?:SS?|L|T)?)"  # this and the next: ik_llama.cpp
+    r"|Q[1-9]_[0K]_R[48]|IQ[1-9]_(?:K[ST]?|BN|S|XS|XXS|M)_R[48]"
+    r"|I2_S|TL[12]"  # BitNet
+    r"|TQ[12]_0|MXFP4|NVFP4|BF16|F16|F32)"
+    r"(?![A-Z0-9_])"
 )
+_UNQUANTIZED = frozenset({"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"})
+_SUBSTITUTES = frozenset({"Q4_0", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"})
+"""What llama-quantize uses for tensors whose rows do not fit the blocks of the wanted type."""
 _MAX_INTEGER = 2**63 - 1
 
 Column = int | str | None
@@ -60,11 +70,13 @@ class Format:
         file_types: quantization by `general.file_type`.
         tensor_types: name by type of tensor.
         block_sizes: elements and bytes of one block, by type of tensor.
+        architectures: the language models that this version knows.
     """
 
     file_types: Mapping[int, str]
     tensor_types: Mapping[int, str]
     block_sizes: Mapping[int, tuple[int, int]]
+    architectures: AbstractSet[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +113,31 @@ def model_facts(header: Header, file_name: str, size: int, gguf: Format) -> Fact
             raise ParseError(
                 f"ends after {size:,} bytes, its tensors after {end:,}: copy or download it again"
             )
-    reason = _reason_of_other_kind(header, file_name)
+    reason = _reason_of_other_kind(header, file_name, gguf)
     kind: Kind = "other" if reason else "part" if _is_part(header) else "model"
     return Facts(kind, reason, _columns(header, file_name, gguf))
 
 
-def _reason_of_other_kind(header: Header, file_name: str) -> str:
+def _reason_of_other_kind(header: Header, file_name: str, gguf: Format) -> str:
     """Return what the file is if it is neither a model nor a part of one, else an empty text."""
+    accompanies = _reason_of_companion(header, file_name)
+    if accompanies or _is_part(header):
+        return accompanies
+    if header.tensor_count == 0:
+        return "a vocabulary without a model"
+    architecture = header.values.get(ARCHITECTURE)
+    if architecture is None:
+        return "tensors without the name of an architecture"
+    # Models for speech, images and video are GGUF files too. A language model has a vocabulary and a context;
+    # one that states neither is one only if its architecture is known.
+    says_language = TOKENS in header.array_lengths or f"{architecture}{SIZES['ctx_size']}" in header.values
+    if not says_language and architecture not in gguf.architectures:
+        return f"a model of architecture {printable_key(str(architecture))}, which is not a language model"
+    return ""
+
+
+def _reason_of_companion(header: Header, file_name: str) -> str:
+    """Return what the file is if it accompanies a model, else an empty text."""
     kind, architecture = header.values.get(FILE_KIND), header.values.get(ARCHITECTURE)
     if kind in _OTHER_KINDS:
         return _OTHER_KINDS[str(kind)]
@@ -117,8 +147,6 @@ def _reason_of_other_kind(header: Header, file_name: str) -> str:
         return _OTHER_KINDS["adapter"]
     if file_name.lower().startswith("mmproj"):
         return _OTHER_KINDS["mmproj"]
-    if header.tensor_count == 0 and not _is_part(header):
-        return "a vocabulary without a model"
     return ""
 
 
@@ -166,12 +194,34 @@ def _size(header: Header, key: str) -> int | None:
 
 
 def _quantization(header: Header, file_type: int | None, file_name: str, gguf: Format) -> str | None:
-    """Return the quantization by file type, else that of most weights, else the one in the file's name."""
-    if file_type is not None and file_type in gguf.file_types:
-        return gguf.file_types[file_type]
-    if elements := header.elements_by_type:
-        commonest = max(elements, key=lambda tensor_type: elements[tensor_type])
-        if commonest in gguf.tensor_types:
-            return gguf.tensor_types[commonest]
+    """Return the quantization: by file type, if the tensors agree; else of most weights, else by file name.
+
+    Numbers of file types are given out by every fork of llama.cpp for itself: 40 is Q1_0 in one and I2_S in
+    another. Therefore one that no tensor bears out is not believed.
+    """
+    elements = header.elements_by_type
+    stated = gguf.file_types.get(file_type) if file_type is not None else None
+    if stated and _is_borne_out(stated, {gguf.tensor_types.get(kind) for kind in elements}):
+        return stated
+    commonest = max(elements, key=lambda kind: elements[kind], default=None)
+    of_weights = gguf.tensor_types.get(commonest) if commonest is not None else None
+    if of_weights is not None and of_weights not in _UNQUANTIZED:
+        return of_weights
     in_name = _QUANTIZATION_IN_NAME.findall(file_name.upper())
-    return in_name[-1] if in_name else None
+    if in_name:
+        return str(in_name[-1])
+    return of_weights and (stated or of_weights)
+
+
+def _is_borne_out(file_type: str, tensor_types: AbstractSet[str | None]) -> bool:
+    """Return whether tensors of some types may be in a file of that type; None is an unknown type.
+
+    A mixture such as Q4_K_M contains tensors of other widths; at least one has the width of its name, or is a
+    substitute for that.
+    """
+    quantized = tensor_types - _UNQUANTIZED
+    if not tensor_types or file_type in _UNQUANTIZED:
+        return not quantized
+    width = re.search(r"\d", file_type)
+    same_width = {name for name in quantized if name and width and width[0] in name.partition("_")[0]}
+    return bool(same_width) or (bool(quantized) and quantized <= _SUBSTITUTES)

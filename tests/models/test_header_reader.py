@@ -70,20 +70,23 @@ def test_a_killed_process_is_replaced(reader: HeaderReader, good: str) -> None:
     assert reader.read(good).verdict == "model"
 
 
-def test_a_file_that_kills_the_process_twice_is_broken(
+def test_a_file_that_kills_the_process_twice_is_unreadable_for_now(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     replace_child(monkeypatch, tmp_path, "sys.stdin.readline(); os.kill(os.getpid(), signal.SIGSEGV)")
     answer = reader.read("killer.gguf")
-    assert (answer.verdict, answer.reason) == ("broken", "ended the process that read it (exit code -11)")
+    assert (answer.verdict, answer.reason) == ("unreadable", "ended the process that read it (exit code -11)")
+    assert answer.over_limit
 
 
-def test_a_file_that_uses_up_the_processor_time_is_broken(
+def test_a_file_that_uses_up_the_processor_time_is_unreadable_for_now(
     reader: HeaderReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spin = "sys.stdin.readline(); resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
     replace_child(monkeypatch, tmp_path, spin)
-    assert reader.read("slow.gguf").reason == "has a header that takes longer to read than any real one"
+    answer = reader.read("slow.gguf")
+    assert answer.reason == "has a header that takes longer to read than any real one"
+    assert (answer.verdict, answer.over_limit) == ("unreadable", True)
 
 
 def test_a_file_without_an_answer_in_time_is_unreadable(
