@@ -13,6 +13,7 @@ from collector.commands import COMMANDS
 from collector.errors import CollectorError, SettingsError
 from collector.output import open_missing_streams
 from collector.settings import Settings, find_settings_file, load_settings
+from collector.text import say
 
 EXIT_OK, EXIT_FAILED, EXIT_SETTINGS = 0, 1, 78
 
@@ -58,7 +59,7 @@ def _print_errors(*texts: str) -> None:
     """Print one line for each text on standard error; that may be closed or full as well."""
     with suppress(OSError, ValueError):
         for text in texts:
-            print(f"llama-collector: {text}", file=sys.stderr, flush=True)
+            say(f"llama-collector: {text}", error=True)
 
 
 def _discard_output() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from collector.text import printable
+
 Sink = Callable[[str, str], None]
 """Stores an event; its arguments are the level, as in the `logs` table, and the text."""
 
@@ -46,6 +48,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
+            _make_printable,
             *([_SinkProcessor(sink)] if sink else []),
             structlog.processors.format_exc_info,
             *renderers,
@@ -63,6 +66,14 @@ def plain_text(event_dict: EventDict) -> str:
     """Return an event on one line: its text, then its other values as `key=value`."""
     rest = (f"{k}={v}" for k, v in event_dict.items() if k not in ("event", "level", "exc_info", "exception"))
     return " ".join((str(event_dict.get("event", "")), *rest))
+
+
+def _make_printable(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Replace control characters: file names and answers of servers may contain what a terminal executes."""
+    return {
+        key: printable(value, keep="\n") if isinstance(value, str) else value
+        for key, value in event_dict.items()
+    }
 
 
 def _render_for_journal(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:

@@ -186,13 +186,37 @@ class Settings:
 
 
 def absolute(path: str) -> Path:
-    """Return a path of the settings as an absolute path, with `~` replaced by the home directory."""
-    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - Path.expanduser may raise
+    """Return a path of the settings as an absolute path, with `~` replaced by the home directory.
+
+    Raises:
+        SettingsError: it is relative to a directory that was deleted.
+    """
+    try:
+        return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - Path.expanduser may raise
+    except OSError as error:
+        raise SettingsError([f"there is no working directory any more: {_CHANGE_DIRECTORY}"]) from error
+
+
+_CHANGE_DIRECTORY = "change to another directory (cd /), or name the file with --config and whole paths in it"
 
 
 def find_settings_file(named: Path | None) -> Path | None:
-    """Return the file named on the command line, else the first default file that exists, else None."""
-    return named or next((path for path in DEFAULT_FILES if path.is_file()), None)
+    """Return the file named on the command line, else the first default file that exists, else None.
+
+    Raises:
+        SettingsError: it cannot be looked for.
+    """
+    if named:
+        return named
+    for path in DEFAULT_FILES:
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:
+            raise SettingsError(
+                [f"cannot look for {path} ({error.strerror}): {_CHANGE_DIRECTORY}"]
+            ) from error
+    return None
 
 
 def load_settings(path: Path | None) -> Settings:

@@ -9,6 +9,7 @@ from collector.catalog import open_database
 from collector.errors import DatabaseError, DatabaseInUse
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
+from collector.text import say
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
@@ -40,4 +41,4 @@ def back_up_now(settings: Settings) -> None:
         with database:
             summary = back_up(database, directory, keep, threading.Event())
     size_mb = summary.bytes / BYTES_PER_MB
-    print(f"{summary.file}: {size_mb:,.1f} MB, {summary.rows:,} rows, {summary.seconds:.1f} s")
+    say(f"{summary.file}: {size_mb:,.1f} MB, {summary.rows:,} rows, {summary.seconds:.1f} s")

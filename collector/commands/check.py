@@ -24,6 +24,7 @@ from collector.settings import Settings, absolute, find_settings_file, load_sett
 from collector.sources.base import Tick
 from collector.sources.disk import DiskSource
 from collector.sources.gpu.source import GpuSource
+from collector.text import printable, say
 
 _LOW_DISK_MB = 1024
 
@@ -90,14 +91,15 @@ def run_checks(named_file: Path | None, reader: str | None = None, *, full: bool
         for finding in check(settings):
             print(_line(subject, finding), flush=True)
             problems += finding.kind == "problem"
-    print("there are problems: see above" if problems else "no problem found")
+    say("there are problems: see above" if problems else "no problem found")
     return not problems
 
 
 def _line(subject: str, finding: Finding) -> str:
     colour = {"ok": "32", "note": "33", "problem": "31"}[finding.kind]
     kind = f"\x1b[{colour}m{finding.kind:<8}\x1b[0m" if sys.stdout.isatty() else f"{finding.kind:<8}"
-    return f"{kind} {subject:<14} {finding.message}"
+    message = printable(finding.message, keep="\n")
+    return f"{kind} {subject:<14} {message}"
 
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
@@ -164,7 +166,10 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
     for directory in settings.models_directories:
         parents = reversed(directory.parents)
         if closed := next((p for p in parents if p.is_dir() and not os.access(p, os.X_OK)), None):
-            user = pwd.getpwuid(os.geteuid()).pw_name
+            try:
+                user = pwd.getpwuid(os.geteuid()).pw_name
+            except KeyError:  # as in a container that runs with a number only
+                user = str(os.geteuid())
             command = f"sudo setfacl -m u:{user}:x {shlex.quote(str(closed))}"
             yield problem(f"{directory}: this user may not enter {closed}: {command}")
         elif not directory.is_dir():

@@ -109,7 +109,7 @@ def uninstall(*, dry_run: bool) -> None:
 
 def default_settings() -> str:
     """Return the settings file of a new service: the defaults, with the database in the state directory."""
-    return _shipped("config/collector.toml").read_text().replace(_DEFAULT_PATH, _SERVICE_PATH)
+    return _read_shipped("config/collector.toml").replace(_DEFAULT_PATH, _SERVICE_PATH)
 
 
 def _run_steps(steps: Iterable[Step], *, dry_run: bool) -> None:
@@ -128,7 +128,7 @@ def _run_steps(steps: Iterable[Step], *, dry_run: bool) -> None:
 
 def _copy_step(name: str, target: Path) -> Step:
     """Return the step that writes a data file of the program to a path."""
-    return Step(f"write {target}", partial(_write, target, _shipped(name).read_text()))
+    return Step(f"write {target}", partial(_write, target, _read_shipped(name)))
 
 
 def _write(target: Path, text: str) -> None:
@@ -149,6 +149,21 @@ def _command_step(*words: str) -> Step:
             raise CollectorError(f"{shlex.join(words)} failed: {ended.stderr.strip() or ended.returncode}")
 
     return Step(f"run {shlex.join(words)}", run_command)
+
+
+def _read_shipped(name: str) -> str:
+    """Return the content of a data file that is shipped with the program.
+
+    Raises:
+        CollectorError: it is not there.
+    """
+    try:
+        return _shipped(name).read_text()
+    except OSError as error:
+        raise CollectorError(
+            f"{error.filename}, which belongs to the program, cannot be read ({error.strerror}): "
+            "install the program again (pip install --force-reinstall)"
+        ) from error
 
 
 def _shipped(name: str) -> Path:

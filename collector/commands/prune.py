@@ -12,6 +12,7 @@ from collector.errors import DatabaseError
 from collector.history.retention import Prune
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
+from collector.text import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,4 +54,4 @@ def prune_now(settings: Settings, *, vacuum: bool) -> None:
         after_mb = read_space(database).size_bytes / BYTES_PER_MB
     rows = ", ".join(f"{count:,} {table}" for table, count in summary.deleted.items())
     before_mb, seconds = summary.size_before_bytes / BYTES_PER_MB, time.monotonic() - started
-    print(f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s")
+    say(f"deleted {rows or 'nothing'}; {before_mb:,.1f} MB before, {after_mb:,.1f} MB now; {seconds:.1f} s")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from collector.errors import CollectorError
 from collector.settings import find_settings_file, load_settings
+from collector.text import say
 
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -67,7 +68,7 @@ def write_report(database: Path, seconds: int, output: Path | None) -> None:
     except OSError as error:
         raise CollectorError(f"{file} cannot be written: {error.strerror}: name another --output") from error
     if output is None:
-        print(f"the report is in {file}")
+        say(f"the report is in {file}")
 
 
 def _parse_duration(text: str) -> int:

@@ -1,7 +1,7 @@
 """`restore`: replaces the database with a backup, and keeps the old database beside it."""
 
 import argparse
-import sys
+import shutil
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from collector.errors import (
 )
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
+from collector.text import say
 from collector.views import VIEWS
 
 
@@ -97,7 +98,7 @@ def restore_latest(settings: Settings) -> None:
         try:
             return restore(settings, backup)
         except (DatabaseDamaged, NotABackup) as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            say(f"skipped: {error}", error=True)
     raise BackupFailed(f"{directory.path} contains no good backup")
 
 
@@ -116,12 +117,12 @@ def _candidates(directory: BackupDirectory, database: Path) -> list[Path]:
         newest = max(here.values(), key=lambda one: one.newest_sample)
         own = {path: one for path, one in here.items() if one.may_belong_to(newest.history)}
     for path in (path for path, one in own.items() if one.inserted_rows < 0):
-        print(f"skipped where a better one is found: {path} cannot be read", file=sys.stderr)
+        say(f"skipped where a better one is found: {path} cannot be read", error=True)
     if len(own) < len(identities):
-        print(
+        say(
             f"{len(identities) - len(own)} backups of other databases are not considered: "
             "llama-collector restore --list shows all, and `restore FILE` takes any of them",
-            file=sys.stderr,
+            error=True,
         )
     return sorted(own, key=lambda path: (own[path].inserted_rows, path.name))
 
@@ -131,7 +132,7 @@ def list_backups(settings: Settings) -> None:
     directory = BackupDirectory(settings.backup_directory, settings.database_path)
     backups = directory.backups()
     if not backups:
-        print(f"no backup in {directory.path}")
+        say(f"no backup in {directory.path}")
     for backup in backups:
         size_mb = backup.stat().st_size / BYTES_PER_MB
         try:
@@ -140,7 +141,7 @@ def list_backups(settings: Settings) -> None:
             verdict = f"good, {sum(read_file_contents(backup).rows.values()):>12,} rows"
         except DatabaseError as error:
             verdict = f"DAMAGED ({error})"
-        print(f"{directory.begun_at(backup)}  {size_mb:>10,.1f} MB  {verdict}  {backup}", flush=True)
+        say(f"{directory.begun_at(backup)}  {size_mb:>10,.1f} MB  {verdict}  {backup}")
 
 
 def _replace(path: Path, backup: Path) -> None:
@@ -161,13 +162,15 @@ def _replace(path: Path, backup: Path) -> None:
         raise BackupFailed(f"{error.filename or path}: {error.strerror}. Nothing was changed.") from error
     finally:
         new.unlink(missing_ok=True)
-    print(f"{path} is now {backup}: {sum(rows.values()):,} rows")
+    say(f"{path} is now {backup}: {sum(rows.values()):,} rows")
     if kept:
-        print(f"the old database is kept as {kept}: remove it when you no longer need it")
+        say(f"the old database is kept as {kept}: remove it when you no longer need it")
 
 
 def _keep_old(path: Path) -> Path:
     """Add a second name (a hard link) to the old database, under which it remains when it is replaced.
+
+    A file system without hard links, such as exFAT, gets a copy instead.
 
     A collector that was killed may have left a journal beside it. SQLite would apply that journal to any
     database at the old path, so it must not remain: opening the old database for writing rolls the
@@ -184,6 +187,10 @@ def _keep_old(path: Path) -> Path:
         raise
     except DatabaseError:
         move_side_files(path, kept)
-    kept.hardlink_to(path)
+    try:
+        kept.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, kept)
+        sync_to_disk(kept)
     sync_to_disk(path.parent)
     return kept

@@ -6,6 +6,7 @@ from collector.commands.database import open_with_events
 from collector.commands.progress import Progress
 from collector.models.scan import ModelScan
 from collector.settings import Settings, find_settings_file, load_settings
+from collector.text import say
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def scan_now(settings: Settings) -> None:
 
     with open_with_events(settings, hint) as database:
         summary = ModelScan(database, settings.models_directories).run(show_progress)
-    print(
+    say(
         f"{summary.found} models: {summary.added} new, {summary.changed} changed, {summary.removed} removed; "
         f"{summary.unreadable} unreadable files, {summary.waiting} left for later; {summary.seconds:.1f} s"
     )

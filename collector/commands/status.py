@@ -97,13 +97,21 @@ def _count_rows(connection: sqlite3.Connection, table: str) -> int | None:
 
 
 def _rows(connection: sqlite3.Connection, table: str, tables: Iterable[str], query: str) -> list[Record]:
-    """Return the rows of a query; none if another program created the database without this table."""
-    return fetch(connection, query) if table in tables else []
+    """Return the rows of a query; none if another program created the database without this table.
+
+    Bytes, which only another program stores, are returned as None: JSON has none.
+    """
+    rows = fetch(connection, query) if table in tables else []
+    return [{name: None if isinstance(v, bytes) else v for name, v in row.items()} for row in rows]
 
 
 def _newest(connection: sqlite3.Connection, table: str, tables: Iterable[str]) -> list[Record]:
-    """Return the rows of a table with its newest timestamp."""
-    query = f"SELECT * FROM {table} WHERE timestamp = (SELECT max(timestamp) FROM {table})"  # noqa: S608
+    """Return the rows of a table with its newest timestamp.
+
+    Text and bytes, which another program may have stored, are greater than every number.
+    """
+    newest = f"SELECT max(timestamp) FROM {table} WHERE timestamp < 9e18"  # noqa: S608
+    query = f"SELECT * FROM {table} WHERE timestamp = ({newest})"  # noqa: S608
     return _rows(connection, table, tables, query)
 
 

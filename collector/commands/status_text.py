@@ -91,9 +91,10 @@ def _headline(status: Record, colours: Colours) -> list[str]:
     state = colours.green(f"running (process {process_id})") if process_id else colours.red("not running")
     database = status["database"]
     rows = ", ".join(f"{count:,} {name}" for name, count in database["rows"].items() if count)
+    size_mb = database["size_bytes"] / BYTES_PER_MB
     return [
         f"{colours.bold('llama-collector')} {status['collector']['version']}  {state}",
-        f"{database['path']}  {database['size_bytes'] / BYTES_PER_MB:,.1f} MB  {colours.dim(rows)}",
+        f"{printable(database['path'])}  {size_mb:,.1f} MB  {colours.dim(rows)}",
     ]
 
 
@@ -184,10 +185,10 @@ def _health(health: list[Record], colours: Colours) -> list[str]:
     """Return a line for each source and job with its state."""
     lines = []
     for row in health:
-        state = f"{row['state']:<12}"
+        state = f"{printable(row['state']):<12}"
         shown = colours.green(state) if row["state"] in _OK_STATES else colours.red(state)
         since = colours.dim(f"since {format_age(row['since'])}")
-        lines.append(f"{row['name']:<16} {shown} {since}  {printable(row['message'])}")
+        lines.append(f"{printable(row['name']):<16} {shown} {since}  {printable(row['message'])}")
     return lines
 
 

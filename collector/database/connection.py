@@ -245,7 +245,8 @@ _ADVICE = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened, or no journal can be created beside it. Check "
     "the path and permissions, and whether the file system has become read-only (findmnt, dmesg).",
     sqlite3.SQLITE_FULL: "the disk is full. Free some space; samples wait in memory until then.",
-    sqlite3.SQLITE_IOERR: "the disk reports an error. See the kernel's log (dmesg).",
+    sqlite3.SQLITE_IOERR: "the disk reports an error, or this user's quota is used up. See `quota -s` and "
+    "the kernel's log (dmesg).",
     sqlite3.SQLITE_PERM: "permission denied. Check the owner and mode of the file and its directory.",
 }
 

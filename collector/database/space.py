@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 
 from collector.database.repositories.base import Connected
-from collector.errors import DatabaseError
+from collector.errors import DatabaseBusy, DatabaseError
 from collector.schema import BYTES_PER_MB
 
 RELEASE_PAGES = 200
@@ -83,5 +83,12 @@ def rewrite(database: Connected) -> None:
     try:
         # The temporary copy must be a file: otherwise it needs as much memory as the database has content.
         database.run_script("PRAGMA temp_store = FILE; PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+    except DatabaseBusy:
+        raise
+    except DatabaseError as error:
+        raise DatabaseError(
+            f"{error} The rewrite also needs {space.used_bytes / BYTES_PER_MB:,.0f} MB in the directory for "
+            "temporary files: /var/tmp, or that which the variable SQLITE_TMPDIR names"
+        ) from error
     finally:
         database.run_script("PRAGMA temp_store = MEMORY")

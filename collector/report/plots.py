@@ -4,6 +4,7 @@ Importing this module raises CollectorError where pygal is not installed: it is 
 need.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -116,6 +117,7 @@ def bars(period: Period, series: Mapping[str, Mapping[str, float]]) -> str:
 
 def _over_time(period: Period, series: Mapping[str, Points], **layout: Any) -> str:
     """Draw series over the time of a period, with an axis from 0, so that small values look small."""
+    series = {name: [(t, _finite(value)) for t, value in points] for name, points in series.items()}
     highest = max((value or 0 for points in series.values() for _, value in points), default=0)
     chart = pygal.XY(
         **{**_LAYOUT, "height": _height(len(series)), "range": (0, highest or 1), **layout},
@@ -127,6 +129,11 @@ def _over_time(period: Period, series: Mapping[str, Points], **layout: Any) -> s
     for name, points in series.items():
         chart.add(printable(name), points)
     return _render(chart)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a value, or None for infinity, which another program may have stored."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _height(names: int) -> int:

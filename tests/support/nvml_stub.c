@@ -9,6 +9,9 @@
  *
  * Like the real library: nothing works outside a session, a handle is valid in its own session only, and a GPU
  * that was lost once stays so until the next session.
+ *
+ * With -DSTUB_OF_AN_OLD_DRIVER it has the functions of 2020 and before, and with -DSTUB_OF_THE_FIRST_DRIVER as
+ * well those of 2012; what they return is said under their names of today.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -108,10 +111,9 @@ static int ask_gpu(const char *function, void *handle, Answer *answer) {
     return lost[gpu] ? GPU_IS_LOST : error;
 }
 
-int nvmlInitWithFlags(unsigned flags) {
+static int start(void) {
     Answer answer;
     struct timespec now;
-    (void)flags;
     int error = ask("nvmlInitWithFlags", NO_GPU, &answer);
     if (!error && module_version() != STUB_VERSION) error = LIBRARY_AND_MODULE_DIFFER;
     if (error || sessions++) return error;
@@ -120,6 +122,12 @@ int nvmlInitWithFlags(unsigned flags) {
     memset(lost, 0, sizeof lost);
     return SUCCESS;
 }
+
+#ifdef STUB_OF_THE_FIRST_DRIVER
+int nvmlInit_v2(void) { return start(); }
+#else
+int nvmlInitWithFlags(unsigned flags) { return flags ? INVALID_ARGUMENT : start(); }
+#endif
 
 int nvmlShutdown(void) {
     Answer answer;
@@ -142,6 +150,11 @@ const char *nvmlErrorString(int code) {
     snprintf(text, sizeof text, "stub error %d", code);
     return text;
 }
+
+#ifdef STUB_OF_THE_FIRST_DRIVER
+#define nvmlDeviceGetCount_v2 nvmlDeviceGetCount
+#define nvmlDeviceGetHandleByIndex_v2 nvmlDeviceGetHandleByIndex
+#endif
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
     Answer answer;
@@ -236,13 +249,42 @@ int nvmlDeviceGetPerformanceState(void *handle, unsigned *value) {
     return number("nvmlDeviceGetPerformanceState", handle, value);
 }
 
-#ifndef STUB_OF_AN_OLD_DRIVER /* functions that drivers of 2020 and before do not have */
-
 typedef struct {
     char bus_id_legacy[16];
     unsigned domain, bus, device, device_id, subsystem_id;
     char bus_id[32];
 } Pci;
+
+typedef struct {
+    unsigned pid;
+    unsigned long long used;
+#ifndef STUB_OF_THE_FIRST_DRIVER
+    unsigned gpu_instance, compute_instance;
+#endif
+} Process;
+
+/* PID:BYTES PID:BYTES ... */
+static int processes(const char *function, void *handle, unsigned *count, Process *list) {
+    Answer answer;
+    unsigned found = 0, capacity = *count;
+    int error = ask_gpu(function, handle, &answer);
+    if (error) return error;
+    for (char *word = strtok(answer.value, " "); word; word = strtok(NULL, " "), found++) {
+        char *end;
+        unsigned pid = (unsigned)strtoul(word, &end, 10);
+        if (!list || found >= capacity) continue;
+        list[found].pid = pid;
+        list[found].used = strtoull(end + 1, NULL, 10);
+#ifndef STUB_OF_THE_FIRST_DRIVER
+        list[found].gpu_instance = found;
+        list[found].compute_instance = 0;
+#endif
+    }
+    *count = found;
+    return found > capacity ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+#ifndef STUB_OF_AN_OLD_DRIVER /* functions that drivers of 2020 and before do not have */
 
 int nvmlDeviceGetPciInfo_v3(void *handle, Pci *pci) {
     memset(pci, 0, sizeof *pci);
@@ -276,32 +318,44 @@ int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *val
     return error;
 }
 
-typedef struct {
-    unsigned pid;
-    unsigned long long used;
-    unsigned gpu_instance, compute_instance;
-} Process;
-
-/* PID:BYTES PID:BYTES ... */
-static int processes(const char *function, void *handle, unsigned *count, Process *list) {
-    Answer answer;
-    unsigned found = 0, capacity = *count;
-    int error = ask_gpu(function, handle, &answer);
-    if (error) return error;
-    for (char *word = strtok(answer.value, " "); word; word = strtok(NULL, " "), found++) {
-        char *end;
-        unsigned pid = (unsigned)strtoul(word, &end, 10);
-        if (list && found < capacity) list[found] = (Process){pid, strtoull(end + 1, NULL, 10), found, 0};
-    }
-    *count = found;
-    return found > capacity ? INSUFFICIENT_SIZE : SUCCESS;
-}
-
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *list) {
     return processes("nvmlDeviceGetComputeRunningProcesses_v3", handle, count, list);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, Process *list) {
+    return processes("nvmlDeviceGetGraphicsRunningProcesses_v3", handle, count, list);
+}
+
+#else /* what these drivers have instead: the same functions under older names, with shorter structures */
+
+int nvmlDeviceGetPciInfo_v2(void *handle, Pci *pci) {
+    char full[32];
+    int error = text("nvmlDeviceGetPciInfo_v3", handle, full, sizeof full);
+    memset(pci, 0, sizeof *pci - sizeof pci->bus_id);
+    if (!error) snprintf(pci->bus_id_legacy, sizeof pci->bus_id_legacy, "%.12s", full + 4);
+    return error;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *value) {
+    uint64_t values[4];
+    int error = numbers("nvmlDeviceGetCurrentClocksEventReasons", handle, values);
+    if (!error) *value = values[0];
+    return error;
+}
+
+#ifdef STUB_OF_THE_FIRST_DRIVER
+#define COMPUTE_PROCESSES nvmlDeviceGetComputeRunningProcesses
+#define GRAPHICS_PROCESSES nvmlDeviceGetGraphicsRunningProcesses
+#else
+#define COMPUTE_PROCESSES nvmlDeviceGetComputeRunningProcesses_v2
+#define GRAPHICS_PROCESSES nvmlDeviceGetGraphicsRunningProcesses_v2
+#endif
+
+int COMPUTE_PROCESSES(void *handle, unsigned *count, Process *list) {
+    return processes("nvmlDeviceGetComputeRunningProcesses_v3", handle, count, list);
+}
+
+int GRAPHICS_PROCESSES(void *handle, unsigned *count, Process *list) {
     return processes("nvmlDeviceGetGraphicsRunningProcesses_v3", handle, count, list);
 }
 

@@ -321,3 +321,33 @@ def test_a_link_of_another_user_is_not_followed_to_somebody_elses_file(tmp_path:
             collector.poll()
         os.chown(target, 4711, 4711)
         collector.poll_until(lambda: collector.messages() == ["secret"])
+
+
+POWERSHELL = (
+    "0.00.001.000 I srv  a: grüß Gott, 你好\r\n"
+    "0.00.002.000 E srv  b: bad \N{SKULL}\r\n"
+    "\r\n"
+    "0.00.003.000 I srv  c: end\r\n"
+)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 10_000])
+def test_a_log_in_utf16_as_powershell_writes_it_is_read_whole_wherever_its_writes_end(
+    tmp_path: Path, size: int
+) -> None:
+    log = tmp_path / "llama.log"
+    log.touch()
+    data = b"\xff\xfe" + POWERSHELL.encode("utf-16-le")
+    with file_collector(tmp_path / "d.db", str(log)) as collector:
+        for start in range(0, len(data), size):
+            with log.open("ab") as file:
+                file.write(data[start : start + size])
+            collector.poll()
+        os.utime(log, (1, 1))
+        collector.poll()
+        rows = collector.database.query("SELECT level, message FROM logs ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        ("info", "srv  a: grüß Gott, 你好"),
+        ("error", "srv  b: bad \N{SKULL}"),
+        ("info", "srv  c: end"),
+    ]

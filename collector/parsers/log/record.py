@@ -1,5 +1,6 @@
 """A record of a log, and the text of the lines that records are made of."""
 
+import codecs
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -52,11 +53,13 @@ def split_lines(data: bytes) -> list[str]:
     """Return whole lines of a log as text.
 
     Colours and control characters other than tabs are removed, invalid UTF-8 becomes U+FFFD, an overlong line
-    is cut and marked.
+    is cut and marked. Lines in UTF-16, as PowerShell writes them (`llama-server > llama.log`), are converted.
 
     Args:
         data: lines, each with a newline at its end.
     """
+    if b"\0" in data:
+        data = b"\n".join(map(_from_utf16, data.split(b"\n")))
     start = 0
     while len(data) - start > MAX_LINE_BYTES:  # one search for each 64 KiB: nearly always nothing is cut
         end = data.rfind(b"\n", start, start + MAX_LINE_BYTES + 1)
@@ -79,6 +82,20 @@ def clean_text(text: str) -> str:
     """Return text from a JSON string as `split_lines` returns it: JSON can escape what no line contains."""
     return "\n".join(split_lines(text.encode("utf-8", "replace") + b"\n")).rstrip()
 
+
+def _from_utf16(line: bytes) -> bytes:
+    """Return a line in UTF-8 that may be in little-endian UTF-16.
+
+    It was cut at the byte of the newline, whose second byte, a NUL, is at the beginning of the next line.
+    """
+    line = line.lstrip(b"\0").removeprefix(codecs.BOM_UTF16_LE)
+    if line[1::2].count(0) < len(line) * _UTF16_NULS:
+        return line
+    return line.decode("utf-16-le", "replace").encode("utf-8", "replace")
+
+
+_UTF16_NULS = 0.2
+"""Share of NULs in second places from which a line counts as UTF-16: its stamp and component are ASCII."""
 
 _COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CONTROL = bytes({*range(32), 127} - {ord("\t"), ord("\n")})

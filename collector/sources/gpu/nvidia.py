@@ -9,6 +9,7 @@ from typing import Any
 
 from collector.errors import CollectorError, SourceAbsent, SourceFailed
 from collector.schema import BYTES_PER_MB, SqlValue
+from collector.sources.gpu.older_nvml import use_older_names
 from collector.sources.gpu.reader import GpuIdentity, GpuReading, sum_by_process
 
 RETRY_SECONDS = 60
@@ -29,6 +30,8 @@ _NUMBERS: tuple[tuple[str, str, tuple[int, ...], int], ...] = (
     ("energy_joules", "nvmlDeviceGetTotalEnergyConsumption", (), 1000),
 )
 """Column, the NVML function that returns it, its arguments, and how many of NVML's units make one of ours."""
+
+_MAY_BE_ZERO = ("fan_usage", "energy_joules")
 
 _PROCESS_LISTS = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3")
 
@@ -109,13 +112,25 @@ class NvidiaReader:
             return
         self.close()
         self._started_at = self._clock()
-        nvml.nvmlInit()
+        self._start_session()
         driver_version = None
-        with suppress(nvml.NVMLError):  # if the driver does not answer, the next call raises
+        # If the driver does not answer, the next call raises.
+        with suppress(nvml.NVMLError, UnicodeDecodeError):
             driver_version = nvml.nvmlSystemGetDriverVersion()
         self._gpus = [_Gpu(nvml, index, driver_version) for index in range(nvml.nvmlDeviceGetCount())]
         if not self._gpus:
             raise nvml.NVMLError(nvml.NVML_ERROR_GPU_NOT_FOUND)
+
+    def _start_session(self) -> None:
+        """Load the library and start a session in it, whatever version it has."""
+        nvml = self._nvml
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError_FunctionNotFound:
+            use_older_names(nvml)
+            nvml.nvmlInit()
+        else:
+            use_older_names(nvml)
 
     def _may_start(self) -> bool:
         return self._clock() - self._started_at >= self._retry_seconds
@@ -190,6 +205,8 @@ class _Gpu:
             answer = getattr(nvml, function)(self._handle, *arguments)
         except nvml.NVMLError_NotSupported:
             return None
+        except UnicodeDecodeError as error:  # as under WSL: pynvml expects UTF-8
+            return bytes(error.object).partition(b"\0")[0].decode(errors="replace")
         except nvml.NVMLError as error:
             if error.value == nvml.NVML_ERROR_GPU_IS_LOST or _is_driver_gone(nvml, error):
                 raise
@@ -216,10 +233,12 @@ class _Gpu:
         }
 
     def _numbers(self) -> dict[str, SqlValue]:
-        return {
+        values = {
             column: _scaled(self._ask(function, *arguments), divisor)
             for column, function, arguments, divisor in _NUMBERS
         }
+        # A working GPU draws power, has clocks and is warm: some report 0 for what they cannot read.
+        return {c: None if value == 0 and c not in _MAY_BE_ZERO else value for c, value in values.items()}
 
     def _clock_limits(self) -> dict[str, SqlValue]:
         state = self._ask("nvmlDeviceGetPerformanceState")
@@ -252,14 +271,14 @@ def _bus_address(pci: Any) -> str | None:
     """Return the address as Linux writes it: NVML's 00000000:0A:00.0 is 0000:0a:00.0; None if not known."""
     if pci is None:
         return None
-    try:
-        text = pci.busId  # bytes or text, depending on the version of pynvml
-    except UnicodeDecodeError:
-        return None
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
-    match = _PCI_ADDRESS.fullmatch(text.lower())
-    return f"{int(match[1], 16):04x}{match[2]}" if match else None
+    for field in ("busId", "busIdLegacy"):  # drivers before 384 fill the second only
+        with suppress(UnicodeDecodeError, AttributeError):
+            text = getattr(pci, field)  # bytes or text, depending on the version of pynvml
+            if isinstance(text, bytes):
+                text = text.decode(errors="replace")
+            if match := _PCI_ADDRESS.fullmatch(text.lower()):
+                return f"{int(match[1], 16):04x}{match[2]}"
+    return None
 
 
 def _is_driver_gone(nvml: Any, error: Any) -> bool:

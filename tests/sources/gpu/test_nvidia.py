@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import subprocess
 import sys
@@ -180,20 +181,26 @@ def test_only_the_columns_of_a_value_that_the_driver_refuses_are_null(
     assert null_columns(row(source)) == COLUMNS_OF[function]
 
 
-def test_only_the_columns_of_functions_that_an_old_driver_lacks_are_null(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+@pytest.mark.parametrize(
+    "macros", [("STUB_OF_AN_OLD_DRIVER",), ("STUB_OF_AN_OLD_DRIVER", "STUB_OF_THE_FIRST_DRIVER")]
+)
+def test_an_old_driver_is_asked_by_its_older_names_and_only_what_it_lacks_is_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, macros: tuple[str, ...]
 ) -> None:
     stub = NvmlStub(tmp_path)
-    stub.install("STUB_OF_AN_OLD_DRIVER")
+    stub.install(*macros)
+    stub.answer("nvmlDeviceGetComputeRunningProcesses_v3", f"4711:{GIB} 4712:{2 * GIB}")
+    stub.answer("nvmlDeviceGetGraphicsRunningProcesses_v3", f"4713:{GIB}")
     monkeypatch.setenv("NVML_STUB", str(tmp_path))
     with stub.loaded():
         source = GpuSource(readers=[NvidiaReader(clock=clock)])
         reading = read(source)
         source.close()
     (only,) = rows(reading)
-    assert null_columns(only) == {"energy_joules", "energy_used_joules", "throttle_reasons", "bus_address"}
+    assert null_columns(only) == {"energy_joules", "energy_used_joules"}
+    assert (only["bus_address"], only["throttle_reasons"]) == ("0000:01:00.0", 4)
     assert only["memory_used_mb"] == 10.5 * 1024
-    assert reading.detail.process_memory_mb == {}
+    assert reading.detail.process_memory_mb == {4711: 1024, 4712: 2048, 4713: 1024}
 
 
 def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSource) -> None:
@@ -212,6 +219,33 @@ def test_a_number_that_means_not_available_is_null(stub: NvmlStub, source: GpuSo
         "memory_used_mb",
         "memory_free_mb",
     }
+
+
+@pytest.mark.parametrize(
+    ("function", "columns"),
+    [
+        ("nvmlDeviceGetTemperature", {"temperature_celsius"}),
+        ("nvmlDeviceGetPowerUsage", {"power_watts"}),
+        ("nvmlDeviceGetEnforcedPowerLimit", {"power_limit_watts"}),
+        ("nvmlDeviceGetClockInfo", {"graphics_clock_mhz", "memory_clock_mhz"}),
+        ("nvmlDeviceGetFanSpeed", set()),
+    ],
+)
+def test_a_0_that_no_working_gpu_reports_is_null(
+    stub: NvmlStub, source: GpuSource, function: str, columns: set[str]
+) -> None:
+    stub.answer(function, "0 0 0 0")
+    assert null_columns(row(source)) == columns
+
+
+def test_a_name_that_is_not_utf8_costs_nothing_but_its_own_characters(
+    stub: NvmlStub, source: GpuSource
+) -> None:
+    stub.answer("nvmlDeviceGetName", os.fsdecode(b"NVIDIA \xe9\xff RTX"))
+    stub.answer("nvmlSystemGetDriverVersion", os.fsdecode(b"580\xff"))
+    first = row(source)
+    assert first["name"] == "NVIDIA \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} RTX"
+    assert null_columns(first) == set()
 
 
 def refuse_memory(stub: NvmlStub) -> None:
