@@ -91,7 +91,7 @@ class LogsSettings:
     files: list[str] = setting([], "log files of the server; * and ? are wildcards", all_not_empty)
     journal_units: list[str] = setting(
         [],
-        "systemd units of the server; reading the journal requires the group systemd-journal",
+        "systemd units (of the system or a user) or container:NAME; needs the group systemd-journal",
         all_not_empty,
     )
     minimum_level: str = setting(

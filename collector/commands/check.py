@@ -18,6 +18,7 @@ from collector.commands.access import find_obstacles
 from collector.database.connection import check_integrity, connect_read_only, translate_sqlite_errors
 from collector.database.locks.collector_lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
+from collector.logs.journal.units import Unit
 from collector.parsers.command_line import mask_secrets
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, absolute, find_settings_file, load_settings, read_api_key
@@ -196,7 +197,7 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
             else:
                 yield problem(f"{file} cannot be read by this user: chmod o+r {shlex.quote(str(file))}")
     for unit in settings.logs.journal_units:
-        command = ["journalctl", "--quiet", "--lines=1", f"--unit={unit}"]
+        command = ["journalctl", "--quiet", "--lines=1", *Unit.parse(unit).own_matches]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -210,7 +211,10 @@ def _check_logs(settings: Settings) -> Iterator[Finding]:
                 "add this user to its group (usermod --append --groups systemd-journal USER)"
             )
         else:
-            yield note(f"the journal contains no line of {unit} that this user may read")
+            yield note(
+                f"the journal contains no line of {unit} that this user may read: is that its name "
+                '(systemctl list-units)? For a container, write "container:NAME"'
+            )
 
 
 def _check_gpu(settings: Settings) -> Iterator[Finding]:

@@ -4,15 +4,21 @@ journald makes one entry of each line. A record of several lines (a chat templat
 entries, and entries of other processes may come between them.
 """
 
+import json
+import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from collector.errors import ParseError
+from collector.logs.journal.journalctl import CUT
+from collector.logs.journal.units import Unit
 from collector.logs.reader import LLAMA_SERVER
 from collector.parsers.log.keys import ends_with_key_flag
 from collector.parsers.log.lines import parse_records
-from collector.parsers.log.record import Record, split_lines
+from collector.parsers.log.record import CUT_MARK, MAX_LINE_BYTES, Record, split_lines
 
 _LEVEL_OF_PRIORITY = dict(
     zip("01234567", ["critical"] * 3 + ["error", "warn", "info", "info", "debug"], strict=True)
@@ -82,14 +88,60 @@ class ParsedEntries:
     key_process: str | None = None
 
 
-def parse_entry(value: Mapping[str, Any], units: Collection[str]) -> Entry:
-    """Return the entry that journalctl wrote as this JSON object.
+def read_entry(line: bytes) -> dict[str, Any]:
+    """Return the fields of an entry.
 
     Args:
-        value: the object.
-        units: an entry of another unit, such as systemd's, is about one of these units.
+        line: JSON of journalctl, perhaps with `CUT` in it. Then the fields are those that are whole, and of
+            the message only the beginning.
+
+    Raises:
+        ParseError: it is not JSON of journalctl.
     """
-    is_own = value.get("_SYSTEMD_UNIT") in units
+    if CUT not in line:
+        try:
+            return dict(json.loads(line))
+        except ValueError as error:
+            raise ParseError(f"journalctl wrote a line that is no JSON: {line[:80]!r}") from error
+    begin, _, end = line.partition(CUT)
+    # In JSON every quote inside a text follows a backslash: what looks like a field here is one.
+    fields = {
+        name.decode(): value.decode()
+        for part in (begin.partition(b'"MESSAGE"')[0], end)
+        for name, value in _FIELD.findall(part)
+    }
+    if "__CURSOR" not in fields or "__REALTIME_TIMESTAMP" not in fields:
+        raise ParseError(f"journalctl wrote an entry without a position: {line[:80]!r}")
+    return {**fields, "MESSAGE": _beginning_of_message(begin) + CUT_MARK}
+
+
+_FIELD = re.compile(rb'(?<!\\)"(\w+)"\s*:\s*"([^"\\]*)"')
+
+
+def _beginning_of_message(begin: bytes) -> str:
+    """Return the first `MAX_LINE_BYTES` of the message of an overlong entry; empty if it is not in there."""
+    raw = begin.partition(b'"MESSAGE"')[2].lstrip(b" :")
+    if raw.startswith(b"["):  # bytes, as numbers
+        numbers = re.findall(rb"\d+", raw[: 5 * MAX_LINE_BYTES])
+        return bytes(int(number) % 256 for number in numbers[:-1]).decode("utf-8", "replace")
+    text = raw[1:MAX_LINE_BYTES].decode("utf-8", "ignore")
+    for cut in range(_LONGEST_ESCAPE):  # the text may end within an escape sequence
+        with suppress(ValueError):
+            return str(json.loads(f'"{text[: len(text) - cut]}"'))
+    return ""
+
+
+_LONGEST_ESCAPE = len(r"\ud83d\ude00")
+
+
+def parse_entry(value: Mapping[str, Any], units: Collection[Unit]) -> Entry:
+    """Return the entry with these fields.
+
+    Args:
+        value: the fields.
+        units: an entry that none of these wrote, such as one of systemd, is about one of them.
+    """
+    is_own = any(unit.wrote(value) for unit in units)
     name = LLAMA_SERVER if is_own else str(value.get("SYSLOG_IDENTIFIER") or "systemd")
     return Entry(
         value["__CURSOR"],
@@ -113,7 +165,7 @@ def parse_entries(
         must_advance: whether the last record is returned nevertheless if it is the only one. Example: a
             record of 5000 lines is longer than all entries that are stored at once.
     """
-    groups = [list(group) for _, group in groupby(entries, key=lambda entry: entry.writer)]
+    groups = [list(group) for _, group in groupby(entries, key=_group_key)]
     result: list[EntryRecords] = []
     incomplete: list[Entry] = []
     for group in groups:
@@ -135,6 +187,14 @@ def parse_entries(
         result.append(EntryRecords(writer.name, records, times))
     complete = entries[: len(entries) - len(incomplete)]
     return ParsedEntries(result, complete, incomplete, key_process)
+
+
+def _group_key(entry: Entry) -> object:
+    """Return what consecutive entries have in common that may form one record.
+
+    Programs that write about a unit, such as systemd, write whole messages.
+    """
+    return entry.writer if entry.writer.name == LLAMA_SERVER else entry.cursor
 
 
 def _bytes_of(message: object) -> bytes:

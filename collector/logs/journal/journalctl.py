@@ -18,7 +18,13 @@ from collector.errors import SourceAbsent, SourceFailed
 SILENCE_SECONDS = 30.0
 """journalctl is ended when it writes nothing for so long."""
 
-_FIELDS = "MESSAGE,PRIORITY,_PID,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
+_FIELDS = "MESSAGE,PRIORITY,_PID,_SYSTEMD_UNIT,_SYSTEMD_USER_UNIT,CONTAINER_NAME,SYSLOG_IDENTIFIER"
+
+MAX_ENTRY_BYTES = 512 * 1024
+"""Of a longer entry in JSON only the beginning is kept. journald divides lines of more than 48 KiB itself;
+only what programs send to it as one field, such as a core dump, is longer."""
+
+_KEPT_END_BYTES = 4096
 _READ_BYTES = 64 * 1024
 _MAX_ERROR_CHARACTERS = 4096
 
@@ -54,7 +60,7 @@ class Journalctl:
         self.error_text = ""
 
     def lines(self) -> Iterator[bytes]:
-        """Yield its lines of JSON, as they come.
+        """Yield its lines of JSON, as they come; an overlong one as its beginning and end, see `shorten`.
 
         Both of its pipes are read together: if one were not, it could fill, and journalctl would block.
 
@@ -63,7 +69,7 @@ class Journalctl:
         """
         assert self._process.stdout
         assert self._process.stderr
-        unfinished_line = b""
+        line = _Line()
         with selectors.DefaultSelector() as selector:
             for pipe in (self._process.stdout, self._process.stderr):
                 selector.register(pipe, selectors.EVENT_READ)
@@ -76,8 +82,7 @@ class Journalctl:
                     if not data:
                         selector.unregister(key.fileobj)
                     elif key.fileobj is self._process.stdout:
-                        *lines, unfinished_line = (unfinished_line + data).split(b"\n")
-                        yield from (line for line in lines if line.startswith(b"{"))
+                        yield from line.add(data)
                     elif len(self.error_text) < _MAX_ERROR_CHARACTERS:
                         self.error_text += data.decode("utf-8", "replace")
         code = self._process.wait()
@@ -100,6 +105,35 @@ class Journalctl:
             assert pipe
             pipe.close()
         self._process.wait()
+
+
+class _Line:
+    """The line of JSON that journalctl is writing, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._begin = bytearray()
+        self._end = b""  # of an overlong line, what was read last
+
+    def add(self, data: bytes) -> Iterator[bytes]:
+        """Add what was read, and yield the lines that are complete."""
+        *endings, rest = data.split(b"\n")
+        for ending in endings:
+            self._append(ending)
+            line = bytes(self._begin) if not self._end else bytes(self._begin) + CUT + self._end
+            self._begin, self._end = bytearray(), b""
+            if line.startswith(b"{"):
+                yield line
+        self._append(rest)
+
+    def _append(self, data: bytes) -> None:
+        room = MAX_ENTRY_BYTES - len(self._begin)
+        self._begin += data[:room]
+        if len(data) > room:
+            self._end = (self._end + data[room:])[-_KEPT_END_BYTES:]
+
+
+CUT = b"\0"
+"""Stands in an overlong line for what was left out. JSON contains no NUL."""
 
 
 def is_about_cursor(error_text: str) -> bool:

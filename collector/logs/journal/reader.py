@@ -19,9 +19,11 @@ from typing import Self
 
 import structlog
 
+from collector.errors import ParseError
 from collector.health import OK, State
-from collector.logs.journal.entries import Entry, parse_entries, parse_entry
+from collector.logs.journal.entries import Entry, parse_entries, parse_entry, read_entry
 from collector.logs.journal.journalctl import Journalctl, is_about_cursor, raise_error
+from collector.logs.journal.units import Unit, all_matches
 from collector.logs.position import Models
 from collector.logs.reader import SETTLE_SECONDS, LogSink
 from collector.schema import Row
@@ -29,8 +31,17 @@ from collector.schema import Row
 POLL_ENTRIES = 20_000
 """Entries read in one poll at most."""
 
+POLL_BYTES = 4 * 2**20
+"""Text read in one poll at most: entries may have 48 KiB each."""
+
 COMMIT_ENTRIES = 1000
 """Entries added to the buffer together, with one position."""
+
+COMMIT_BYTES = 2**20
+"""Text added to the buffer together, about."""
+
+SILENCE_CHECK_SECONDS = 300.0
+"""How often it is checked which units have written nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +76,17 @@ class JournalPosition:
         return json.dumps(asdict(self))
 
 
+_NO_ENTRY = (
+    "the journal contains no entry of it that this user may read. Is that the unit's name (systemctl "
+    'list-units)? Where a container writes to the journal, name it: journal_units = ["container:NAME"]'
+)
+
+
 class JournalReader:
     """The journal of some systemd units.
 
     Args:
-        units: their names; `.service` may be left out.
+        units: their names, see `Unit.parse`.
         sink: where the lines go.
         positions: the stored ones, by name.
         arguments: for journalctl, to name other journal files than those of the system.
@@ -84,10 +101,14 @@ class JournalReader:
         positions: Mapping[str, str],
         arguments: Iterable[str] = (),
     ) -> None:
-        self._units = [unit if "." in unit else f"{unit}.service" for unit in units]
+        self._units = [Unit.parse(unit) for unit in units]
+        self._unit_names = [unit.name for unit in self._units]
+        self._silent = list(self._units)
+        self._silence_checked_at = float("-inf")
         self._sink = sink
         self._arguments = list(arguments)
         self._position = JournalPosition.from_json(positions.get(self.name, "{}"))
+        self._silence = ""
         self.has_more = False
 
     def poll(self) -> State:
@@ -107,14 +128,33 @@ class JournalReader:
                 self._position = replace(self._position, cursor=None)
                 error_text = self._read(room)
             raise_error(error_text)
-        return OK
+        if self._silent and not self.has_more:
+            self._check_silence()
+        return State("ok", self._silence) if self._silence else OK
+
+    def _check_silence(self) -> None:
+        """Find out which units have not written a single entry, at most every `SILENCE_CHECK_SECONDS`."""
+        now = time.monotonic()
+        if now - self._silence_checked_at < SILENCE_CHECK_SECONDS:
+            return
+        self._silence_checked_at = now
+        if self._is_empty([]):
+            return  # a journal without any entry says nothing about a unit
+        self._silent = [unit for unit in self._silent if self._is_empty(unit.own_matches)]
+        names = ", ".join(unit.name for unit in self._silent)
+        self._silence = f"{names}: {_NO_ENTRY}" if names else ""
+
+    def _is_empty(self, matches: Sequence[str]) -> bool:
+        """Return whether the journal contains no entry with these matches that this user may read."""
+        with Journalctl([*self._arguments, "--lines=1", "--quiet", *matches]) as journalctl:
+            return not any(True for _ in journalctl.lines())
 
     def close(self) -> None:
         """Do nothing: no process and no file is open between two polls."""
 
     def _read(self, room: int) -> str:
         """Store the entries after the position, at most `room`; return journalctl's standard error."""
-        arguments = [*self._arguments, *(f"--unit={unit}" for unit in self._units)]
+        arguments = [*self._arguments, *all_matches(self._units)]
         if self._position.cursor:
             arguments.append(f"--cursor={self._position.cursor}")
         elif self._position.microseconds:
@@ -122,13 +162,17 @@ class JournalReader:
             arguments.append(f"--since=@{seconds}.{microseconds:06}")
         with Journalctl(arguments) as journalctl:
             waiting: list[Entry] = []
+            read_bytes = waiting_bytes = 0
             for number, entry in enumerate(self._entries_after_position(journalctl.lines()), 1):
                 waiting.append(entry)
-                if number >= room:
+                read_bytes += len(entry.line)
+                waiting_bytes += len(entry.line)
+                if number >= room or read_bytes >= POLL_BYTES:
                     self.has_more = True
                     break
-                if len(waiting) >= COMMIT_ENTRIES:
+                if len(waiting) >= COMMIT_ENTRIES or waiting_bytes >= COMMIT_BYTES:
                     waiting = self._store(waiting, newest_may_continue=True)
+                    waiting_bytes = sum(len(entry.line) for entry in waiting)
             if waiting:
                 age_seconds = time.time() - waiting[-1].microseconds / 1e6
                 self._store(waiting, newest_may_continue=age_seconds < SETTLE_SECONDS)
@@ -138,11 +182,15 @@ class JournalReader:
         """Yield the entries that journalctl writes, without the one that was read last."""
         position = self._position
         for number, line in enumerate(lines):
-            entry = parse_entry(json.loads(line), self._units)
+            try:
+                entry = parse_entry(read_entry(line), self._units)
+            except ParseError as error:
+                structlog.get_logger().warning(f"an entry of the journal cannot be read: {error}")
+                continue
             if number == 0 and position.cursor:
                 if entry.cursor == position.cursor:
                     continue
-                if position.units == self._units:  # with other units, the filter may exclude that entry
+                if position.units == self._unit_names:  # with other units, the filter may exclude that entry
                     _warn_of_gap("the entry that was read last is no longer in it")
             yield entry
 
@@ -157,7 +205,7 @@ class JournalReader:
             entries,
             self._position.key_process,
             newest_may_continue=newest_may_continue,
-            must_advance=len(entries) >= COMMIT_ENTRIES,
+            must_advance=_is_full(entries),
         )
         if not parsed.complete:
             return parsed.incomplete
@@ -168,11 +216,16 @@ class JournalReader:
             rows += added
         last = parsed.complete[-1]
         self._position = JournalPosition(
-            last.cursor, last.microseconds, self._units, parsed.key_process, models
+            last.cursor, last.microseconds, self._unit_names, parsed.key_process, models
         )
         size_bytes = sum(len(entry.line) for entry in parsed.complete)
         self._sink.put(rows, self.name, self._position.to_json(), size_bytes)
         return parsed.incomplete
+
+
+def _is_full(entries: Sequence[Entry]) -> bool:
+    """Return whether so many entries wait that they are to be stored."""
+    return len(entries) >= COMMIT_ENTRIES or sum(len(entry.line) for entry in entries) >= COMMIT_BYTES
 
 
 def _warn_of_gap(reason: str) -> None:
