@@ -30,6 +30,7 @@ settings.load_profile("repeatable")
 
 # A shell starts a background job with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and a collector leaves that as it finds it
 
 NAMESPACES = ("tests/sources/llama/test_processes.py",)  # starts processes of one name and counts them
 """Files whose tests all have the marker `namespaces`."""

@@ -56,7 +56,7 @@ def prepare_restore(
             source.backup(
                 copy, pages=1000, progress=lambda _status, left, total: between_steps(total - left, total)
             )
-    with closing(connect_for_writing(target)) as connection, translate_sqlite_errors(target):
+    with closing(connect_for_writing(target, is_own=False)) as connection, translate_sqlite_errors(target):
         list(migrate(connection, (*DOCUMENTED_TABLES, *tables)))
         list(refresh_views(connection, views))
         connection.execute("DELETE FROM metadata WHERE key = ?", (HISTORY_KEY,))  # a new one begins

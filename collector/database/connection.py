@@ -33,11 +33,16 @@ QUICK_CHECK_MAX_BYTES = 32 * 2**20
 """Files up to this size are checked in full when they are opened: about 30 ms if they are in memory."""
 
 
-def connect_for_writing(path: Path) -> sqlite3.Connection:
+def connect_for_writing(path: Path, *, is_own: bool = True) -> sqlite3.Connection:
     """Open the database for the collector; create it and its directory if they are missing.
 
     With a rollback journal and `synchronous=EXTRA` no committed row is lost in a power cut, and any other
     user with read permission can open the file at any time.
+
+    Args:
+        path: the file.
+        is_own: whether this machine wrote it; one from elsewhere may contain triggers and views that are to
+            run no function with side effects (`trusted_schema`).
 
     Raises:
         DatabaseError: not a database, damaged, read-only, or its directory cannot be created.
@@ -53,8 +58,8 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
             match_owner(path)
         on_error.callback(connection.close)
         # Before 3.44, SQLite with `trusted_schema = OFF` refuses to run the triggers of a full-text index,
-        # which are common: no line of `logs` could be written. It is our own file.
-        connection.execute("PRAGMA trusted_schema = ON")
+        # which are common: no line of `logs` could be written.
+        connection.execute(f"PRAGMA trusted_schema = {'ON' if is_own else 'OFF'}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA synchronous = EXTRA")
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -73,7 +78,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open the database read-only, as any other reader does.
+    """Open a database read-only, as any other reader does; its schema may be from elsewhere.
 
     Raises:
         DatabaseError: no such file, not a database, damaged, or not readable by this user.
@@ -91,6 +96,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READER_TIMEOUT_SECONDS, isolation_level=None
         )
         try:
+            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:
             connection.close()

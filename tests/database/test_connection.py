@@ -3,12 +3,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from collector.database import Database
-from collector.database.connection import connect_read_only
+from collector.database.connection import connect_for_writing, connect_read_only
 from collector.database.locks.collector_lock import running_collector
 from collector.errors import DatabaseBusy, DatabaseError, DatabaseInUse
 
@@ -154,3 +155,16 @@ def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
     path = create_database(tmp_path / "ü ?#% &.db", rows=1)
     with closing(connect_read_only(path)) as connection:
         assert connection.execute("SELECT count(*) FROM logs").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("opened", ["read-only", "restored"])
+def test_the_schema_of_a_file_from_elsewhere_is_not_trusted(tmp_path: Path, opened: str) -> None:
+    path = create_database(tmp_path / "d.db", rows=1)
+    with closing(sqlite3.connect(path)) as hostile:
+        hostile.execute("CREATE VIEW hostile AS SELECT launch() AS one")
+    connect = connect_read_only if opened == "read-only" else partial(connect_for_writing, is_own=False)
+    with closing(connect(path)) as connection:
+        connection.create_function("launch", 0, lambda: 1)
+        assert connection.execute("SELECT launch()").fetchone() == (1,)
+        with pytest.raises(sqlite3.OperationalError, match=r"unsafe use of launch\(\)"):
+            connection.execute("SELECT * FROM hostile").fetchone()

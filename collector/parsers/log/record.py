@@ -88,10 +88,10 @@ def _from_utf16(line: bytes) -> bytes:
 
     It was cut at the byte of the newline, whose second byte, a NUL, is at the beginning of the next line.
     """
-    line = line.lstrip(b"\0").removeprefix(codecs.BOM_UTF16_LE)
-    if line[1::2].count(0) < len(line) * _UTF16_NULS:
+    text = line.lstrip(b"\0").removeprefix(codecs.BOM_UTF16_LE)
+    if text[1::2].count(0) <= len(text) * _UTF16_NULS:
         return line
-    return line.decode("utf-16-le", "replace").encode("utf-8", "replace")
+    return text.decode("utf-16-le", "replace").encode("utf-8", "replace")
 
 
 _UTF16_NULS = 0.2
