@@ -1,5 +1,8 @@
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -84,3 +87,33 @@ def test_dropped_samples_are_logged_once(database: Database, capsys: pytest.Capt
     buffer.add([METRICS.insert(METRICS.row({"timestamp": 9}))], Retention.DROPPABLE)
     writer.flush()
     assert capsys.readouterr().out.count("oldest samples were dropped") == 1
+
+
+def test_two_flushes_at_once_commit_in_the_order_in_which_the_rows_came(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = Buffer()
+    writer = Writer(database, buffer)
+    commit = writer._commit
+    first_is_committing, second_commits = threading.Event(), threading.Event()
+
+    def slow_commit(*arguments: Any) -> Any:
+        if first_is_committing.is_set():
+            second_commits.set()
+        else:
+            first_is_committing.set()
+            second_commits.wait(0.5)  # it cannot come while the first flush has the lock
+        return commit(*arguments)
+
+    monkeypatch.setattr(writer, "_commit", slow_commit)
+    buffer.add([LOGS.insert(("info", "first", None, 1))], Retention.KEPT)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(writer.flush)
+        assert first_is_committing.wait(10)
+        buffer.add([LOGS.insert(("info", "second", None, 2))], Retention.KEPT)
+        assert pool.submit(writer.flush).result(10) == 1
+        assert first.result(10) == 1
+    assert [row["message"] for row in database.query("SELECT message FROM logs ORDER BY id")] == [
+        "first",
+        "second",
+    ]

@@ -351,3 +351,26 @@ def test_a_log_in_utf16_as_powershell_writes_it_is_read_whole_wherever_its_write
         ("error", "srv  b: bad \N{SKULL}"),
         ("info", "srv  c: end"),
     ]
+
+
+def test_an_older_log_that_begins_with_the_same_lines_is_not_taken_for_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = "".join(f"0.00.{n:03}.000 I srv  a: line {n} {FILLING}\n" for n in range(4))
+    log, older = tmp_path / "llama.log", tmp_path / "llama.log.1"
+    older.write_text(begin + "0.00.009.000 I srv  a: of an older run\n")
+    log.write_text(begin)
+    with file_collector(tmp_path / "d.db", str(log)) as collector:
+        monkeypatch.setattr(
+            tail.time, "time", lambda now=time.time: now() + 60
+        )  # it was read later than it was
+        collector.poll()
+        os.truncate(log, 0)
+        collector.poll()
+        log.write_text("0.00.000.500 I srv  a: after the truncation\n")
+        collector.poll()
+        os.utime(log, (1, 1))
+        collector.poll()
+        messages = collector.messages()
+    assert messages[-1] == "srv  a: after the truncation"
+    assert "srv  a: of an older run" not in messages
