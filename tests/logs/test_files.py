@@ -702,6 +702,16 @@ def test_a_backlog_without_stamps_has_the_time_of_the_file(log: Path, open_colle
         assert {row["timestamp"] for row in collector.rows()} == {1_790_000_000}
 
 
+def test_no_line_of_a_file_that_was_changed_in_the_future_is_of_the_future(
+    log: Path, open_collector: Open
+) -> None:
+    append(log, lines(1, 10))
+    os.utime(log, (4_000_000_000, 4_000_000_000))
+    with open_collector() as collector:
+        collector.poll()
+        assert max(row["timestamp"] for row in collector.rows()) <= time.time()
+
+
 # Bounds
 
 

@@ -25,7 +25,7 @@ class OddServer:
     """Answers one request a connection, on 127.0.0.1.
 
     Args:
-        script: what to send; each requested path is added to `paths`.
+        script: what to send; each requested path is added to `paths`, each whole request to `requests`.
         tls: with it, the server speaks https.
         unix_socket: where it listens instead.
     """
@@ -42,6 +42,7 @@ class OddServer:
             self._listener = socket.create_server(("127.0.0.1", 0))
             self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.paths: list[str] = []
+        self.requests: list[str] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def _serve(self) -> None:
@@ -58,6 +59,7 @@ class OddServer:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             request = connection.recv(65536).decode("latin-1")
+            self.requests.append(request)
             path = request.split(" ")[1] if " " in request else ""
             self.paths.append(path)
             for piece in self._script(path):

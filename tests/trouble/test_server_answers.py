@@ -323,3 +323,12 @@ def test_a_credential_that_is_empty_is_named_as_such(tmp_path: Path, monkeypatch
     monkeypatch.delenv("LLAMA_API_KEY", raising=False)
     with pytest.raises(SettingsError, match="the systemd credential api-key: "):
         read_api_key(LlamaServerSettings())
+
+
+def test_no_server_is_asked_for_a_compressed_answer() -> None:
+    with OddServer(lambda _: iter([answer(200, "{}")])) as server:
+        http = LlamaHttp(Address(server.url, None, 5.0))
+        http.get("/props")
+        http.close()
+    headers = server.requests[0].lower().split("\r\n")
+    assert [line for line in headers if line.startswith("accept-encoding")] == ["accept-encoding: identity"]

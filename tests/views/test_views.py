@@ -451,15 +451,15 @@ def test_now_is_one_row_with_the_current_state(database: Database) -> None:
         insert(database, MODELS, {"id": name, "name": name, "status": status})
     insert_tokens(database, (now - 65, 10), model="a", model_id="a", predicted_tokens_per_second=33.333)
     insert_tokens(database, (now - 60, 25), model="a", model_id="a", requests_processing=2.0)
-    insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 600})
-    insert(database, LOGS, {"level": "error", "message": "", "timestamp": now - 7200})
+    for level, age in (("error", 600), ("critical", 500), ("warn", 400), ("error", 7200), ("critical", 7200)):
+        insert(database, LOGS, {"level": level, "message": "", "timestamp": now - age})
     upgrade_rows(database)
     (row,) = database.query("SELECT * FROM now")
     assert row["age_seconds"] in range(60, 70)
     assert (row["timestamp"], row["server_uptime_seconds"]) == (now - 60, 90)
     assert (row["loaded_models"], row["last_tokens_per_second"]) == ("a, b", "a 33.3")
     assert (row["requests_processing"], row["requests_deferred"]) == (2, None)
-    assert (row["generated_tokens_last_hour"], row["errors_last_hour"]) == (15, 1)
+    assert (row["generated_tokens_last_hour"], row["errors_last_hour"]) == (15, 2)
     assert (row["cpu_usage"], row["disk_free_mb"], row["memory_usage"]) == (12, 99, None)
     assert (row["gpu_memory_used_mb"], row["gpu_power_watts"], row["gpu_temperature_celsius"]) == (
         2000,

@@ -288,3 +288,19 @@ def test_a_restarted_collector_compares_each_server_with_its_own_events(two_serv
         (OTHER, "loading"),
         (OTHER, "loaded"),
     ]
+
+
+@pytest.mark.parametrize("status", ["loaded", "loading"])
+def test_a_row_that_an_earlier_collector_left_in_memory_is_unloaded_once_every_server_has_reported(
+    tmp_path: Path, status: str
+) -> None:
+    other = "127.0.0.1:2"
+    with Database(tmp_path / "two.db", OWN_TABLES) as database:
+        database.models.save({"name": "left", "status": status})
+        database.models.save({"name": "of another program", "status": "error"})
+        history = History(database, (SERVER, other))
+        history.sample(1, ServedModel("a", "/a.gguf", "loaded"))
+        assert history.status("left") == status
+        history.sample(2, ServedModel("b", "/b.gguf", "loaded"), server=other)
+        assert history.status("left") == "unloaded"
+        assert history.status("of another program") == "error"
