@@ -1,0 +1,343 @@
+"""Joins the lines of the log that tell of one request: a state machine for each process that writes the log.
+
+    selected → launch → (prompt, cached, shift, progress) → timings → release
+                     ↘ cancel, error → release without timings
+
+The state is small (a few kilobytes) and stored with the position of the log, in the transaction of the lines and
+rows, so that a request is one row whenever the collector is killed.
+
+A log is text, and text is lost or disordered: a full disk, a rotation, a killed process. Therefore every task is
+known by its id, and what contradicts it ends it:
+
+- another task begins in its slot: its end was lost. It waits for the end until the next call, because lines may
+  be out of order (`copytruncate`);
+- the process ends or begins anew: so did the task;
+- its end comes without its beginning: the row has what is known.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from collector.parsers.log.record import Record
+from collector.parsers.log.time import RESTART_SECONDS
+from collector.parsers.requests.lines import (
+    Arrival,
+    Cached,
+    Cancel,
+    Event,
+    Failure,
+    Launch,
+    ProcessEnd,
+    Prompt,
+    Release,
+    Selected,
+    Shift,
+    Timings,
+    parse_event,
+)
+
+MAX_OPEN = 1024
+"""Open tasks of one process; llama-server has fewer slots. A hostile log cannot make the state larger."""
+
+MAX_REMEMBERED = 256
+"""Ids of cancelled and failed tasks, and arrivals, that are kept until their task begins."""
+
+MAX_ERROR_CHARACTERS = 500
+
+MAX_QUEUE_SECONDS = 600.0
+"""An arrival that is older belongs to no request that begins now."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One task, while it is open and after it has ended. None = not reported.
+
+    Attributes:
+        port: of the router's child; 0 for the process that owns the log.
+        slot: number of its slot.
+        task: its id in its process.
+        parent_task: the task whose prompt it shares.
+        started_at, ended_at: Unix seconds.
+        has_stamp: whether these come from stamps; otherwise they are times of arrival.
+        outcome: how it ended; empty while it is open.
+        prompt_tokens … truncated: as in the table `requests`.
+        cancelled: the client left.
+        error: text of the error.
+    """
+
+    port: int
+    task: int
+    slot: int | None = None
+    parent_task: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    has_stamp: bool = False
+    outcome: str = ""
+    prompt_tokens: int | None = None
+    processed_tokens: int | None = None
+    cached_tokens: int | None = None
+    generated_tokens: int | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
+    context_tokens: int | None = None
+    shifted_tokens: int = 0
+    truncated: bool | None = None
+    queue_ms: float | None = None
+    prompt_ms: float | None = None
+    generation_ms: float | None = None
+    total_ms: float | None = None
+    other_requests: int = 0
+    slot_similarity: float | None = None
+    slot_kept_share: float | None = None
+    cancelled: bool = False
+    error: str | None = None
+    is_child: bool = False
+    is_superseded: bool = False
+    is_released: bool = False
+
+
+@dataclass(slots=True)
+class _Process:
+    """State of one process.
+
+    Attributes:
+        open: its tasks by id.
+        selected: similarity and kept share by slot, until its task begins.
+        cancelled: ids of tasks whose client left before they began.
+        errors: text by id of tasks that failed before they began.
+        arrivals: Unix seconds at which the router passed a request on.
+        last_stamp: of its newest record; None = its records have no stamps.
+        last_time: Unix seconds of its newest record.
+    """
+
+    open: dict[int, Request] = field(default_factory=dict)
+    selected: dict[int, tuple[float, float | None]] = field(default_factory=dict)
+    cancelled: list[int] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+    arrivals: list[float] = field(default_factory=list)
+    last_stamp: float | None = None
+    last_time: float = 0.0
+
+
+class RequestTracker:
+    """The requests of one log.
+
+    Args:
+        stored: what `to_store` returned when the log was read last.
+    """
+
+    def __init__(self, stored: dict[str, Any] | None = None) -> None:
+        self._processes: dict[int, _Process] = {}
+        for port, value in (stored or {}).items():
+            process = _Process(**value | {"open": {}})
+            process.open = {int(task): Request(**one) for task, one in value["open"].items()}
+            process.selected = {int(slot): (a, b) for slot, (a, b) in value["selected"].items()}
+            process.errors = {int(task): text for task, text in value["errors"].items()}
+            self._processes[int(port)] = process
+
+    def to_store(self) -> dict[str, Any]:
+        """Return the state for JSON; empty where nothing is open and nothing remembered."""
+        return {
+            str(port): asdict(process)
+            for port, process in self._processes.items()
+            if process.open or process.cancelled or process.errors or process.arrivals or process.last_stamp
+        }
+
+    def add(self, records: Sequence[Record], times: Sequence[float]) -> list[Request]:
+        """Return the requests that end with some records.
+
+        Args:
+            records: of the log, in their order.
+            times: Unix seconds of each.
+        """
+        ended = [request for process in self._processes.values() for request in _end_superseded(process)]
+        for record, time in zip(records, times, strict=True):
+            process = self._processes.get(record.port)
+            if process is None:
+                process = self._processes[record.port] = _Process()
+            if record.stamp is not None:
+                if process.last_stamp is not None and record.stamp < process.last_stamp - RESTART_SECONDS:
+                    ended += self._end_process(record.port)
+                process.last_stamp = record.stamp
+            elif process.last_stamp is not None:
+                continue  # the process writes stamps: this is text of others
+            if process.open:
+                ended += _end_released(process, record)
+            process.last_time = time
+            event = parse_event(record.message)
+            if event is not None:
+                ended += self._apply(event, record, process, time)
+        return ended
+
+    def _apply(self, event: Event, record: Record, process: _Process, time: float) -> Iterable[Request]:
+        """Change the state by an event; yield the requests that it ends."""
+        match event:
+            case Launch():
+                self._launch(event, record, process, time)
+            case Release():
+                return _release(event, record, process, time)
+            case Timings():
+                return _add_timings(event, _task(process, record.port, event.task, event.slot), process)
+            case Selected():
+                process.selected[event.slot] = event.similarity, event.kept_share
+            case Prompt():
+                _task(process, record.port, event.task, event.slot).prompt_tokens = event.tokens
+            case Cached():
+                request = _task(process, record.port, event.task, event.slot)
+                if request.cached_tokens is None:
+                    request.cached_tokens = event.tokens
+            case Shift():
+                _task(process, record.port, event.task, event.slot).shifted_tokens += event.tokens
+            case Cancel():
+                if event.task in process.open:
+                    process.open[event.task].cancelled = True
+                else:
+                    process.cancelled = [*process.cancelled, event.task][-MAX_REMEMBERED:]
+            case Failure():
+                error = event.error.partition("\n")[0][:MAX_ERROR_CHARACTERS]
+                if event.task in process.open:
+                    process.open[event.task].error = error
+                else:
+                    process.errors = dict([*process.errors.items(), (event.task, error)][-MAX_REMEMBERED:])
+            case Arrival():
+                child = self._processes.setdefault(event.port, _Process())
+                child.arrivals = [*child.arrivals, time][-MAX_REMEMBERED:]
+            case ProcessEnd():
+                return self._end_process(event.port or record.port)
+        return ()
+
+    def _launch(self, event: Launch, record: Record, process: _Process, time: float) -> None:
+        """Open a task."""
+        for other in process.open.values():
+            if other.slot == event.slot and other.task != event.task:
+                other.is_superseded = True
+        request = _task(process, record.port, event.task, event.slot)
+        request.started_at, request.has_stamp, request.is_child = time, record.stamp is not None, event.is_child
+        request.cancelled = request.cancelled or event.task in process.cancelled
+        request.error = request.error or process.errors.pop(event.task, None)
+        request.slot_similarity, request.slot_kept_share = process.selected.pop(event.slot, (None, None))
+        if event.is_child:
+            request.parent_task = None
+        else:
+            for other in process.open.values():
+                if other.is_child and other.parent_task is None and event.task < other.task:
+                    other.parent_task = event.task
+            process.arrivals = [at for at in process.arrivals if 0 <= time - at <= MAX_QUEUE_SECONDS]
+            if process.arrivals:
+                request.queue_ms = 1000 * (time - process.arrivals.pop(0))
+        running = [one for one in process.open.values() if not one.is_superseded and not one.is_released]
+        for one in running:
+            one.other_requests = max(one.other_requests, len(running) - 1)
+
+    def _end_process(self, port: int) -> Iterator[Request]:
+        """Yield the open requests of a process that has ended."""
+        process = self._processes.pop(port, None)
+        if process is None:
+            return
+        kept = _Process(arrivals=process.arrivals) if port else _Process()
+        self._processes[port] = kept
+        for request in process.open.values():
+            request.ended_at = process.last_time
+            yield _finish(request, "" if request.is_released else "lost" if request.is_superseded else "server_ended")
+
+
+def _task(process: _Process, port: int, task: int, slot: int) -> Request:
+    """Return an open task; one whose beginning was not seen is opened."""
+    request = process.open.get(task)
+    if request is None:
+        if len(process.open) >= MAX_OPEN:
+            process.open.pop(next(iter(process.open)))
+        request = process.open[task] = Request(port, task, slot)
+    return request
+
+
+def _add_timings(event: Timings, request: Request, process: _Process) -> Iterable[Request]:
+    """Add durations and counts; where they follow the release, they end the task."""
+    for name, (value, count) in event.values.items():
+        match name:
+            case "prompt eval":
+                request.prompt_ms, request.processed_tokens = value, count
+            case "eval":
+                request.generation_ms, request.generated_tokens = value, count
+            case "total":
+                request.total_ms = value
+            case "draft":
+                request.accepted_tokens, request.drafted_tokens = int(value), count
+    if request.is_released and request.total_ms is not None:
+        del process.open[request.task]
+        return (_finish(request),)
+    return ()
+
+
+def _release(event: Release, record: Record, process: _Process, time: float) -> Iterable[Request]:
+    """End a task, unless its durations follow."""
+    request = _task(process, record.port, event.task, event.slot)
+    request.ended_at, request.context_tokens, request.truncated = time, event.context_tokens, event.truncated
+    if event.timings_follow and request.total_ms is None:
+        request.is_released = True
+        return ()
+    del process.open[event.task]
+    return (_finish(request),)
+
+
+def _end_released(process: _Process, record: Record) -> list[Request]:
+    """End tasks whose durations did not follow their release: another record of the process came."""
+    if " print_timing" in record.message:
+        return []
+    ended = [one for one in process.open.values() if one.is_released]
+    for one in ended:
+        del process.open[one.task]
+    return [_finish(one) for one in ended]
+
+
+def _end_superseded(process: _Process) -> list[Request]:
+    """End tasks whose slot has another task since an earlier call."""
+    ended = [one for one in process.open.values() if one.is_superseded and not one.is_released]
+    for one in ended:
+        del process.open[one.task]
+    return [_finish(one, "lost") for one in ended]
+
+
+def _finish(request: Request, outcome: str = "") -> Request:
+    """Set the outcome and the counts that follow from the others."""
+    if outcome:
+        request.outcome = outcome
+    elif request.error is not None:
+        request.outcome = "error"
+    elif request.started_at is None:
+        request.outcome = "incomplete"
+    elif request.total_ms is not None:
+        request.outcome = "finished"
+    else:
+        request.outcome = "cancelled" if request.cancelled else "no_generation"
+    _complete_tokens(request)
+    return request
+
+
+def _complete_tokens(request: Request) -> None:
+    """Set the counts of tokens that no line states.
+
+    At the end the slot holds the prompt and all generated tokens but the last one, less what was shifted out. So
+    what is neither processed nor generated was cached.
+    """
+    if request.outcome == "error":
+        # The slot still holds the prompt before.
+        request.context_tokens = request.truncated = None
+        return
+    held = request.context_tokens
+    if held is None:
+        return
+    held += request.shifted_tokens
+    processed, generated = request.processed_tokens, request.generated_tokens
+    if processed is not None and generated is not None:
+        request.cached_tokens = max(0, held - processed - generated + 1)
+        request.prompt_tokens = processed + request.cached_tokens
+    elif request.outcome == "no_generation":
+        request.processed_tokens = request.prompt_tokens = held
+    elif request.prompt_tokens is not None:
+        request.generated_tokens = max(0, held - request.prompt_tokens + 1)
+        if held < request.prompt_tokens:
+            request.generated_tokens = 0
+        elif request.cached_tokens is not None:
+            request.processed_tokens = request.prompt_tokens - request.cached_tokens
