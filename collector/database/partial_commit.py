@@ -139,8 +139,8 @@ class PartialCommit:
 def _is_fault_of_trigger(error: Exception, table: str) -> bool:
     """Return whether not the row broke a rule of its table, but what a trigger did with the row.
 
-    SQLite names the table, or the index, whose rule was broken. Example of another error: the trigger adds the
-    row to a full-text index whose own tables are damaged: `constraint failed`.
+    SQLite names the table, or the index, whose rule was broken. Example of another error: the trigger adds
+    the row to a full-text index whose own tables are damaged: `constraint failed`.
     """
     if not isinstance(error, sqlite3.IntegrityError):
         return False

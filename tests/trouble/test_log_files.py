@@ -165,7 +165,8 @@ CASES = [
         *case,
         id=", ".join(case),
         marks=()
-        if case[0] in IN_THE_DEFAULT_SUITE and case[2:] == ("stopped", "literal")
+        if (case[0] in IN_THE_DEFAULT_SUITE and case[2:] == ("stopped", "literal"))
+        or case == ("logrotate", "touched", "live", "literal")
         else pytest.mark.slow,
     )
     for case in product(SCHEMES, OPERATIONS, TIMES, PATTERNS)
