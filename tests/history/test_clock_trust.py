@@ -21,9 +21,10 @@ class Library:
     ("state", "synchronized"), [(0, True), (1, True), (4, True), (5, False), (-1, False)]
 )
 def test_the_kernel_says_whether_the_clock_is_synchronized(
-    state: int,
-    synchronized: bool,
     monkeypatch: pytest.MonkeyPatch,
+    state: int,
+    *,
+    synchronized: bool,
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library(state))
     assert is_clock_synchronized() is synchronized
