@@ -1,10 +1,11 @@
 """Make a backup, in the process that writes the database or while another process writes it."""
 
+import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -17,9 +18,17 @@ from collector.backups.files import sync_to_disk
 from collector.backups.identity import ensure_identity
 from collector.backups.verification import count_in_one_query, read_contents, verify
 from collector.database import Database
-from collector.database.connection import connect_for_copy, connect_read_only, fetch, translate_sqlite_errors
+from collector.database.connection import (
+    connect_for_copy,
+    connect_for_writing,
+    connect_read_only,
+    fetch,
+    transaction,
+    translate_sqlite_errors,
+)
 from collector.database.deletion import count_rows, has_time_index
-from collector.errors import CopyRestarted
+from collector.database.documented import METADATA
+from collector.errors import CopyRestarted, DatabaseBusy, DatabaseError
 
 LAST_BACKUP_KEY = "lastBackup"
 """Key in `metadata`: the fields of the `BackupSummary` of the last complete backup."""
@@ -34,6 +43,7 @@ STEPS_PER_SYNC = 8
 """Steps of the copy between two fsyncs: a single fsync at the end would delay all commits meanwhile."""
 
 _MIN_PAUSE_SECONDS = 0.002
+_RECORD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +151,30 @@ def back_up_beside_collector(database: Path, directory: BackupDirectory, keep: i
         copied = verify(copy, before, lambda statement: fetch(source, statement), lambda: False)
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())
-    return BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
+    summary = BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
+    with suppress(DatabaseError):  # this user may be allowed to read the database only
+        _record(database, summary)
+    return summary
+
+
+def _record(database: Path, summary: BackupSummary) -> None:
+    """Record a backup in a database that a running collector writes, waiting for it if it is writing now.
+
+    Raises:
+        DatabaseError: it is locked for too long, or this user may not write it.
+    """
+    row = (LAST_BACKUP_KEY, json.dumps(asdict(summary)), int(time.time()))
+    deadline = time.monotonic() + _RECORD_SECONDS
+    with closing(connect_for_writing(database)) as connection:
+        while True:
+            try:
+                with transaction(connection):
+                    connection.execute(METADATA.replace_statement, row)
+            except DatabaseBusy:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
 
 def _count_rows(database: Database, stop: threading.Event, table: str) -> int:

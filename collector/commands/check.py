@@ -15,7 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from collector.commands.access import find_obstacles
-from collector.database.connection import check_integrity, connect_read_only, translate_sqlite_errors
+from collector.database.connection import (
+    check_integrity,
+    connect_read_only,
+    is_in_wal_mode,
+    translate_sqlite_errors,
+)
 from collector.database.locks.collector_lock import running_collector
 from collector.errors import CollectorError, DatabaseError, SourceAbsent
 from collector.logs.journal.units import Unit
@@ -145,7 +150,12 @@ def _check_reader(reader: str, settings: Settings) -> Iterator[Finding]:
     obstacles = find_obstacles(path, reader)
     for obstacle in obstacles:
         yield problem(f"{obstacle.reason}\n    {obstacle.command}")
-    if not obstacles:
+    if not obstacles and is_in_wal_mode(path):
+        yield problem(
+            f"{path} is in WAL mode, which another program has set: without write permission, {reader} can "
+            "read it only while another program has it open. Restart the collector, which undoes that"
+        )
+    elif not obstacles:
         yield good(f"{reader} can read {path}")
     # SQLite must roll the transaction of a leftover journal back, for which a reader needs write permission.
     if path.with_name(f"{path.name}-journal").exists() and not running_collector(path):

@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -121,6 +121,19 @@ def connect_for_copy(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     return connection
+
+
+def is_in_wal_mode(path: Path) -> bool:
+    """Return whether the header of a database file says that its journal is a write-ahead log.
+
+    Must not be called in a process that has the database open, see above.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(_WAL_VERSION_OFFSET + 1)[_WAL_VERSION_OFFSET:] == b"\x02"
+    return False
+
+
+_WAL_VERSION_OFFSET = 18  # "file format write version", https://www.sqlite.org/fileformat.html
 
 
 def check_integrity(connection: sqlite3.Connection, path: Path, check: str = "integrity_check") -> None:

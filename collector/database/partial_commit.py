@@ -116,7 +116,7 @@ class PartialCommit:
             try:
                 connection.execute(statement, row)
             except VALUE_ERRORS as error:
-                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+                if _is_fault_of_trigger(error, written_table(statement)):
                     raise StatementFailed(str(error)) from error
                 self._left_out.append(f"{statement.split('(', maxsplit=1)[0]}: {error}: {row!r:.300}")
 
@@ -134,6 +134,19 @@ class PartialCommit:
             example = f"DROP {objects[0]['type'].upper()} {objects[0]['name']}"
             text += f". Other programs have put on it: {names}. Remove what causes it, for example: {example}"
         return text
+
+
+def _is_fault_of_trigger(error: Exception, table: str) -> bool:
+    """Return whether not the row broke a rule of its table, but what a trigger did with the row.
+
+    SQLite names the table, or the index, whose rule was broken. Example of another error: the trigger adds
+    the row to a full-text index whose own tables are damaged: `constraint failed`.
+    """
+    if not isinstance(error, sqlite3.IntegrityError):
+        return False
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+        return True
+    return f"constraint failed: {table}." not in str(error) and "constraint failed: index " not in str(error)
 
 
 def _units(batches: list[Batch], final: Write | None) -> list[Unit]:

@@ -5,14 +5,18 @@ import itertools
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from collector.commands import check
 from collector.commands.access import find_obstacles
+from collector.database import Database
 from collector.errors import CollectorError
 
 READER = "nobody"
@@ -101,3 +105,18 @@ def test_for_every_mode_and_owner_the_result_is_the_kernels_and_the_commands_fix
             else:
                 subprocess.run(one.command.removeprefix("sudo ").split(), check=True)
         assert reads(file, groups), (oct(directory_mode), oct(file_mode), uid, gid, found)
+
+
+def test_check_tells_that_a_database_in_wal_mode_cannot_be_read_without_write_permission(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "find_obstacles", lambda *_: [])
+    database = tmp_path / "d.db"
+    Database(database).close()
+    settings = tmp_path / "collector.toml"
+    settings.write_text(f'[database]\npath = "{database}"\n')
+    assert check.run_checks(settings, "nobody")
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+    assert not check.run_checks(settings, "nobody")
+    assert "is in WAL mode" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_batches_that_are_put_back_precede_newer_ones_and_are_counted_again() ->
 
 
 def kept(statement: str, *rows: Row) -> Batch:
-    return Batch(statement, list(rows), Retention.KEPT)
+    return Batch(statement, list(rows), Retention.KEPT, 5)
 
 
 def test_references_are_cleared_in_the_statements_that_have_them_and_nowhere_else() -> None:
@@ -72,7 +72,7 @@ def test_references_are_cleared_in_the_statements_that_have_them_and_nowhere_els
     cleared = clear_references(batches, {"INSERT INTO a VALUES (?, ?, ?)": (0, 2)})
     assert [batch.rows for batch in cleared] == [[(None, 2, None), (None, 5, None)], [(7,)]]
     assert batches[0].rows == [(1, 2, 3), (4, 5, 6)]
-    assert {batch.retention for batch in cleared} == {Retention.KEPT}
+    assert {(batch.retention, batch.size_bytes) for batch in cleared} == {(Retention.KEPT, 5)}
 
 
 def test_tables_are_left_out_whatever_their_statement() -> None:

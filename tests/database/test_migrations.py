@@ -135,6 +135,16 @@ def test_a_second_migration_changes_nothing(tmp_path: Path, version: str) -> Non
         assert database.changes == []
 
 
+def test_a_database_that_is_up_to_date_is_opened_without_writing_into_it(tmp_path: Path) -> None:
+    Database(tmp_path / "d.db", OWN_TABLES).close()
+    with (
+        closing(sqlite3.connect(tmp_path / "d.db", isolation_level=None)) as other,
+        closing(sqlite3.connect(tmp_path / "d.db", isolation_level=None, timeout=0)) as connection,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # from now on nobody else can begin a transaction that writes
+        assert list(migrate(connection, (*DOCUMENTED_TABLES, *OWN_TABLES))) == []
+
+
 def test_what_is_added_is_reported(tmp_path: Path) -> None:
     old_database(tmp_path / "old.db", VERSIONS["1.1"])
     with Database(tmp_path / "old.db") as database:

@@ -393,3 +393,16 @@ def test_no_kill_loses_a_row_that_is_kept_or_damages_the_file(tmp_path: Path) ->
             left = connection.execute("SELECT * FROM logs ORDER BY id DESC").fetchall()
         assert left[:KEPT] == newest
     assert running > KILLS / 2
+
+
+def test_a_file_counts_as_too_large_only_with_a_limit_and_while_a_prune_can_change_that(
+    database: Database,
+) -> None:
+    fill(database, 2000, 20_000)
+    stop = threading.Event()
+    assert not Prune(database, OWN_TABLES, NO_LIMITS, stop).is_too_large()
+    assert not Prune(database, OWN_TABLES, replace(NO_LIMITS, max_database_mb=100), stop).is_too_large()
+    small = Prune(database, OWN_TABLES, replace(NO_LIMITS, max_database_mb=1), stop)
+    assert small.is_too_large()
+    small._is_stuck = True
+    assert not small.is_too_large()

@@ -41,6 +41,21 @@ def test_there_are_enough_failures() -> None:
     assert len({failure.report for failure in FAILURES}) == len(FAILURES)
 
 
+HARMLESS = {
+    "ollama#8770": '2025/02/02 09:23:09 routes.go:1187: INFO server config env="map[OLLAMA_DEBUG:false]"',
+    "ollama#11418": '{"level":30,"time":1752516972752,"pid":1,"hostname":"h","msg":"waiting for server"}',
+    "llama-swap#75": '[llama-swap] ::1 [2025-03-20 11:27:15] "GET / HTTP/1.1" 200 390 "curl/8.5.0" 11.05us\n'
+    "!!! Connection refused on http://127.0.0.1:9999/health, ttl 4995s",
+    "llama-swap#57": "srv  log_server_r: request: GET /health 127.0.0.1 503\n"
+    "!!! Health check error: status code: 503",
+}
+
+
+@pytest.mark.parametrize("report", HARMLESS)
+def test_what_programs_print_while_all_is_well_is_no_alarm(report: str) -> None:
+    assert [row for row in rows(HARMLESS[report].encode() + b"\n") if row[0] in ALARMS] == []
+
+
 QUOTED = (
     "error: cannot open file",
     "Error: ENOENT: no such file or directory, open '/etc/x'",

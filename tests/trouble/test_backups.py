@@ -1,5 +1,6 @@
 """Backups and restores where clocks, disks, directories or other programs are not as they should be."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -23,6 +24,7 @@ from collector.errors import BackupFailed, DatabaseBusy, DatabaseDamaged, Databa
 from collector.settings import Settings, settings_from
 from collector.views import VIEWS
 from tests.support.backups import DAY, NIGHT, make_backup
+from tests.support.collector import Collector
 from tests.support.damage import damage
 
 YEARS = 3650 * DAY
@@ -291,3 +293,15 @@ def test_sql_text_runs_no_command_of_the_shell(sql: str, tmp_path: Path) -> None
         text.extend(dump(connection))
     subprocess.run([shell, str(tmp_path / "new.db")], input=b"".join(text), capture_output=True, check=False)
     assert not proof.exists()
+
+
+def test_a_backup_by_command_beside_a_collector_is_shown_by_status(tmp_path: Path) -> None:
+    settings = '[llama_server]\nurl = ""\n[gpu]\nenabled = false\n[backup]\nschedule = ""\n'
+    with Collector(tmp_path, settings) as collector:
+        collector.wait_for("SELECT * FROM metrics")
+        ended = collector.call("backup")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        file = ended.stdout.partition(":")[0]
+        status = json.loads(collector.call("status", "--json").stdout)
+        assert status["backup"]["file"] == file
+        assert collector.stop() == 0

@@ -149,6 +149,25 @@ def test_only_the_rows_of_its_table_wait_and_it_is_named(
     assert flushes.counts() == (3, 3, "3"), "nothing is lost, and nothing is there twice"
 
 
+def test_a_damaged_search_index_of_another_program_costs_no_line(flushes: Flushes, path: Path) -> None:
+    as_other_program(
+        path,
+        "CREATE VIRTUAL TABLE logs_fts USING fts5 (message, content = 'logs', content_rowid = 'id');"
+        "CREATE TRIGGER indexed AFTER INSERT ON logs BEGIN "
+        "INSERT INTO logs_fts (rowid, message) VALUES (new.id, new.message); END;"
+        "INSERT INTO logs (level, message, timestamp) VALUES ('info', 'hello', 1);"
+        "UPDATE logs_fts_data SET block = x'ff'",
+    )
+    with pytest.raises(StatementFailed, match="DROP TRIGGER indexed"):
+        flushes.flush()
+    assert flushes.counts() == (1, 1, None)
+    with closing(connect_read_only(path)) as connection:
+        check_integrity(connection, path)
+    as_other_program(path, "DROP TRIGGER indexed")
+    flushes.flush()
+    assert flushes.counts() == (2, 3, "2")
+
+
 def test_a_flush_of_which_nothing_can_be_written_keeps_its_rows(flushes: Flushes, path: Path) -> None:
     as_other_program(path, FAULTY["a trigger that refuses"][0].format(table="logs"))
     flushes.buffer.add([LOGS.insert(line("waits")), LOGS.insert(line("waits"))], Retention.KEPT)

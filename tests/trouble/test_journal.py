@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from collector.database.buffer import Buffer
+from collector.errors import SourceFailed
 from collector.health import OK
 from collector.logs.journal import journalctl
 from collector.logs.journal.entries import Entry, parse_entries, parse_entry, read_entry
+from collector.logs.journal.reader import JournalReader
 from collector.logs.journal.units import Unit
+from collector.logs.reader import LogSink
 from collector.parsers.log.record import CUT_MARK, MAX_LINE_BYTES
 from tests.support.journal_files import UNIT, entry, journal_collector, write_journal
 from tests.support.log_reading import LogCollector
@@ -255,3 +259,39 @@ def test_a_real_entry_of_20_mb_beside_lines_is_stored_once(journals: Path, open_
     with open_collector() as collector:
         collector.poll()
         assert len(collector.messages()) == 3
+
+
+def test_a_unit_or_container_is_recognized_by_what_only_it_writes() -> None:
+    assert Unit.parse("llama").wrote({"_SYSTEMD_UNIT": "llama.service"})
+    assert Unit.parse("llama.service").wrote({"_SYSTEMD_USER_UNIT": "llama.service"})
+    assert not Unit.parse("llama").wrote({"UNIT": "llama.service", "CONTAINER_NAME": "llama.service"})
+    assert Unit.parse("container:llama").wrote({"CONTAINER_NAME": "llama", "_SYSTEMD_UNIT": "x.scope"})
+    assert not Unit.parse("container:llama").wrote({"_SYSTEMD_UNIT": "llama"})
+
+
+def test_a_journalctl_that_a_damaged_file_kills_is_named_with_its_signal(
+    open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_journalctl(tmp_path, monkeypatch, "import os; os.kill(os.getpid(), 7)")
+    with open_collector() as collector, pytest.raises(SourceFailed, match=r"ended by SIGBUS.*--verify"):
+        collector.poll()
+
+
+def test_while_the_buffer_is_full_there_is_more(open_collector: Open) -> None:
+    with open_collector() as collector:
+        reader = JournalReader([UNIT], LogSink(Buffer(line_capacity=0)), {})
+        assert reader.poll() == OK
+        assert reader.has_more is True
+        assert collector.rows() == []
+
+
+def test_all_silent_units_are_named(
+    open_collector: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_journalctl(
+        tmp_path,
+        monkeypatch,
+        ENTRIES + "if not any('=' in a and a[0] == '_' for a in sys.argv): print(entry(1, 'of another'))",
+    )
+    with open_collector("one", "two") as collector:
+        assert collector.poll().message.startswith("one.service, two.service: the journal contains no entry")

@@ -63,6 +63,7 @@ _LEVEL_NAMES = {level: level for level in LEVELS} | {
     "inf": "info", "information": "info", "notice": "info", "warning": "warn", "wrn": "warn", "err": "error",
     "dbg": "debug", "trc": "debug", "trace": "debug", "verb": "debug", "verbose": "debug",
     "fatal": "critical",
+    "10": "debug", "20": "debug", "30": "info", "40": "warn", "50": "error", "60": "critical",  # pino, Msty
     "crit": "critical", "panic": "critical", "alert": "critical", "emerg": "critical", "dpanic": "critical",
     "ftl": "critical", "pnc": "critical",
 }  # fmt: skip
@@ -192,8 +193,14 @@ def _parse_bracket(text: str, port: int) -> Record | None:
     if match is None:
         return None
     message = text[match.end() :].rstrip() or text.rstrip()
-    level = level_named(match[1])
+    # llama-swap tells at the level DEBUG how a server died.
+    level = "critical" if _DIED(message) else level_named(match[1])
     return Record(level, message, None, port, Kind.WHOLE)
+
+
+_DIED = re.compile(
+    r".{0,300}\bsignal: (?:aborted|segmentation fault|bus error|illegal instruction)(?: \(core dumped\))?$"
+).match
 
 
 _BRACKET = re.compile(
@@ -238,6 +245,23 @@ def _slog_text(rest: str) -> str:
     return f"{message} {values}".strip() or rest
 
 
+def _parse_go(text: str, port: int) -> Record | None:
+    """Go's log package, as Ollama used it until 2024: `DATE TIME FILE.go:LINE: [LEVEL] message`."""
+    match = _GO(text)
+    if match is None:
+        return None
+    date, clock, level = match.groups()
+    message = text[match.end() :].rstrip()
+    named = level_named(level) or ("error" if _GO_ERROR(message) else None)
+    return Record(named, message, None, port, Kind.WHOLE, time=iso_time(f"{date.replace('/', '-')} {clock}"))
+
+
+_GO = re.compile(
+    r"(\d{4}/\d\d/\d\d) (\d\d:\d\d:\d\d)(?:\.\d+)? [\w.-]{1,80}\.go:\d+: (?:(DEBUG|INFO|WARN|ERROR|FATAL) )?"
+).match
+_GO_ERROR = re.compile(r"(?:error|failed|fatal|cannot|unable)\b", re.IGNORECASE).match
+
+
 def _parse_gin(text: str, port: int) -> Record | None:
     """Ollama's and LocalAI's access lines: `[GIN] DATE - TIME | STATUS | …`; a status of 500 is an error."""
     match = _GIN(text)
@@ -273,6 +297,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ik_llama.cpp", "01-ik-text-format.log", _parse_ik),
     Format("llama-swap, LM Studio", "12-llama-swap.log", _parse_bracket),
     Format("Ollama", "21-ollama-slog.log", _parse_slog),
+    Format("Ollama of 2023 and 2024", "go-log.log", _parse_go),
     Format("Gin", "21-ollama-slog.log", _parse_gin),
     Format("Python's logging", "python-logging.log", _parse_level_word),
 )
