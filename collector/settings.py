@@ -112,6 +112,7 @@ class RetentionSettings:
         100_000, "number of log records to keep", Range(1000, 1_000_000_000, zero="all")
     )
     max_age_days: int = setting(0, "days to keep samples and log records", Range(1, 36_500, zero="all"))
+    requests_max_age_days: int = setting(365, "days to keep requests", Range(1, 36_500, zero="all"))
     max_database_mb: int = setting(
         0, "maximum size of the database in MB", Range(10, 10_000_000, zero="no limit")
     )

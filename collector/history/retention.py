@@ -34,8 +34,8 @@ _SECONDS_PER_DAY = 86_400
 _SAMPLE_TABLES = ("metrics", "host_metrics")
 """Tables with one row per sample. Tables with several rows per sample are kept for as long as these."""
 
-_COUNTED_TABLES = (*_SAMPLE_TABLES, "model_events", "logs")
-"""Tables that a number of rows limits."""
+_COUNTED_TABLES = (*_SAMPLE_TABLES, "model_events", "logs", "requests")
+"""Tables that a number of rows, or a time of their own, limits; others are kept as long as the samples."""
 
 Progress = Callable[[int], object]
 """Called with the number of rows deleted so far."""
@@ -144,9 +144,9 @@ class Prune:
         return read_space(self._database).size_bytes > self._limit_bytes
 
     def _prune_by_age(self) -> None:
-        """Delete the rows older than `max_age_days`, unless the clock may be wrong."""
-        days = self._settings.max_age_days
-        if not days:
+        """Delete the rows older than `max_age_days`, or their own limit, unless the clock may be wrong."""
+        boundaries = self._age_boundaries()
+        if not boundaries:
             return
         if not self._clock.is_trusted(self._newest_before):
             if not self._is_distrust_logged:
@@ -157,9 +157,19 @@ class Prune:
                 )
             return
         self._is_distrust_logged = False
-        oldest_kept = int(self._clock.now()) - days * _SECONDS_PER_DAY
-        for table in self._tables:
-            self._delete(table, Boundary(oldest_kept))
+        for table, boundary in boundaries.items():
+            self._delete(table, boundary)
+
+    def _age_boundaries(self) -> dict[str, Boundary]:
+        """Return the age limits in force: of requests only once there are rows beyond theirs."""
+        now, settings = int(self._clock.now()), self._settings
+        days = dict.fromkeys(self._tables, settings.max_age_days)
+        if "requests" in days:
+            oldest_kept = now - settings.requests_max_age_days * _SECONDS_PER_DAY
+            oldest = deletion.oldest_time(self._database, "requests")
+            is_beyond = settings.requests_max_age_days and oldest is not None and oldest < oldest_kept
+            days["requests"] = settings.requests_max_age_days if is_beyond else 0
+        return {table: Boundary(now - limit * _SECONDS_PER_DAY) for table, limit in days.items() if limit}
 
     def _prune_by_rows(self) -> None:
         """Delete the oldest rows beyond `metrics_max_rows` and `logs_max_rows`.
@@ -170,12 +180,17 @@ class Prune:
         while True:
             excess_rows = {}
             for table in self._counted_tables:
-                limit = self._settings.logs_max_rows if table == "logs" else self._settings.metrics_max_rows
+                limit = self._row_limit(table)
                 # The rows are counted, which takes long, only if there can be too many.
                 if limit and deletion.max_row_count(self._database, table) > limit:
                     excess_rows[table] = min(self._row_count(table) - limit, PASS_ROWS)
             if self._delete_oldest(excess_rows) < PASS_ROWS:
                 return
+
+    def _row_limit(self, table: str) -> int:
+        """Return how many rows a table may have; 0 = any number."""
+        limits = {"logs": self._settings.logs_max_rows, "requests": 0}
+        return limits.get(table, self._settings.metrics_max_rows)
 
     def _prune_by_size(self) -> bool:
         """Delete the oldest rows of all tables until their content fits into `max_database_mb`.

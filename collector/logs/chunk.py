@@ -20,7 +20,8 @@ class Chunk:
 
     Args:
         records: in their order; none where the bytes are skipped.
-        times: Unix seconds of each record.
+        times: Unix seconds of each record, as `logs` has them.
+        moments: exact Unix seconds of each record, for requests.
         data: the bytes from the position on, at least those that an `Anchor` needs.
         size_bytes: how far the position moves.
         modified_ns: time of the file's last change when it was read.
@@ -30,6 +31,7 @@ class Chunk:
 
     records: list[Record]
     times: list[int]
+    moments: list[float]
     data: bytes
     size_bytes: int
     modified_ns: int

@@ -46,32 +46,41 @@ class FileClock:
         """Continue from an earlier state: empty for a file that is read from its beginning."""
         self._stamps = StampClock(stored)
 
-    def times_now(self, records: list[Record]) -> list[int]:
-        """Return Unix seconds of records that were written just now."""
-        return self._stamps.times_of_live(records, time.time())
+    def times_now(self, records: list[Record]) -> tuple[list[int], list[float]]:
+        """Return the times of records that were written just now, see `times`."""
+        now = time.time()
+        return self._stamps.times_of_live(records, now), self._stamps.moments_of_live(records, now)
 
-    def times(self, records: list[Record], status: os.stat_result, offset: int) -> list[int]:
-        """Return Unix seconds of records that were read from the file.
+    def times(
+        self, records: list[Record], status: os.stat_result, offset: int, end: int
+    ) -> tuple[list[int], list[float]]:
+        """Return Unix seconds of records that were read from the file: as `logs` has them, and exact.
 
         Args:
             records: in their order.
             status: of the file, after the records were read.
             offset: of the first record.
+            end: offset after the last record.
         """
         now = time.time()
         was_caught_up = (
             self._caught_up_at is not None and time.monotonic() - self._caught_up_at < LIVE_SECONDS
         )
         if was_caught_up and now - status.st_mtime < LIVE_SECONDS:
-            return self._stamps.times_of_live(records, now)
+            last_written = status.st_mtime if end == status.st_size else None
+            return (
+                self._stamps.times_of_live(records, now, last_written),
+                self._stamps.moments_of_live(records, now),
+            )
         file_time = min(now, status.st_mtime)
         stamp_before = self._stamps.owner_stamp
-        times = self._stamps.times_of_backlog(records, file_time)
+        moments: list[float] = []
+        times = self._stamps.times_of_backlog(records, file_time, None, moments)
         while len(times) < len(records):  # the next record is of a process whose start is not known
             end_time = os.fstat(self._descriptor).st_mtime
             starts = find_starts(self._read_from(offset), end_time, stamp_before)
-            times += self._stamps.times_of_backlog(records[len(times) :], file_time, starts)
-        return times
+            times += self._stamps.times_of_backlog(records[len(times) :], file_time, starts, moments)
+        return times, moments
 
     def _read_from(self, offset: int) -> Iterator[bytes]:
         """Yield the content of the file from an offset on, of a long backlog only its end."""

@@ -14,7 +14,10 @@ from collector.logs.listing import FileListing, OtherLogs
 from collector.logs.position import FilePosition, Identity, PathPosition, identity_of, position_name
 from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
+from collector.logs.requests import request_rows
 from collector.logs.tail import Tail
+from collector.parsers.log.record import Record
+from collector.parsers.requests.tracker import RequestTracker
 from collector.schema import Row
 
 POLL_BYTES = 2**20
@@ -28,9 +31,6 @@ MAX_OPENED = 64
 
 MAX_FINISHED = 64
 """Files that are remembered after they were read to their end."""
-
-DELETED_SECONDS = 300
-"""A deleted file is closed this long after its last line; until then its disk space is not free."""
 
 
 class PathFollower:
@@ -76,6 +76,9 @@ class PathFollower:
         self._others = others
         self._finished = list(position.finished)[-MAX_FINISHED:]
         self._models = position.models
+        self._requests = RequestTracker(position.requests)
+        self._rows: list[Row] = []
+        self._request_rows: list[Row] = []
         self._to_resume = list(position.files)
         self._resumed_identities = {file.identity for file in position.files}
         self._tails: list[Tail] = []  # the oldest file first; the last one is, or was, at the path
@@ -231,7 +234,7 @@ class PathFollower:
                 return
             opened.pop_all()
         self._tails += tails
-        self._store([])
+        self._store()
 
     def _replace_by(self, tail: Tail) -> None:
         """Continue with a file that contains what was read, after the last file was read to its end.
@@ -247,7 +250,7 @@ class PathFollower:
         if last is not None and is_copy_of_last:
             self._tails.remove(last)
             last.close()
-        self._store([])
+        self._store()
 
     def _find_missed(self, tail: Tail, chunk: Chunk | None) -> list[Tail]:
         """Open the files that were rotated away unseen before a file that is read from its beginning.
@@ -323,9 +326,9 @@ class PathFollower:
                 break
             if chunk is None:
                 return
-            rows, self._models = self._sink.rows(chunk.records, chunk.times, self._models)
+            self._add(chunk.records, chunk.times, chunk.moments)
             tail.advance(chunk)
-            self._store(rows, len(chunk.data))
+            self._store(len(chunk.data))
             size_bytes += chunk.size_bytes
         self.has_more = True
 
@@ -335,7 +338,6 @@ class PathFollower:
         A copy that contains more than was read is put before it. Without a copy, the incomplete bytes that
         were read are stored as they are, since they are nowhere else.
         """
-        rows: list[Row] = []
         listing = FileListing(self._path, self._others)
         copy = listing.find_copy(tail.position)
         if not listing.is_current():
@@ -345,23 +347,26 @@ class PathFollower:
         if copy:
             self._tails.insert(self._tails.index(tail), copy)
         elif tail.position.offset or not self._rotated_before(tail, listing):  # else these contain the bytes
-            rows, self._models = self._sink.rows(*tail.incomplete_records(), self._models)
+            self._add(*tail.incomplete_records())
         tail.restart()
         self._searched_modified_ns.pop(tail.position.identity, None)
-        self._store(rows)
+        self._store()
         self.has_more = True
         if not self._has_warned_of_writers:
             self._has_warned_of_writers = warn_of_several_writers(self._path)
 
-    def _store(self, rows: list[Row], size_bytes: int = 0) -> None:
-        """Add rows to the buffer, with the positions of all files."""
+    def _add(self, records: list[Record], times: list[int], moments: list[float]) -> None:
+        """Keep the rows of records for the next `_store`."""
+        self._rows, self._models = self._sink.rows(records, times, self._models)
+        ended = self._requests.add(records, moments)
+        self._request_rows = request_rows(ended, self._models, time.time())
+
+    def _store(self, size_bytes: int = 0) -> None:
+        """Add the rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
-        self._sink.put(
-            rows,
-            position_name(self._path),
-            PathPosition(self._models, files, self._finished).to_json(),
-            size_bytes,
-        )
+        position = PathPosition(self._models, files, self._finished, self._requests.to_store()).to_json()
+        self._sink.put(self._rows, position_name(self._path), position, size_bytes, self._request_rows)
+        self._rows, self._request_rows = [], []
 
     def _close_finished(self) -> None:
         """Close files that were read to their end: the oldest beyond a number, deleted ones later.
@@ -373,10 +378,10 @@ class PathFollower:
         for tail, following in tuple(pairwise(self._tails)):
             if tail.status.st_size != tail.position.offset or following.position.offset == 0:
                 continue
-            if _is_long_deleted(tail) or len(self._tails) > MAX_TAILS:
+            if tail.is_long_deleted or len(self._tails) > MAX_TAILS:
                 self._finish(tail)
         last = self._tails[0] if len(self._tails) == 1 else None
-        if last and _is_long_deleted(last) and last.status.st_size == last.position.offset:
+        if last and last.is_long_deleted and last.status.st_size == last.position.offset:
             self._lost_position = last.position
             self._finish(last)
 
@@ -387,9 +392,3 @@ class PathFollower:
         if tail.position.offset:
             self._finished = [*self._finished, tail.position][-MAX_FINISHED:]
         tail.close()
-
-
-def _is_long_deleted(tail: Tail) -> bool:
-    """Return whether a file has no name any more, and nothing was written into it for a while."""
-    status = tail.status
-    return status.st_nlink == 0 and time.time() - max(status.st_mtime, status.st_ctime) > DELETED_SECONDS

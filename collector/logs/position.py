@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from collector.parsers.log.time import StoredClock
+from collector.parsers.requests.tracker import StoredRequests
 
 ANCHOR_BYTES = 1024
 """Length of each of the two parts of an anchor."""
@@ -131,11 +132,13 @@ class PathPosition:
         files: the oldest file first. The last one is, or was, at the path.
         finished: files that were read to their end and closed: their content is never read again, whatever
             name and times it has. Version 0.1.0 ignores them.
+        requests: open requests (`RequestTracker.to_store`). Version 0.1.0 ignores them.
     """
 
     models: Models = field(default_factory=dict)
     files: Sequence[FilePosition] = ()
     finished: Sequence[FilePosition] = ()
+    requests: StoredRequests = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
@@ -145,13 +148,15 @@ class PathPosition:
         files, finished = (
             [FilePosition(**file) for file in value.get(key, ())] for key in ("files", "finished")
         )
-        return cls(models, files, finished)
+        return cls(models, files, finished, value.get("requests", {}))
 
     def to_json(self) -> str:
         """Return the text that is stored in `log_positions.position`."""
         value: dict[str, object] = {"models": dict(self.models), "files": list(map(asdict, self.files))}
         if self.finished:
             value["finished"] = list(map(asdict, self.finished))
+        if self.requests:
+            value["requests"] = self.requests
         return json.dumps(value)
 
 

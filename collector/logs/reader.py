@@ -14,6 +14,7 @@ from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
 from collector.logs.position import Models
+from collector.logs.requests import REQUESTS
 from collector.parsers.log.lines import spawned_child
 from collector.parsers.log.record import LEVELS, Record
 from collector.schema import Column, Row, Table
@@ -112,7 +113,9 @@ class LogSink:
                 rows.append((level, message, source, timestamp))
         return rows, models
 
-    def put(self, rows: list[Row], name: str, position: str, size_bytes: int) -> None:
+    def put(
+        self, rows: list[Row], name: str, position: str, size_bytes: int, requests: Sequence[Row] = ()
+    ) -> None:
         """Add rows and the position after them to the buffer, for the same commit.
 
         Args:
@@ -120,9 +123,11 @@ class LogSink:
             name: of the position.
             position: JSON.
             size_bytes: size of the lines that the rows were made of.
+            requests: rows of `requests` that end with these lines.
         """
         stored = LOG_POSITIONS.replace((name, position, int(time.time())))
-        self._buffer.add([LOGS.insert(*rows), stored], Retention.REREADABLE, size_bytes)
+        writes = [LOGS.insert(*rows), *([REQUESTS.insert(*requests)] if requests else []), stored]
+        self._buffer.add(writes, Retention.REREADABLE, size_bytes)
 
 
 def stored_positions(database: Connected) -> dict[str, str]:

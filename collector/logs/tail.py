@@ -26,6 +26,9 @@ UNFINISHED_SECONDS = 5.0
 """A line without a newline is stored after this time; what is added to it later is another line."""
 
 
+DELETED_SECONDS = 300
+"""A deleted file is closed this long after its last line; until then its disk space is not free."""
+
 DISTINCTIVE_BYTES = 256 * 1024
 """Content of this length is not equal by chance, even without stamps."""
 
@@ -103,6 +106,12 @@ class Tail:
         """Status of the open file, also after rotation has renamed it."""
         return os.fstat(self._descriptor)
 
+    @property
+    def is_long_deleted(self) -> bool:
+        """Whether the file has no name any more, and nothing was written into it for a while."""
+        status = self.status
+        return status.st_nlink == 0 and time.time() - max(status.st_mtime, status.st_ctime) > DELETED_SECONDS
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
@@ -134,7 +143,7 @@ class Tail:
         if self.position.skipping:  # the rest of an overlong line, whose beginning was stored with `CUT_MARK`
             size = data.find(b"\n") + 1
             skipped = data[: size or len(data)]
-            return Chunk([], [], skipped, len(skipped), status.st_mtime_ns, skipping=size == 0)
+            return Chunk([], [], [], skipped, len(skipped), status.st_mtime_ns, skipping=size == 0)
         if data.startswith(b"\0"):
             return self._skip_hole(data, status)
         at_end = self.position.offset + len(data) >= status.st_size
@@ -181,13 +190,13 @@ class Tail:
         self._rewrite.reset()
         self.discard()
 
-    def incomplete_records(self) -> tuple[list[Record], list[int]]:
-        """Return the incomplete bytes as records, with their Unix seconds.
+    def incomplete_records(self) -> tuple[list[Record], list[int], list[float]]:
+        """Return the incomplete bytes as records, with their times, see `Chunk`.
 
         For a file that was rewritten before they were complete: nothing else contains them.
         """
         records = self._parse(self._incomplete.rstrip(b"\n"))
-        return records, self._clock.times_now(records)
+        return records, *self._clock.times_now(records)
 
     def skip_if_beginning_of(self, other: Self) -> bool:
         """Move the position to the end if the whole file is a beginning of what was read of another one.
@@ -281,7 +290,7 @@ class Tail:
                     raise
             else:
                 size = max(nuls, hole_end - self.position.offset)
-        return Chunk([], [], data[:nuls], size, status.st_mtime_ns)
+        return Chunk([], [], [], data[:nuls], size, status.st_mtime_ns)
 
     def _make_chunk(
         self,
@@ -293,8 +302,9 @@ class Tail:
         incomplete: bytes = b"",
     ) -> Chunk:
         """Return a chunk of all of `data`, with the times of its records."""
-        times = self._clock.times(records, status, self.position.offset)
-        return Chunk(records, times, data, len(data), status.st_mtime_ns, skipping, incomplete)
+        offset = self.position.offset
+        times, moments = self._clock.times(records, status, offset, offset + len(data))
+        return Chunk(records, times, moments, data, len(data), status.st_mtime_ns, skipping, incomplete)
 
     def _parse(self, line: bytes) -> list[Record]:
         """Return the records of bytes whose last line has no newline."""

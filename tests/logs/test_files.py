@@ -759,7 +759,7 @@ def test_a_deleted_file_is_closed_after_a_while(
         append(log, line(2))
         collector.poll()
         assert deleted_but_open() == 1
-        monkeypatch.setattr(follower, "DELETED_SECONDS", -1)
+        monkeypatch.setattr(tail, "DELETED_SECONDS", -1)
         collector.poll()
         assert deleted_but_open() == 0
 

@@ -12,6 +12,7 @@ from collector.database.writer import Writer
 from collector.health import State
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LOG_POSITIONS, LogReader, LogSink, stored_positions
+from collector.logs.requests import REQUESTS
 
 MakeReader = Callable[[LogSink, dict[str, str]], LogReader]
 
@@ -33,7 +34,7 @@ class LogCollector:
         minimum_level: str = "debug",
         buffer: Buffer | None = None,
     ) -> None:
-        self.database = Database(database, (LOG_POSITIONS,))
+        self.database = Database(database, (LOG_POSITIONS, REQUESTS))
         self.buffer = buffer or Buffer()
         self.writer = Writer(self.database, self.buffer)
         self.reader = make_reader(LogSink(self.buffer, minimum_level), stored_positions(self.database))

@@ -270,7 +270,7 @@ def test_a_name_that_is_not_utf_8_has_a_position(tmp_path: Path) -> None:
 
 
 def test_a_deleted_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "DELETED_SECONDS", -1)
+    monkeypatch.setattr(tail, "DELETED_SECONDS", -1)
     monkeypatch.setattr(tail, "SETTLE_SECONDS", 0.0)
     log = tmp_path / "logs" / "llama.log"
     log.parent.mkdir()

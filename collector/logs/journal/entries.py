@@ -64,11 +64,13 @@ class EntryRecords:
         writer_name: `Writer.name`.
         records: in their order.
         times: Unix seconds of each.
+        moments: the same, exact.
     """
 
     writer_name: str
     records: list[Record]
     times: list[int]
+    moments: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,8 @@ def parse_entries(
             key_process = writer.process
         elif records and key_process == writer.process:
             key_process = None
-        times = [group[record.line].microseconds // 1_000_000 for record in records]
-        result.append(EntryRecords(writer.name, records, times))
+        moments = [group[record.line].microseconds / 1e6 for record in records]
+        result.append(EntryRecords(writer.name, records, [int(moment) for moment in moments], moments))
     complete = entries[: len(entries) - len(incomplete)]
     return ParsedEntries(result, complete, incomplete, key_process)
 

@@ -25,7 +25,9 @@ from collector.logs.journal.entries import Entry, parse_entries, parse_entry, re
 from collector.logs.journal.journalctl import Journalctl, is_about_cursor, raise_error
 from collector.logs.journal.units import Unit, all_matches
 from collector.logs.position import Models
-from collector.logs.reader import SETTLE_SECONDS, LogSink
+from collector.logs.reader import LLAMA_SERVER, SETTLE_SECONDS, LogSink
+from collector.logs.requests import request_rows
+from collector.parsers.requests.tracker import RequestTracker, StoredRequests
 from collector.schema import Row
 
 POLL_ENTRIES = 20_000
@@ -56,6 +58,7 @@ class JournalPosition:
         units: whose entries were read. For other units, the entry of the cursor may not match the filter.
         key_process: process whose next line is an API key.
         models: of the router's children, by port.
+        requests: open requests (`RequestTracker.to_store`).
     """
 
     cursor: str | None = None
@@ -63,6 +66,7 @@ class JournalPosition:
     units: Sequence[str] = ()
     key_process: str | None = None
     models: Models = field(default_factory=dict)
+    requests: StoredRequests = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
@@ -73,7 +77,10 @@ class JournalPosition:
 
     def to_json(self) -> str:
         """Return the text that is stored in `log_positions.position`."""
-        return json.dumps(asdict(self))
+        value = asdict(self)
+        if not self.requests:
+            del value["requests"]  # version 0.1.0 does not know it
+        return json.dumps(value)
 
 
 _NO_ENTRY = (
@@ -108,6 +115,7 @@ class JournalReader:
         self._sink = sink
         self._arguments = list(arguments)
         self._position = JournalPosition.from_json(positions.get(self.name, "{}"))
+        self._requests = RequestTracker(self._position.requests)
         self._silence = ""
         self.has_more = False
 
@@ -210,16 +218,25 @@ class JournalReader:
         if not parsed.complete:
             return parsed.incomplete
         rows: list[Row] = []
+        requests: list[Row] = []
         models = self._position.models
         for group in parsed.groups:
             added, models = self._sink.rows(group.records, group.times, models, group.writer_name)
             rows += added
+            if group.writer_name == LLAMA_SERVER:
+                ended = self._requests.add(group.records, group.moments)
+                requests += request_rows(ended, models, time.time(), "journal")
         last = parsed.complete[-1]
         self._position = JournalPosition(
-            last.cursor, last.microseconds, self._unit_names, parsed.key_process, models
+            last.cursor,
+            last.microseconds,
+            self._unit_names,
+            parsed.key_process,
+            models,
+            self._requests.to_store(),
         )
         size_bytes = sum(len(entry.line) for entry in parsed.complete)
-        self._sink.put(rows, self.name, self._position.to_json(), size_bytes)
+        self._sink.put(rows, self.name, self._position.to_json(), size_bytes, requests)
         return parsed.incomplete
 
 

@@ -59,14 +59,23 @@ class StampClock:
         """The last stamp of the log's owner; None before its first one."""
         return self._stamps.get(OWNER)
 
-    def times_of_live(self, records: list[Record], now: float) -> list[int]:
+    def times_of_live(
+        self, records: list[Record], now: float, last_written: float | None = None
+    ) -> list[int]:
         """Return Unix seconds of records that were written just now.
 
         Their stamps also show when their processes started. A start that is known already is kept: reading
         comes somewhat later than writing, which makes the process seem to have started later.
+
+        Args:
+            records: in their order.
+            now: Unix seconds.
+            last_written: Unix seconds at which the last record was written; None if that is not known.
         """
+        writer = records[-1].port if records and last_written is not None else None
         for port, stamp in {r.port: r.stamp for r in records if r.stamp is not None}.items():
-            start, known = now - stamp, self._starts.get(port)
+            written = last_written if port == writer and last_written is not None else now
+            start, known = written - stamp, self._starts.get(port)
             if known is None or not known <= start <= known + _TOLERANCE_SECONDS:
                 self._starts[port] = start
             self._stamps[port] = stamp
@@ -76,8 +85,27 @@ class StampClock:
             return [int(now)] * len(records)
         return [int(now if record.time is None else min(record.time, now)) for record in records]
 
+    def moments_of_live(self, records: list[Record], now: float) -> list[float]:
+        """Return exact Unix seconds of records for which `times_of_live` was just called.
+
+        They are start and stamp. A stamp that is greater than the last one of its process belongs to a
+        process that has ended meanwhile; its record has the time of the reading, as those without a stamp.
+        """
+        moments = []
+        for record in records:
+            stamp, port = record.stamp, record.port
+            if stamp is not None and port in self._starts and stamp <= self._stamps[port]:
+                moments.append(min(self._starts[port] + stamp, now))
+            else:
+                moments.append(now if record.time is None else min(record.time, now))
+        return moments
+
     def times_of_backlog(
-        self, records: Sequence[Record], file_time: float, starts: Sequence[float] | None = None
+        self,
+        records: Sequence[Record],
+        file_time: float,
+        starts: Sequence[float] | None = None,
+        moments: list[float] | None = None,
     ) -> list[int]:
         """Return Unix seconds of records that were written some time ago.
 
@@ -88,11 +116,13 @@ class StampClock:
             records: in their order.
             file_time: Unix seconds of the file's last change.
             starts: result of `find_starts`; None where the previous call did not stop.
+            moments: the exact times are added to it.
 
         Returns:
             the times of the records before that one. With `starts`, there is at least one.
         """
         times: list[int] = []
+        add_moment = ([] if moments is None else moments).append
         # Nearly every record is of the process of the record before it: these take the fast path.
         port, start, last = -1, 0.0, 0.0
         for record in records:
@@ -110,6 +140,7 @@ class StampClock:
                     time = file_time
                 self._latest = time
                 times.append(int(time))
+                add_moment(time)
                 continue
             if record.time is not None:
                 is_unknown = False
@@ -125,7 +156,9 @@ class StampClock:
                 if stamp is not None and OWNER in self._stamps and len(self._later_starts) > 1:
                     self._later_starts.popleft()  # of the process that wrote the lines before
                 starts = None
-            times.append(int(self._update(record, file_time)))
+            time = self._update(record, file_time)
+            times.append(int(time))
+            add_moment(time)
             port = record.port if record.port in self._starts else -1
             start, last = self._starts.get(port, 0.0), self._stamps.get(port, 0.0)
         return times

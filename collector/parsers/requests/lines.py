@@ -32,10 +32,11 @@ _CANCEL = re.compile(r"srv +\w+(?:\(\))?: cancel task, id_task = (\d{1,16})$").m
 _ERROR = re.compile(r"srv +send_error: task id = (\d{1,16}), error: (.*)", re.DOTALL).match
 _PROXY = re.compile(r"srv +proxy_reques\w*: proxying request to model .* on port (\d{1,5})$").match
 _SPAWN = re.compile(r"srv +load: spawning server instance with name=.* on port (\d{1,5})$").match
-_START = re.compile(
-    r"(?:srv +llama_server: initializing|build_info: |build: \d|main: loading model|srv +load_model: loading model)"
+_START = re.compile(r"(?:srv +llama_server: initializing|build_info: |build: \d|main: loading model)").match
+_MODEL = re.compile(r"srv +load_model: loading model '(.{1,4096})'$").match
+_STOP = re.compile(
+    r"srv +(?:operator\(\)|llama_server|main)\w*: (?:cleaning up before exit|exit command received)"
 ).match
-_STOP = re.compile(r"srv +(?:operator\(\)|llama_server|main)\w*: (?:cleaning up before exit|exit command received)").match
 
 
 class Selected(NamedTuple):
@@ -129,6 +130,12 @@ class Arrival(NamedTuple):
     port: int
 
 
+class ModelPath(NamedTuple):
+    """The process loads this model, and has not processed anything before."""
+
+    path: str
+
+
 class ProcessEnd(NamedTuple):
     """The process at a port begins anew, or is about to end; port 0 is the one that writes."""
 
@@ -136,7 +143,18 @@ class ProcessEnd(NamedTuple):
 
 
 Event = (
-    Selected | Launch | Prompt | Cached | Shift | Timings | Release | Cancel | Failure | Arrival | ProcessEnd
+    Selected
+    | Launch
+    | Prompt
+    | Cached
+    | Shift
+    | Timings
+    | Release
+    | Cancel
+    | Failure
+    | Arrival
+    | ModelPath
+    | ProcessEnd
 )
 
 
@@ -167,13 +185,16 @@ def _parse_slot(message: str) -> Event | None:
         return Release(task, slot, int(found[2]), found[3] == "1", timings_follow=found[1] == "n_past")
     if found := _LAUNCH(text):
         return Launch(slot, task, is_child=found[1] == "1")
+    return _parse_tokens(slot, task, text)
+
+
+def _parse_tokens(slot: int, task: int, text: str) -> Event | None:
     if found := _PROMPT(text):
         return Prompt(task, slot, int(found[1]))
     if found := _CACHED(text):
         return Cached(task, slot, int(found[1] or found[2] or found[3]))
-    if found := _SHIFT(text):
-        return Shift(task, slot, int(found[1]))
-    return None
+    found = _SHIFT(text)
+    return found and Shift(task, slot, int(found[1]))
 
 
 def _parse_timings(slot: int, task: int, text: str) -> Timings | None:
@@ -193,6 +214,8 @@ def _parse_server(message: str) -> Event | None:
         return Failure(int(found[1]), found[2])
     if found := _PROXY(message):
         return Arrival(int(found[1]))
+    if found := _MODEL(message):
+        return ModelPath(found[1])
     if found := _SPAWN(message):
         return ProcessEnd(int(found[1]))
     return ProcessEnd(0) if _START(message) or _STOP(message) else None

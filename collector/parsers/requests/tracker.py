@@ -3,14 +3,14 @@
     selected → launch → (prompt, cached, shift, progress) → timings → release
                      ↘ cancel, error → release without timings
 
-The state is small (a few kilobytes) and stored with the position of the log, in the transaction of the lines and
-rows, so that a request is one row whenever the collector is killed.
+The state is small (a few kilobytes) and stored with the position of the log, in the transaction of the lines
+and rows, so that a request is one row whenever the collector is killed.
 
-A log is text, and text is lost or disordered: a full disk, a rotation, a killed process. Therefore every task is
-known by its id, and what contradicts it ends it:
+A log is text, and text is lost or disordered: a full disk, a rotation, a killed process. Therefore every task
+is known by its id, and what contradicts it ends it:
 
-- another task begins in its slot: its end was lost. It waits for the end until the next call, because lines may
-  be out of order (`copytruncate`);
+- another task begins in its slot: its end was lost. It waits for the end until the next call, because lines
+  may be out of order (`copytruncate`);
 - the process ends or begins anew: so did the task;
 - its end comes without its beginning: the row has what is known.
 """
@@ -28,6 +28,7 @@ from collector.parsers.requests.lines import (
     Event,
     Failure,
     Launch,
+    ModelPath,
     ProcessEnd,
     Prompt,
     Release,
@@ -49,6 +50,10 @@ MAX_QUEUE_SECONDS = 600.0
 """An arrival that is older belongs to no request that begins now."""
 
 
+StoredRequests = dict[str, Any]
+"""The open tasks of each process, by port as text."""
+
+
 @dataclass(slots=True)
 class Request:
     """One task, while it is open and after it has ended. None = not reported.
@@ -64,10 +69,12 @@ class Request:
         prompt_tokens … truncated: as in the table `requests`.
         cancelled: the client left.
         error: text of the error.
+        model: name of the model's file.
     """
 
     port: int
     task: int
+    model: str | None = None
     slot: int | None = None
     parent_task: int | None = None
     started_at: float | None = None
@@ -109,6 +116,7 @@ class _Process:
         arrivals: Unix seconds at which the router passed a request on.
         last_stamp: of its newest record; None = its records have no stamps.
         last_time: Unix seconds of its newest record.
+        model: name of the file that it has loaded; None = not seen.
     """
 
     open: dict[int, Request] = field(default_factory=dict)
@@ -118,6 +126,7 @@ class _Process:
     arrivals: list[float] = field(default_factory=list)
     last_stamp: float | None = None
     last_time: float = 0.0
+    model: str | None = None
 
 
 class RequestTracker:
@@ -127,7 +136,7 @@ class RequestTracker:
         stored: what `to_store` returned when the log was read last.
     """
 
-    def __init__(self, stored: dict[str, Any] | None = None) -> None:
+    def __init__(self, stored: StoredRequests | None = None) -> None:
         self._processes: dict[int, _Process] = {}
         for port, value in (stored or {}).items():
             process = _Process(**value | {"open": {}})
@@ -136,12 +145,12 @@ class RequestTracker:
             process.errors = {int(task): text for task, text in value["errors"].items()}
             self._processes[int(port)] = process
 
-    def to_store(self) -> dict[str, Any]:
+    def to_store(self) -> StoredRequests:
         """Return the state for JSON; empty where nothing is open and nothing remembered."""
         return {
             str(port): asdict(process)
             for port, process in self._processes.items()
-            if process.open or process.cancelled or process.errors or process.arrivals or process.last_stamp
+            if process.open or process.cancelled or process.last_stamp or process.model or process.arrivals
         }
 
     def add(self, records: Sequence[Record], times: Sequence[float]) -> list[Request]:
@@ -159,6 +168,7 @@ class RequestTracker:
             if record.stamp is not None:
                 if process.last_stamp is not None and record.stamp < process.last_stamp - RESTART_SECONDS:
                     ended += self._end_process(record.port)
+                    process = self._processes[record.port]
                 process.last_stamp = record.stamp
             elif process.last_stamp is not None:
                 continue  # the process writes stamps: this is text of others
@@ -171,40 +181,28 @@ class RequestTracker:
         return ended
 
     def _apply(self, event: Event, record: Record, process: _Process, time: float) -> Iterable[Request]:
-        """Change the state by an event; yield the requests that it ends."""
+        """Change the state by an event; return the requests that it ends."""
         match event:
             case Launch():
                 self._launch(event, record, process, time)
             case Release():
                 return _release(event, record, process, time)
-            case Timings():
-                return _add_timings(event, _task(process, record.port, event.task, event.slot), process)
+            case Prompt() | Cached() | Shift() | Timings():
+                request = _task(process, record.port, event.task, event.slot)
+                return _add_facts(event, request, process)
+            case Cancel() | Failure():
+                _mark(event, process)
             case Selected():
                 process.selected[event.slot] = event.similarity, event.kept_share
-            case Prompt():
-                _task(process, record.port, event.task, event.slot).prompt_tokens = event.tokens
-            case Cached():
-                request = _task(process, record.port, event.task, event.slot)
-                if request.cached_tokens is None:
-                    request.cached_tokens = event.tokens
-            case Shift():
-                _task(process, record.port, event.task, event.slot).shifted_tokens += event.tokens
-            case Cancel():
-                if event.task in process.open:
-                    process.open[event.task].cancelled = True
-                else:
-                    process.cancelled = [*process.cancelled, event.task][-MAX_REMEMBERED:]
-            case Failure():
-                error = event.error.partition("\n")[0][:MAX_ERROR_CHARACTERS]
-                if event.task in process.open:
-                    process.open[event.task].error = error
-                else:
-                    process.errors = dict([*process.errors.items(), (event.task, error)][-MAX_REMEMBERED:])
             case Arrival():
                 child = self._processes.setdefault(event.port, _Process())
                 child.arrivals = [*child.arrivals, time][-MAX_REMEMBERED:]
+            case ModelPath():
+                ended = list(self._end_process(record.port))
+                self._processes[record.port].model = model_name(event.path)
+                return ended
             case ProcessEnd():
-                return self._end_process(event.port or record.port)
+                return list(self._end_process(event.port or record.port))
         return ()
 
     def _launch(self, event: Launch, record: Record, process: _Process, time: float) -> None:
@@ -213,7 +211,12 @@ class RequestTracker:
             if other.slot == event.slot and other.task != event.task:
                 other.is_superseded = True
         request = _task(process, record.port, event.task, event.slot)
-        request.started_at, request.has_stamp, request.is_child = time, record.stamp is not None, event.is_child
+        request.started_at, request.has_stamp, request.is_child = (
+            time,
+            record.stamp is not None,
+            event.is_child,
+        )
+        request.model = process.model
         request.cancelled = request.cancelled or event.task in process.cancelled
         request.error = request.error or process.errors.pop(event.task, None)
         request.slot_similarity, request.slot_kept_share = process.selected.pop(event.slot, (None, None))
@@ -239,7 +242,15 @@ class RequestTracker:
         self._processes[port] = kept
         for request in process.open.values():
             request.ended_at = process.last_time
-            yield _finish(request, "" if request.is_released else "lost" if request.is_superseded else "server_ended")
+            yield _finish(
+                request, "" if request.is_released else "lost" if request.is_superseded else "server_ended"
+            )
+
+
+def model_name(path: str) -> str:
+    """Return the name of a model's file, without directory and ending."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    return name.removesuffix(".gguf") or path
 
 
 def _task(process: _Process, port: int, task: int, slot: int) -> Request:
@@ -248,12 +259,32 @@ def _task(process: _Process, port: int, task: int, slot: int) -> Request:
     if request is None:
         if len(process.open) >= MAX_OPEN:
             process.open.pop(next(iter(process.open)))
-        request = process.open[task] = Request(port, task, slot)
+        request = process.open[task] = Request(port=port, task=task, slot=slot)
     return request
 
 
-def _add_timings(event: Timings, request: Request, process: _Process) -> Iterable[Request]:
-    """Add durations and counts; where they follow the release, they end the task."""
+def _add_facts(
+    event: Prompt | Cached | Shift | Timings, request: Request, process: _Process
+) -> Iterable[Request]:
+    """Add what a line says of an open task; durations that follow the release end it."""
+    match event:
+        case Prompt():
+            request.prompt_tokens = event.tokens
+        case Cached():
+            if request.cached_tokens is None:  # the first line says what was found, later ones what is kept
+                request.cached_tokens = event.tokens
+        case Shift():
+            request.shifted_tokens += event.tokens
+        case Timings():
+            _add_timings(event, request)
+    if request.is_released and request.total_ms is not None:
+        del process.open[request.task]
+        return (_finish(request),)
+    return ()
+
+
+def _add_timings(event: Timings, request: Request) -> None:
+    """Add durations and counts."""
     for name, (value, count) in event.values.items():
         match name:
             case "prompt eval":
@@ -264,10 +295,22 @@ def _add_timings(event: Timings, request: Request, process: _Process) -> Iterabl
                 request.total_ms = value
             case "draft":
                 request.accepted_tokens, request.drafted_tokens = int(value), count
-    if request.is_released and request.total_ms is not None:
-        del process.open[request.task]
-        return (_finish(request),)
-    return ()
+
+
+def _mark(event: Cancel | Failure, process: _Process) -> None:
+    """Mark a task as cancelled or failed; one that has not begun is remembered."""
+    request = process.open.get(event.task)
+    if isinstance(event, Cancel):
+        if request:
+            request.cancelled = True
+        else:
+            process.cancelled = [*process.cancelled, event.task][-MAX_REMEMBERED:]
+        return
+    error = event.error.partition("\n")[0][:MAX_ERROR_CHARACTERS]
+    if request:
+        request.error = error
+    else:
+        process.errors = dict([*process.errors.items(), (event.task, error)][-MAX_REMEMBERED:])
 
 
 def _release(event: Release, record: Record, process: _Process, time: float) -> Iterable[Request]:
@@ -318,8 +361,8 @@ def _finish(request: Request, outcome: str = "") -> Request:
 def _complete_tokens(request: Request) -> None:
     """Set the counts of tokens that no line states.
 
-    At the end the slot holds the prompt and all generated tokens but the last one, less what was shifted out. So
-    what is neither processed nor generated was cached.
+    At the end the slot holds the prompt and all generated tokens but the last one, less what was shifted out.
+    So what is neither processed nor generated was cached.
     """
     if request.outcome == "error":
         # The slot still holds the prompt before.

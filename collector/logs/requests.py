@@ -1,0 +1,130 @@
+"""The table `requests`, and its rows out of what the tracker of a log found."""
+
+from collections.abc import Iterable
+
+from collector.logs.position import Models
+from collector.parsers.requests.tracker import Request
+from collector.schema import AUTOMATIC_ID, Column, Index, Row, Table
+
+REQUESTS = Table(
+    "requests",
+    "One row per request, out of llama-server's log: what it cost, how long it took, how it ended. NULL = "
+    "the build or its verbosity does not report it.",
+    (
+        Column("id", AUTOMATIC_ID, "key", "ascending, in the order in which the requests ended"),
+        Column("timestamp", "INTEGER NOT NULL", "time", "Unix seconds at which it ended"),
+        Column("run_id", "INTEGER", "key", "server_runs.id; NULL = not known, or not yet"),
+        Column("server", "TEXT", "label", "server that answered: its listening address"),
+        Column("model", "TEXT", "label", "name of the model on its server"),
+        Column("model_id", "TEXT", "key", "models.id"),
+        Column(
+            "port",
+            "INTEGER",
+            "label",
+            "of the router's child that answered; NULL = the server has no children",
+        ),
+        Column("slot", "INTEGER", "label", "number of the slot that processed it"),
+        Column("task", "INTEGER NOT NULL", "label", "its id in its process, which counts from 0"),
+        Column(
+            "parent_task", "INTEGER", "label", "task of the same call whose prompt it shares (`n` above 1)"
+        ),
+        Column("started_at", "REAL", "time", "Unix seconds at which its slot began"),
+        Column("ended_at", "REAL", "time", "Unix seconds at which its slot was free again"),
+        Column(
+            "time_source",
+            "TEXT NOT NULL",
+            "state",
+            "where these times come from: stamp (start of the process and stamp of the line), arrival (the "
+            "line was read then), journal",
+        ),
+        Column(
+            "outcome",
+            "TEXT NOT NULL",
+            "state",
+            "finished, cancelled (the client left), error, no_generation (embeddings, reranking), "
+            "server_ended (its process ended first), lost (its end is not in the log), incomplete (its "
+            "beginning is not)",
+        ),
+        Column("prompt_tokens", "INTEGER", "increment", "tokens of its prompt: processed and cached ones"),
+        Column("processed_tokens", "INTEGER", "increment", "prompt tokens that were computed"),
+        Column("cached_tokens", "INTEGER", "increment", "prompt tokens that its slot held already"),
+        Column("generated_tokens", "INTEGER", "increment", "tokens generated"),
+        Column("drafted_tokens", "INTEGER", "increment", "tokens drafted by speculative decoding"),
+        Column("accepted_tokens", "INTEGER", "increment", "drafted tokens accepted"),
+        Column("context_tokens", "INTEGER", "gauge", "tokens in its slot at its end"),
+        Column("shifted_tokens", "INTEGER", "increment", "tokens discarded because the context was full"),
+        Column("truncated", "INTEGER", "state", "1 = the prompt or the answer was cut, 0 = it was not"),
+        Column("queue_ms", "REAL", "gauge", "wait between a router and its slot, milliseconds"),
+        Column("prompt_ms", "REAL", "gauge", "time to the first token, without the wait, milliseconds"),
+        Column(
+            "generation_ms", "REAL", "gauge", "time of all tokens after the first, milliseconds of its slot"
+        ),
+        Column(
+            "total_ms", "REAL", "gauge", "prompt_ms and generation_ms together, as llama-server adds them"
+        ),
+        Column(
+            "other_requests",
+            "INTEGER",
+            "gauge",
+            "the most that ran on the same process at the same time; 0 = it ran alone",
+        ),
+        Column("slot_similarity", "REAL", "gauge", "share of its prompt that its slot held already, 0 to 1"),
+        Column("slot_kept_share", "REAL", "gauge", "share of what its slot held that was kept, 0 to 1"),
+        Column("error", "TEXT", "text", "text of the error"),
+    ),
+    (
+        Index("idx_requests_timestamp", "timestamp DESC"),
+        Index("idx_requests_run_id", "id", "run_id IS NULL"),
+    ),
+)
+
+
+def request_rows(
+    requests: Iterable[Request], models: Models, now: float, clock_source: str | None = None
+) -> list[Row]:
+    """Return the rows of requests that have ended.
+
+    Args:
+        requests: out of a tracker.
+        models: of the router's children, by port.
+        now: Unix seconds, for requests whose end has no time.
+        clock_source: value of `time_source`; None: by the stamps of their lines.
+    """
+    return [
+        REQUESTS.row(
+            {
+                "timestamp": int(request.ended_at or now),
+                "model": models.get(request.port) or request.model,
+                "port": request.port or None,
+                "slot": request.slot,
+                "task": request.task,
+                "parent_task": request.parent_task,
+                "started_at": _rounded(request.started_at),
+                "ended_at": _rounded(request.ended_at),
+                "time_source": clock_source or ("stamp" if request.has_stamp else "arrival"),
+                "outcome": request.outcome,
+                "prompt_tokens": request.prompt_tokens,
+                "processed_tokens": request.processed_tokens,
+                "cached_tokens": request.cached_tokens,
+                "generated_tokens": request.generated_tokens,
+                "drafted_tokens": request.drafted_tokens,
+                "accepted_tokens": request.accepted_tokens,
+                "context_tokens": request.context_tokens,
+                "shifted_tokens": request.shifted_tokens,
+                "truncated": request.truncated,
+                "queue_ms": _rounded(request.queue_ms),
+                "prompt_ms": request.prompt_ms,
+                "generation_ms": request.generation_ms,
+                "total_ms": request.total_ms,
+                "other_requests": request.other_requests if request.started_at is not None else None,
+                "slot_similarity": request.slot_similarity,
+                "slot_kept_share": request.slot_kept_share,
+                "error": request.error,
+            }
+        )
+        for request in requests
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
