@@ -54,6 +54,16 @@ COMMANDS = (
         },
     ),
     Command(
+        "requests",
+        "requests",
+        "show the requests that llama-server answered, with their times and tokens",
+        {
+            "requests": "those of the last hour",
+            "requests --since 1d --slow": "the slowest of a day",
+            "requests --failed --since 1w": "the failed ones of a week",
+        },
+    ),
+    Command(
         "report",
         "report",
         "write a page with plots of a period, to open in any browser",

@@ -1,23 +1,21 @@
 """`report`: writes an HTML page with plots of a period; it opens in any browser and loads nothing."""
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
 
 from collector.errors import CollectorError
+from collector.parsers.duration import parse_duration
 from collector.settings import find_settings_file, load_settings
 from collector.text import say
-
-_UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `report`."""
     parser.add_argument(
         "--since",
-        type=_parse_duration,
+        type=parse_duration,
         default="24h",
         metavar="TIME",
         help="length of the period until now: 30m, 24h, 7d, 4w; 24h if not given",
@@ -69,11 +67,3 @@ def write_report(database: Path, seconds: int, output: Path | None) -> None:
         raise CollectorError(f"{file} cannot be written: {error.strerror}: name another --output") from error
     if output is None:
         say(f"the report is in {file}")
-
-
-def _parse_duration(text: str) -> int:
-    """Return the seconds of a duration like 24h."""
-    match = re.fullmatch(r"([1-9]\d{0,5})([mhdw])", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time: write 30m, 24h, 7d or 4w")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from collector.errors import SourceAbsent, SourceFailed
-from collector.logs import follower, rewrite, tail
+from collector.logs import rewrite, tail
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LogSink
 from tests.support.log_reading import LogCollector, file_collector

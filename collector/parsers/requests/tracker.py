@@ -226,9 +226,10 @@ class RequestTracker:
             for other in process.open.values():
                 if other.is_child and other.parent_task is None and event.task < other.task:
                     other.parent_task = event.task
-            process.arrivals = [at for at in process.arrivals if 0 <= time - at <= MAX_QUEUE_SECONDS]
+            # The times of a router and of its child are exact to some milliseconds only.
+            process.arrivals = [at for at in process.arrivals if time - at <= MAX_QUEUE_SECONDS]
             if process.arrivals:
-                request.queue_ms = 1000 * (time - process.arrivals.pop(0))
+                request.queue_ms = max(0.0, 1000 * (time - process.arrivals.pop(0)))
         running = [one for one in process.open.values() if not one.is_superseded and not one.is_released]
         for one in running:
             one.other_requests = max(one.other_requests, len(running) - 1)
