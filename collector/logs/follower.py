@@ -1,4 +1,7 @@
-"""One path where llama-server writes its log, through all files that have its name one after another."""
+"""One path where llama-server writes its log, through all files that have its name one after another.
+
+Long because finding the files and reading them change the same list of open files.
+"""
 
 import os
 import time
@@ -298,7 +301,10 @@ class PathFollower:
     # Reading files
 
     def _read_files(self) -> None:
-        """Read all open files, the oldest first, and close those that are finished."""
+        """Read all open files, the oldest first, and close those that are finished.
+
+        Lines stay in order: while a file has more, those after it wait for the next poll.
+        """
         self.has_more = False
         for tail in tuple(self._tails):
             try:
@@ -306,7 +312,9 @@ class PathFollower:
             except FileRewritten:
                 self._restart(tail)
             except RotationUnderWay:
-                break  # the files after this one must wait for the next poll, as this one does
+                break
+            if self.has_more:
+                break
         self._close_finished()
 
     def _read(self, tail: Tail) -> None:
@@ -317,8 +325,9 @@ class PathFollower:
             RotationUnderWay: see `_find_missed`.
         """
         size_bytes = 0
+        is_followed = self._is_followed(tail)
         while size_bytes < POLL_BYTES and (room := self._sink.room) > 0:
-            chunk = tail.read(room)
+            chunk = tail.read(room, is_followed=is_followed)
             if tail.position.offset == 0 and (missed := self._find_missed(tail, chunk)):
                 index = self._tails.index(tail)
                 self._tails[index:index] = missed
@@ -331,6 +340,13 @@ class PathFollower:
             self._store(len(chunk.data))
             size_bytes += chunk.size_bytes
         self.has_more = True
+
+    def _is_followed(self, tail: Tail) -> bool:
+        """Return whether a later file has lines: the server has opened it, and writes no longer into this one.
+
+        Until then a renamed file may grow: rotation creates the new one empty.
+        """
+        return any(one.status.st_size for one in self._tails[self._tails.index(tail) + 1 :])
 
     def _restart(self, tail: Tail) -> None:
         """Read a file from its beginning: it was truncated or rewritten.

@@ -116,11 +116,12 @@ class Tail:
         """Close the file."""
         os.close(self._descriptor)
 
-    def read(self, max_lines: int) -> Chunk | None:
+    def read(self, max_lines: int, *, is_followed: bool = False) -> Chunk | None:
         """Return the next chunk, or None if nothing is complete.
 
         Args:
             max_lines: how many lines the chunk may contain, at least 1.
+            is_followed: whether the next file has lines already: then the last record of this one is complete.
 
         Raises:
             FileRewritten: the file no longer contains what was read of it.
@@ -148,7 +149,8 @@ class Tail:
             return self._skip_hole(data, status)
         at_end = self.position.offset + len(data) >= status.st_size
         if b"\n" in data:
-            chunk = self._read_lines(data, max_lines, status, at_end=at_end)
+            is_settled = is_followed or not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
+            chunk = self._read_lines(data, max_lines, status, at_end=at_end, is_settled=is_settled)
         else:
             chunk = self._read_unfinished_line(data, status, at_end=at_end)
         if at_end:
@@ -237,7 +239,7 @@ class Tail:
         return False
 
     def _read_lines(
-        self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool
+        self, data: bytes, max_lines: int, status: os.stat_result, *, at_end: bool, is_settled: bool
     ) -> Chunk | None:
         """Return a chunk of complete records; None if the only record may continue.
 
@@ -246,8 +248,8 @@ class Tail:
             max_lines: see `read`.
             status: of the file, after the data was read.
             at_end: whether the data reaches to the end of the file.
+            is_settled: whether the last record is complete because nothing was added for a while.
         """
-        is_settled = not 0 <= time.time() - status.st_mtime < SETTLE_SECONDS
         key_follows = self.position.key_follows
         records, size_bytes, incomplete = complete_records(
             data, max_lines, key_follows=key_follows, at_end=at_end, is_settled=is_settled

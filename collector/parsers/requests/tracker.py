@@ -46,6 +46,8 @@ MAX_REMEMBERED = 256
 
 MAX_ERROR_CHARACTERS = 500
 
+_IDLE_SECONDS = 1.0
+
 MAX_QUEUE_SECONDS = 600.0
 """An arrival that is older belongs to no request that begins now."""
 
@@ -196,6 +198,8 @@ class RequestTracker:
                 process.selected[event.slot] = event.similarity, event.kept_share
             case Arrival():
                 child = self._processes.setdefault(event.port, _Process())
+                if not child.open:  # an idle child begins at once: what still waits has lost its beginning
+                    child.arrivals = [at for at in child.arrivals if time - at < _IDLE_SECONDS]
                 child.arrivals = [*child.arrivals, time][-MAX_REMEMBERED:]
             case ModelPath():
                 ended = list(self._end_process(record.port))
