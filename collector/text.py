@@ -1,9 +1,10 @@
-"""Formatting of values as text for users."""
+"""Text for users: values, and what commands print."""
 
 import sys
 import time
 
 _JUST_NOW_SECONDS = 2
+_PROGRESS_AFTER_SECONDS = 1.0
 _FUTURE_SECONDS = 60
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
@@ -27,6 +28,20 @@ def printable(value: object, keep: str = "") -> str:
 def say(text: str, *, error: bool = False) -> None:
     """Print what a command tells its user, made printable, on standard output or standard error."""
     print(printable(text, keep="\n"), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+class Progress:
+    """A progress line on a terminal at standard error, shown from one second after the start on."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Replace the line by a text; the last text remains."""
+        if self._is_terminal and time.monotonic() - self._started > _PROGRESS_AFTER_SECONDS:
+            sys.stderr.write(f"\x1b[2K{printable(text)}" + ("\n" if last else "\r"))
+            sys.stderr.flush()
 
 
 def format_number(value: object, unit: str = "", digits: int = 1) -> str:

@@ -11,10 +11,10 @@ from typing import IO
 
 from collector.backups.files import sync_to_disk
 from collector.backups.sql_text import count_rows, dump
-from collector.commands.progress import Progress
 from collector.database.connection import connect_read_only, translate_sqlite_errors
 from collector.errors import ExportFailed
 from collector.settings import find_settings_file, load_settings
+from collector.text import Progress
 
 _STATEMENTS_PER_PROGRESS = 10_000
 

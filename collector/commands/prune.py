@@ -6,13 +6,12 @@ import time
 
 from collector.catalog import OWN_TABLES
 from collector.commands.database import open_with_events
-from collector.commands.progress import Progress
 from collector.database.space import read_space, rewrite
 from collector.errors import DatabaseError
 from collector.history.retention import Prune
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
-from collector.text import say
+from collector.text import Progress, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

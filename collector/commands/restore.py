@@ -12,7 +12,6 @@ from collector.backups.identity import read_file_identity, read_host_id
 from collector.backups.restoration import prepare_restore
 from collector.backups.verification import read_file_contents
 from collector.catalog import OWN_TABLES
-from collector.commands.progress import Progress
 from collector.database.connection import (
     check_integrity,
     connect_for_writing,
@@ -30,7 +29,7 @@ from collector.errors import (
 )
 from collector.schema import BYTES_PER_MB
 from collector.settings import Settings, find_settings_file, load_settings
-from collector.text import say
+from collector.text import Progress, say
 from collector.views import VIEWS
 
 

@@ -3,10 +3,9 @@
 import argparse
 
 from collector.commands.database import open_with_events
-from collector.commands.progress import Progress
 from collector.models.scan import ModelScan
 from collector.settings import Settings, find_settings_file, load_settings
-from collector.text import say
+from collector.text import Progress, say
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:

@@ -342,7 +342,7 @@ class PathFollower:
         self.has_more = True
 
     def _is_followed(self, tail: Tail) -> bool:
-        """Return whether a later file has lines: the server has opened it, and writes no longer into this one.
+        """Return whether a later file has lines: the server writes no longer into this one.
 
         Until then a renamed file may grow: rotation creates the new one empty.
         """

@@ -121,7 +121,7 @@ class Tail:
 
         Args:
             max_lines: how many lines the chunk may contain, at least 1.
-            is_followed: whether the next file has lines already: then the last record of this one is complete.
+            is_followed: whether the next file has lines already, so that the last record is complete.
 
         Raises:
             FileRewritten: the file no longer contains what was read of it.

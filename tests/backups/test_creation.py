@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from collector.backups import creation
 from collector.backups.creation import AWAITED_SINCE_KEY, LAST_BACKUP_KEY, back_up
 from collector.backups.directory import BackupDirectory
-from collector.backups.verification import Contents, verify
+from collector.backups.verification import Contents, read_contents, verify
 from collector.catalog import OWN_TABLES
 from collector.commands.backup import back_up_now
 from collector.database import Database
@@ -259,6 +259,29 @@ def test_a_directory_that_cannot_be_created_is_named(database: Database, tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(BackupFailed, match=r"file/backup cannot be used"):
         make_backup(database, BackupDirectory(tmp_path / "file" / "backup", database.path))
+
+
+def test_rows_that_are_deleted_while_a_copy_is_made_are_not_missing_in_it(
+    database: Database, tmp_path: Path
+) -> None:
+    before = read_contents(database.query)
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM metrics WHERE id <= 10")
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(database.path)) as other:
+        other.execute("VACUUM INTO ?", (str(copy),))
+    assert verify(copy, before, database.query, lambda: False).rows["metrics"] == before.rows["metrics"] - 10
+    with database.transaction() as connection:
+        connection.executemany("INSERT INTO metrics (timestamp) VALUES (?)", [(1,)] * 20)
+    with pytest.raises(BackupFailed, match="rows of metrics, and there were"):
+        verify(copy, before, database.query, lambda: False)
+
+
+def test_the_start_of_a_backup_is_in_its_name(directory: BackupDirectory) -> None:
+    moment = datetime(2026, 11, 26, 2, 0, 5)  # noqa: DTZ001 - names are in local time
+    with directory.new_backup(moment) as (copy, path):
+        copy.touch()
+    assert directory.begun_at(path) == moment
 
 
 def test_of_a_damaged_database_no_backup_is_made_and_the_good_ones_remain(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from collector.database import Database
-from collector.database.connection import connect_for_writing, connect_read_only
+from collector.database.connection import connect_for_copy, connect_for_writing, connect_read_only
 from collector.database.locks.collector_lock import running_collector
 from collector.errors import DatabaseBusy, DatabaseError, DatabaseInUse
 
@@ -168,3 +168,10 @@ def test_the_schema_of_a_file_from_elsewhere_is_not_trusted(tmp_path: Path, open
         assert connection.execute("SELECT launch()").fetchone() == (1,)
         with pytest.raises(sqlite3.OperationalError, match=r"unsafe use of launch\(\)"):
             connection.execute("SELECT * FROM hostile").fetchone()
+
+
+def test_a_copy_is_a_new_file_that_only_its_owner_reads(tmp_path: Path) -> None:
+    connect_for_copy(tmp_path / "copy.db").close()
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(DatabaseError, match="cannot be created: File exists"):
+        connect_for_copy(tmp_path / "copy.db")

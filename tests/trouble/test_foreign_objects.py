@@ -12,10 +12,11 @@ from collector.commands.status import read_status
 from collector.database import Database
 from collector.database.buffer import Buffer, Retention
 from collector.database.connection import check_integrity, connect_read_only, translate_sqlite_errors
-from collector.database.documented import LOGS, METRICS
+from collector.database.documented import LOGS, METADATA, METRICS
 from collector.database.writer import Writer
 from collector.errors import DatabaseDamaged, StatementFailed
 from collector.logs.reader import LOG_POSITIONS
+from collector.sources.host import HOST_METRICS
 
 
 @pytest.fixture
@@ -147,6 +148,19 @@ def test_only_the_rows_of_its_table_wait_and_it_is_named(
     as_other_program(path, "DROP INDEX bad" if "INDEX" in script else "DROP TRIGGER bad")
     flushes.flush()
     assert flushes.counts() == (3, 3, "3"), "nothing is lost, and nothing is there twice"
+
+
+def test_beside_a_faulty_trigger_the_other_sample_tables_and_the_states_are_written(path: Path) -> None:
+    as_other_program(path, FAULTY["a trigger that refuses"][0].format(table="metrics"))
+    with open_database(path) as database:
+        buffer = Buffer()
+        writer = Writer(database, buffer, lambda: METADATA.replace(("final", "1", 5)))
+        buffer.add([METRICS.insert(METRICS.row({"timestamp": 1}))], Retention.DROPPABLE)
+        buffer.add([HOST_METRICS.insert(HOST_METRICS.row({"timestamp": 1}))], Retention.DROPPABLE)
+        with pytest.raises(StatementFailed, match="the table metrics"):
+            writer.flush()
+        assert len(database.query("SELECT * FROM host_metrics")) == 1
+        assert database.meta.get("final") == 1
 
 
 def test_a_damaged_search_index_of_another_program_costs_no_line(flushes: Flushes, path: Path) -> None:

@@ -261,6 +261,15 @@ def test_a_real_entry_of_20_mb_beside_lines_is_stored_once(journals: Path, open_
         assert len(collector.messages()) == 3
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [("text", "text"), ([104, 105, 255], "hi\ufffd"), (["a", [98, 99]], "a\nbc"), (None, ""), (5, "")],
+)
+def test_a_message_is_text_in_whatever_form_journalctl_writes_it(message: object, text: str) -> None:
+    value = {"__CURSOR": "c", "__REALTIME_TIMESTAMP": "1", "MESSAGE": message}
+    assert parse_entry(value, UNITS).line == text
+
+
 def test_a_unit_or_container_is_recognized_by_what_only_it_writes() -> None:
     assert Unit.parse("llama").wrote({"_SYSTEMD_UNIT": "llama.service"})
     assert Unit.parse("llama.service").wrote({"_SYSTEMD_USER_UNIT": "llama.service"})

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from collector.catalog import OWN_TABLES, open_database
 from collector.database import Database
 from collector.database.documented import METRICS
+from collector.errors import DatabaseError
 from collector.history.clock_trust import DISTRUST_SECONDS, ClockTrust
 from collector.history.retention import Prune
 from collector.settings import RetentionSettings
@@ -117,3 +119,45 @@ def test_the_file_stays_near_its_limit_while_a_long_log_is_read(tmp_path: Path) 
             time.sleep(0.05)
         assert collector.stop() == 0
     assert largest < 25 * 2**20
+
+
+def test_a_distrusted_clock_is_told_once_each_time(database: Database) -> None:
+    clocks = Clocks(NOW + YEAR)
+    pruning = prune(database, clocks)
+    with capture_logs() as events:
+        for _ in range(3):
+            pruning.run()
+    assert len([event for event in events if "the clock has jumped" in event["event"]]) == 1
+    clocks.advance(DISTRUST_SECONDS)
+    with capture_logs() as events:
+        pruning.run()  # exactly a day later it is trusted again
+        assert samples(database) == 0
+        clocks.wall += 2 * YEAR
+        pruning.run()
+    assert len([event for event in events if "the clock has jumped" in event["event"]]) == 1
+
+
+def test_a_clock_is_trusted_from_the_first_moment_after_a_boot() -> None:
+    clocks = Clocks(NOW)
+    clocks.monotonic = 0.5
+    assert clocks.trust().is_trusted(NOW)
+
+
+def test_a_size_that_cannot_be_reached_is_tried_again_only_by_the_next_prune(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("CREATE TABLE theirs (blob)")
+        connection.executemany("INSERT INTO theirs VALUES (zeroblob(1000000))", [()] * 12)
+    settings = replace(NINETY_DAYS, max_age_days=0, max_database_mb=10)
+    pruning = Prune(database, OWN_TABLES, settings, threading.Event())
+    assert pruning.is_too_large()
+    with pytest.raises(DatabaseError, match="max_database_mb"):
+        pruning.run()
+    assert not pruning.is_too_large()
+    with database.transaction() as connection:
+        connection.execute("DROP TABLE theirs")
+    pruning.run()
+    assert not pruning.is_too_large()
+    with database.transaction() as connection:
+        connection.execute("CREATE TABLE more (blob)")
+        connection.executemany("INSERT INTO more VALUES (zeroblob(1000000))", [()] * 12)
+    assert pruning.is_too_large(), "the last prune has reached the size"
