@@ -13,11 +13,13 @@ from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.database.documented import LOGS, METRICS, MODELS
+from collector.logs.requests import REQUESTS
 from collector.schema import SqlValue, Table, View
 from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
 from collector.sources.llama.events import MODEL_EVENTS
 from collector.sources.llama.metrics import LLAMA_METRICS
+from collector.sources.llama.run_table import SERVER_RUNS
 from collector.views import VIEWS
 from tests.support.collector import Collector
 from tests.support.llama_router import LlamaRouter
@@ -518,6 +520,7 @@ def test_a_query_of_one_day_reads_only_that_day(database: Database) -> None:
         insert(database, METRICS, *({"timestamp": t, "active_models": 1} for t in times))
         insert(database, GPU_METRICS, *(gpu(t, 0, t) for t in times))
         insert(database, LOGS, *({"level": "error", "message": "", "timestamp": t} for t in times))
+        insert(database, REQUESTS, *(request(t) for t in times))
         insert(
             database,
             LLAMA_METRICS,
@@ -626,3 +629,107 @@ def test_the_tokens_of_a_real_router_add_up_across_evictions_and_restarts(
     loads = collector.query("SELECT model, left_by FROM model_loads ORDER BY timestamp")
     assert [row["model"] for row in loads] == ["alpha", "beta", "alpha", "alpha"]
     assert [row["left_by"] for row in loads][:2] == ["evicted", "evicted"]
+
+
+# Requests
+
+
+def request(timestamp: int, **values: Any) -> dict[str, Any]:
+    """Return a finished request that ran alone."""
+    return {
+        "timestamp": timestamp,
+        "model": "m",
+        "task": timestamp,
+        "time_source": "stamp",
+        "outcome": "finished",
+        "prompt_tokens": 3000,
+        "processed_tokens": 2000,
+        "cached_tokens": 1000,
+        "generated_tokens": 101,
+        "context_tokens": 3100,
+        "prompt_ms": 1000.0,
+        "generation_ms": 10_000.0,
+        "total_ms": 11_000.0,
+        "other_requests": 0,
+    } | values
+
+
+def test_requests_by_hour_counts_outcomes_and_ranks_durations(database: Database) -> None:
+    hour = NOON
+    insert(database, REQUESTS, *(request(hour + n, total_ms=float(n)) for n in range(1, 101)))
+    insert(database, REQUESTS, request(hour + 5, outcome="cancelled", total_ms=None, generated_tokens=None))
+    insert(database, REQUESTS, request(hour + 6, outcome="error", total_ms=99_999.0, error="x"))
+    insert(database, REQUESTS, request(hour + 7, model=None), request(hour + 3600, model="n", total_ms=None))
+    rows = database.query("SELECT * FROM requests_by_hour ORDER BY timestamp, model")
+    assert [(row["timestamp"], row["model"], row["requests"]) for row in rows] == [
+        (hour, None, 1),
+        (hour, "m", 102),
+        (hour + 3600, "n", 1),
+    ]
+    row = rows[1]
+    assert (row["finished"], row["cancelled"], row["error"], row["lost"]) == (100, 1, 1, 0)
+    assert (row["total_p50_ms"], row["total_p95_ms"], row["total_p99_ms"]) == (50, 95, 99)
+    assert (row["first_token_p99_ms"], row["queue_p50_ms"]) == (1000, None)
+    assert row["generated_tokens"] == 101 * 101
+    assert (rows[2]["total_p50_ms"], rows[2]["first_token_p50_ms"]) == (None, 1000)
+
+
+def test_slow_failed_and_uncached_requests_have_their_reason(database: Database) -> None:
+    insert(
+        database,
+        REQUESTS,
+        request(NOON + 1),
+        request(NOON + 2, prompt_ms=9000.0, generation_ms=2000.0, cached_tokens=2900, processed_tokens=100),
+        request(NOON + 3, prompt_ms=9000.0, generation_ms=2000.0),
+        request(NOON + 4, other_requests=2),
+        request(NOON + 5, queue_ms=60_000.0),
+        request(NOON + 6, total_ms=9_000.0, slot_similarity=0.9, slot_kept_share=0.1),
+        request(NOON + 7, outcome="error", total_ms=None, error="too long"),
+        request(NOON + 8, outcome="server_ended", total_ms=None, run_id=1),
+    )
+    insert(
+        database,
+        SERVER_RUNS,
+        {
+            "server": "s",
+            "model": "m",
+            "first_seen_at": 1,
+            "counters_from_zero": 1,
+            "outcome": "crashed",
+        },
+    )
+    slow = database.query("SELECT timestamp, reason FROM slow_requests ORDER BY timestamp")
+    assert [(row["timestamp"] - NOON, row["reason"]) for row in slow] == [
+        (1, "a long answer"),
+        (2, "a long prompt"),
+        (3, "a long prompt, not cached"),
+        (4, "it ran beside others"),
+        (5, "it waited for a slot"),
+    ]
+    failed = database.query("SELECT error, run_outcome FROM failed_requests ORDER BY timestamp")
+    assert [tuple(row.values()) for row in failed] == [("too long", None), (None, "crashed")]
+    misses = database.query("SELECT reason FROM cache_misses WHERE timestamp IN (?, ?)", (NOON + 1, NOON + 6))
+    assert {row["reason"].partition(",")[0] for row in misses} == {
+        "no slot held anything similar",
+        "the slot held it and could not use it (sliding window",
+    }
+
+
+def test_the_speed_of_a_model_is_the_median_of_requests_that_ran_alone(database: Database) -> None:
+    speeds = [request(NOON + n, generation_ms=100_000.0 / n) for n in range(1, 6)]  # n tokens per second
+    insert(database, REQUESTS, *speeds, request(NOON + 9, other_requests=1, generation_ms=1e6))
+    insert(database, REQUESTS, request(NOON + 10, generated_tokens=1, generation_ms=0.0))
+    insert(database, REQUESTS, request(NOON + 11, context_tokens=100_000, run_id=1))
+    insert(
+        database,
+        SERVER_RUNS,
+        {"server": "s", "model": "m", "first_seen_at": 1, "counters_from_zero": 1, "build": 11434},
+    )
+    rows = database.query(
+        "SELECT build, context_up_to, requests, tokens_per_second, prompt_tokens_per_second FROM model_speeds "
+        "ORDER BY context_up_to"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        (None, 4096, 5, pytest.approx(3), 2000),
+        (11434, 262_144, 1, 10, 2000),
+    ]
