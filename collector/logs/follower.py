@@ -381,7 +381,7 @@ class PathFollower:
         """Add the rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
         position = PathPosition(self._models, files, self._finished, self._requests.to_store()).to_json()
-        self._sink.put(self._rows, position_name(self._path), position, size_bytes, self._request_rows)
+        self._sink.put(self._rows, {position_name(self._path): position}, size_bytes, self._request_rows)
         self._rows, self._request_rows = [], []
 
     def _close_finished(self) -> None:

@@ -6,7 +6,7 @@ once: after a crash, reading continues at the committed position. While the buff
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from collector.database.buffer import Buffer, Retention
@@ -23,7 +23,12 @@ LOG_POSITIONS = Table(
     "log_positions",
     "One row a log file or journal: up to where it has been read. Committed together with its lines.",
     (
-        Column("name", "TEXT PRIMARY KEY", "key", "path of the log file as it is configured, or `journal`"),
+        Column(
+            "name",
+            "TEXT PRIMARY KEY",
+            "key",
+            "path of the log file as it is configured, `journal`, or `journal requests`",
+        ),
         Column(
             "position",
             "TEXT NOT NULL",
@@ -114,18 +119,18 @@ class LogSink:
         return rows, models
 
     def put(
-        self, rows: list[Row], name: str, position: str, size_bytes: int, requests: Sequence[Row] = ()
+        self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, requests: Sequence[Row] = ()
     ) -> None:
         """Add rows and the position after them to the buffer, for the same commit.
 
         Args:
             rows: of `logs`; there may be none.
-            name: of the position.
-            position: JSON.
+            positions: JSON by name.
             size_bytes: size of the lines that the rows were made of.
             requests: rows of `requests` that end with these lines.
         """
-        stored = LOG_POSITIONS.replace((name, position, int(time.time())))
+        now = int(time.time())
+        stored = LOG_POSITIONS.replace(*((name, position, now) for name, position in positions.items()))
         writes = [LOGS.insert(*rows), *([REQUESTS.insert(*requests)] if requests else []), stored]
         self._buffer.add(writes, Retention.REREADABLE, size_bytes)
 

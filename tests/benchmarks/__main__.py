@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "tick": ("--seconds 300", "--seconds 20"),
     "writer": ("", "--rounds 1"),
     "log_lines": ("", "--rounds 1"),
+    "requests": ("", "--rounds 1 --rows 50000"),
     "router": ("", "--seconds 20"),
     "gguf_header": ("", ""),
     "views": ("", "--rows 100000"),

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,16 +23,18 @@ COMMANDS = (*READING, "scan", "backup", "prune")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the settings of a database of one sample, which any user may write."""
-    directory = tmp_path_factory.mktemp("environment")
+def settings() -> Iterator[Path]:
+    """Return the settings of a database of one sample, in a directory that every user may enter."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
     models = directory / "models"
     models.mkdir()
     text = f'[llama_server]\nurl = ""\n[models]\ndirectory = "{models}"\n[gpu]\nenabled = false\n'
     with Collector(directory, text) as collector:
         collector.wait_for("SELECT * FROM metrics")
         assert collector.stop() == 0
-    return collector.settings_file
+    yield collector.settings_file
+    shutil.rmtree(directory)
 
 
 def run(command: str, settings: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -125,9 +130,6 @@ def test_a_user_without_a_name_can_use_every_command(settings: Path) -> None:
     directory = settings.parent
     for path in (directory, *directory.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    for parent in directory.parents:
-        if parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o001)
     as_nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable, "-m"]
     for command in COMMANDS:
         output = f"--output {directory}/as-user.html" if command == "report" else ""

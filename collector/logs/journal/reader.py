@@ -27,8 +27,11 @@ from collector.logs.journal.units import Unit, all_matches
 from collector.logs.position import Models
 from collector.logs.reader import LLAMA_SERVER, SETTLE_SECONDS, LogSink
 from collector.logs.requests import request_rows
-from collector.parsers.requests.tracker import RequestTracker, StoredRequests
+from collector.parsers.requests.tracker import RequestTracker
 from collector.schema import Row
+
+_REQUESTS_NAME = "journal requests"
+"""Name of the row of `log_positions` with the open requests: version 0.1.0 cannot read them in `journal`."""
 
 POLL_ENTRIES = 20_000
 """Entries read in one poll at most."""
@@ -58,7 +61,6 @@ class JournalPosition:
         units: whose entries were read. For other units, the entry of the cursor may not match the filter.
         key_process: process whose next line is an API key.
         models: of the router's children, by port.
-        requests: open requests (`RequestTracker.to_store`).
     """
 
     cursor: str | None = None
@@ -66,7 +68,6 @@ class JournalPosition:
     units: Sequence[str] = ()
     key_process: str | None = None
     models: Models = field(default_factory=dict)
-    requests: StoredRequests = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
@@ -77,10 +78,7 @@ class JournalPosition:
 
     def to_json(self) -> str:
         """Return the text that is stored in `log_positions.position`."""
-        value = asdict(self)
-        if not self.requests:
-            del value["requests"]  # version 0.1.0 does not know it
-        return json.dumps(value)
+        return json.dumps(asdict(self))
 
 
 _NO_ENTRY = (
@@ -115,7 +113,7 @@ class JournalReader:
         self._sink = sink
         self._arguments = list(arguments)
         self._position = JournalPosition.from_json(positions.get(self.name, "{}"))
-        self._requests = RequestTracker(self._position.requests)
+        self._requests = RequestTracker(json.loads(positions.get(_REQUESTS_NAME, "{}")))
         self._silence = ""
         self.has_more = False
 
@@ -233,10 +231,14 @@ class JournalReader:
             self._unit_names,
             parsed.key_process,
             models,
-            self._requests.to_store(),
         )
         size_bytes = sum(len(entry.line) for entry in parsed.complete)
-        self._sink.put(rows, self.name, self._position.to_json(), size_bytes, requests)
+        self._sink.put(
+            rows,
+            {self.name: self._position.to_json(), _REQUESTS_NAME: json.dumps(self._requests.to_store())},
+            size_bytes,
+            requests,
+        )
         return parsed.incomplete
 
 
