@@ -758,17 +758,17 @@ def test_a_deleted_file_is_closed_after_a_while(
         log.unlink()
         append(log, line(2))
         collector.poll()
-        assert deleted_but_open() == 1
+        assert deleted_but_open(log) == 1
         monkeypatch.setattr(tail, "DELETED_SECONDS", -1)
         collector.poll()
-        assert deleted_but_open() == 0
+        assert deleted_but_open(log) == 0
 
 
-def deleted_but_open() -> int:
+def deleted_but_open(log: Path) -> int:
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the descriptor of the listing itself
-            count += "llama.log (deleted)" in str(descriptor.readlink())
+            count += str(descriptor.readlink()) == f"{log} (deleted)"
     return count
 
 
