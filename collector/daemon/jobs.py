@@ -14,6 +14,7 @@ from collector.backups.trial import TrialRestore
 from collector.catalog import OWN_TABLES
 from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS
 from collector.database import Database
+from collector.history.format_watch import FormatWatch
 from collector.history.request_runs import RequestRuns
 from collector.history.retention import Prune
 from collector.models.scan import ModelScan
@@ -28,6 +29,7 @@ _UPGRADE_SECONDS = 60  # until the next attempt, after one that failed because o
 
 
 _REQUEST_RUNS_SECONDS = 10
+_LOG_FORMAT_SECONDS = 60
 
 SIZE_SECONDS = 1
 """How often the size of the file is compared with its limit."""
@@ -72,13 +74,14 @@ def maintenance_jobs(
     restore = partial(prepare_restore, tables=OWN_TABLES, views=VIEWS)
     days = settings.backup.self_test_days
     trial = TrialRestore(database, directory, days, restore, stop)
-    runs = RequestRuns(database)
+    runs, formats = RequestRuns(database), FormatWatch(database, time.time())
     has_logs = bool(settings.logs.files or settings.logs.journal_units)
     intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
         ("backup", nightly.run, POLL_SECONDS if settings.backup.schedule else 0),
         ("backup_test", trial.run, POLL_SECONDS if days else 0),
         ("request_runs", lambda: runs.run(time.time()), _REQUEST_RUNS_SECONDS if has_logs else 0),
+        ("log_format", lambda: formats.run(time.time()), _LOG_FORMAT_SECONDS if has_logs else 0),
         ("prune", prune.run, settings.retention.interval),
         ("prune_size", prune.run_if_too_large, SIZE_SECONDS if settings.retention.max_database_mb else 0),
         ("upgrade", upgrade.run, _UPGRADE_SECONDS if upgrade.is_due() else 0),

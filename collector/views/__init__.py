@@ -14,6 +14,7 @@ from collector.views.requests import (
     CACHE_MISSES,
     FAILED_REQUESTS,
     MODEL_SPEEDS,
+    REQUESTS_AND_COUNTERS,
     REQUESTS_BY_HOUR,
     SLOW_REQUESTS,
 )
@@ -35,6 +36,7 @@ VIEWS: tuple[View, ...] = (
     FAILED_REQUESTS,
     CACHE_MISSES,
     MODEL_SPEEDS,
+    REQUESTS_AND_COUNTERS,
     ERRORS_BY_HOUR,
     GAPS,
     TOKEN_STEPS,

@@ -204,3 +204,39 @@ MODEL_SPEEDS = View(
           GROUP BY began, ended, model, model_id, build, context_up_to
         )""",
 )
+
+
+REQUESTS_AND_COUNTERS = View(
+    "requests_and_counters",
+    "Is the log still understood? One row per hour and model: what the rows of `requests` add up to, beside "
+    "what llama-server itself counted. The difference should be what cancelled requests cost.",
+    (
+        *time_columns("began", "of the start of the hour"),
+        ViewColumn("model", "model", "name of the model on its server"),
+        ViewColumn("generated_by_requests", "by_requests", "tokens generated, by the rows of requests"),
+        ViewColumn("generated_by_counters", "by_counters", "tokens generated, by the counters of its server"),
+        ViewColumn("difference", "by_counters - coalesce(by_requests, 0)", "tokens that no row contains"),
+        ViewColumn("unknown_requests", "unknown", "requests of the hour whose tokens are not known"),
+        ViewColumn(
+            "explanation",
+            """CASE
+    WHEN by_counters IS NULL THEN 'llama-server reports no counters'
+    WHEN by_requests IS NULL THEN 'no request is in the log: verbosity, format, or another log'
+    WHEN abs(by_counters - by_requests) <= 0.001 * by_counters THEN 'they agree'
+    WHEN by_counters > by_requests AND unknown > 0 THEN 'cancelled requests'
+    ELSE 'samples and requests at the edges of the hour' END""",
+            "what the difference is, as far as the rows tell",
+        ),
+    ),
+    "FROM model_hour",
+    f"""{hours_of("llama_metrics")}, model_hour AS (
+          SELECT began, model, sum(generated_tokens) AS by_counters,
+            (SELECT sum(generated_tokens) FROM requests WHERE requests.timestamp >= began
+             AND requests.timestamp < ended AND +requests.model IS token_steps.model) AS by_requests,
+            (SELECT count(*) FROM requests WHERE requests.timestamp >= began AND requests.timestamp < ended
+             AND +requests.model IS token_steps.model AND generated_tokens IS NULL) AS unknown
+          FROM period CROSS JOIN token_steps
+          WHERE token_steps.timestamp >= began AND token_steps.timestamp < ended
+          GROUP BY began, ended, model
+        )""",
+)
