@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from collector.logs.position import Models
-from collector.parsers.requests.tracker import Request
+from collector.parsers.requests.request import Request
 from collector.schema import AUTOMATIC_ID, Column, Index, Row, Table
 
 REQUESTS = Table(

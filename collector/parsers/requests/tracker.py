@@ -17,7 +17,7 @@ is known by its id, and what contradicts it ends it:
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from collector.parsers.log.record import Record
 from collector.parsers.log.time import RESTART_SECONDS
@@ -37,9 +37,13 @@ from collector.parsers.requests.lines import (
     Timings,
     parse_event,
 )
+from collector.parsers.requests.request import Request, finish, known_fields
 
 MAX_OPEN = 1024
 """Open tasks of one process; llama-server has fewer slots. A hostile log cannot make the state larger."""
+
+MAX_PROCESSES = 64
+"""Processes of one log: a router and its children."""
 
 MAX_REMEMBERED = 256
 """Ids of cancelled and failed tasks, and arrivals, that are kept until their task begins."""
@@ -54,56 +58,6 @@ MAX_QUEUE_SECONDS = 600.0
 
 StoredRequests = dict[str, Any]
 """The open tasks of each process, by port as text."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One task, while it is open and after it has ended. None = not reported.
-
-    Attributes:
-        port: of the router's child; 0 for the process that owns the log.
-        slot: number of its slot.
-        task: its id in its process.
-        parent_task: the task whose prompt it shares.
-        started_at, ended_at: Unix seconds.
-        has_stamp: whether these come from stamps; otherwise they are times of arrival.
-        outcome: how it ended; empty while it is open.
-        prompt_tokens … truncated: as in the table `requests`.
-        cancelled: the client left.
-        error: text of the error.
-        model: name of the model's file.
-    """
-
-    port: int
-    task: int
-    model: str | None = None
-    slot: int | None = None
-    parent_task: int | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-    has_stamp: bool = False
-    outcome: str = ""
-    prompt_tokens: int | None = None
-    processed_tokens: int | None = None
-    cached_tokens: int | None = None
-    generated_tokens: int | None = None
-    drafted_tokens: int | None = None
-    accepted_tokens: int | None = None
-    context_tokens: int | None = None
-    shifted_tokens: int = 0
-    truncated: bool | None = None
-    queue_ms: float | None = None
-    prompt_ms: float | None = None
-    generation_ms: float | None = None
-    total_ms: float | None = None
-    other_requests: int = 0
-    slot_similarity: float | None = None
-    slot_kept_share: float | None = None
-    cancelled: bool = False
-    error: str | None = None
-    is_child: bool = False
-    is_superseded: bool = False
-    is_released: bool = False
 
 
 @dataclass(slots=True)
@@ -130,6 +84,17 @@ class _Process:
     last_time: float = 0.0
     model: str | None = None
 
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> Self:
+        """Return the state that `asdict` made this of; what only another version knows is left out."""
+        process = cls(**known_fields(cls, stored))
+        process.open = {
+            int(task): Request(**known_fields(Request, one)) for task, one in process.open.items()
+        }
+        process.selected = {int(slot): (a, b) for slot, (a, b) in process.selected.items()}
+        process.errors = {int(task): text for task, text in process.errors.items()}
+        return process
+
 
 class RequestTracker:
     """The requests of one log.
@@ -139,13 +104,7 @@ class RequestTracker:
     """
 
     def __init__(self, stored: StoredRequests | None = None) -> None:
-        self._processes: dict[int, _Process] = {}
-        for port, value in (stored or {}).items():
-            process = _Process(**value | {"open": {}})
-            process.open = {int(task): Request(**one) for task, one in value["open"].items()}
-            process.selected = {int(slot): (a, b) for slot, (a, b) in value["selected"].items()}
-            process.errors = {int(task): text for task, text in value["errors"].items()}
-            self._processes[int(port)] = process
+        self._processes = {int(port): _Process.restored(value) for port, value in (stored or {}).items()}
 
     def to_store(self) -> StoredRequests:
         """Return the state for JSON; empty where nothing is open and nothing remembered."""
@@ -166,6 +125,7 @@ class RequestTracker:
         for record, time in zip(records, times, strict=True):
             process = self._processes.get(record.port)
             if process is None:
+                ended += self._forget_a_process()
                 process = self._processes[record.port] = _Process()
             if record.stamp is not None:
                 if process.last_stamp is not None and record.stamp < process.last_stamp - RESTART_SECONDS:
@@ -173,13 +133,32 @@ class RequestTracker:
                     process = self._processes[record.port]
                 process.last_stamp = record.stamp
             elif process.last_stamp is not None:
-                continue  # the process writes stamps: this is text of others
+                # The process writes stamps, so this is text of others, unless it is the first line of a
+                # process that writes none.
+                if not isinstance(parse_event(record.message), ModelPath):
+                    continue
+                ended += self._end_process(record.port)
+                process = self._processes[record.port]
             if process.open:
                 ended += _end_released(process, record)
             process.last_time = time
             event = parse_event(record.message)
             if event is not None:
                 ended += self._apply(event, record, process, time)
+        return ended
+
+    def _forget_a_process(self) -> list[Request]:
+        """Make room for another process if there are too many; return the requests that were open.
+
+        A router gives each child a new port, and not every child's end is seen.
+        """
+        if len(self._processes) < MAX_PROCESSES:
+            return []
+        port = min(
+            self._processes, key=lambda one: (bool(self._processes[one].open), self._processes[one].last_time)
+        )
+        ended = list(self._end_process(port))
+        del self._processes[port]
         return ended
 
     def _apply(self, event: Event, record: Record, process: _Process, time: float) -> Iterable[Request]:
@@ -197,10 +176,12 @@ class RequestTracker:
             case Selected():
                 process.selected[event.slot] = event.similarity, event.kept_share
             case Arrival():
+                ended = [] if event.port in self._processes else self._forget_a_process()
                 child = self._processes.setdefault(event.port, _Process())
                 if not child.open:  # an idle child begins at once: what still waits has lost its beginning
                     child.arrivals = [at for at in child.arrivals if time - at < _IDLE_SECONDS]
                 child.arrivals = [*child.arrivals, time][-MAX_REMEMBERED:]
+                return ended
             case ModelPath():
                 ended = list(self._end_process(record.port))
                 self._processes[record.port].model = model_name(event.path)
@@ -215,13 +196,11 @@ class RequestTracker:
             if other.slot == event.slot and other.task != event.task:
                 other.is_superseded = True
         request = _task(process, record.port, event.task, event.slot)
-        request.started_at, request.has_stamp, request.is_child = (
-            time,
-            record.stamp is not None,
-            event.is_child,
-        )
-        request.model = process.model
-        request.cancelled = request.cancelled or event.task in process.cancelled
+        request.started_at, request.has_stamp = time, record.stamp is not None
+        request.is_child, request.model = event.is_child, process.model
+        if event.task in process.cancelled:
+            request.cancelled = True
+            process.cancelled.remove(event.task)
         request.error = request.error or process.errors.pop(event.task, None)
         request.slot_similarity, request.slot_kept_share = process.selected.pop(event.slot, (None, None))
         if event.is_child:
@@ -247,7 +226,7 @@ class RequestTracker:
         self._processes[port] = kept
         for request in process.open.values():
             request.ended_at = process.last_time
-            yield _finish(
+            yield finish(
                 request, "" if request.is_released else "lost" if request.is_superseded else "server_ended"
             )
 
@@ -284,7 +263,7 @@ def _add_facts(
             _add_timings(event, request)
     if request.is_released and request.total_ms is not None:
         del process.open[request.task]
-        return (_finish(request),)
+        return (finish(request),)
     return ()
 
 
@@ -326,7 +305,7 @@ def _release(event: Release, record: Record, process: _Process, time: float) -> 
         request.is_released = True
         return ()
     del process.open[event.task]
-    return (_finish(request),)
+    return (finish(request),)
 
 
 def _end_released(process: _Process, record: Record) -> list[Request]:
@@ -336,7 +315,7 @@ def _end_released(process: _Process, record: Record) -> list[Request]:
     ended = [one for one in process.open.values() if one.is_released]
     for one in ended:
         del process.open[one.task]
-    return [_finish(one) for one in ended]
+    return [finish(one) for one in ended]
 
 
 def _end_superseded(process: _Process) -> list[Request]:
@@ -344,48 +323,4 @@ def _end_superseded(process: _Process) -> list[Request]:
     ended = [one for one in process.open.values() if one.is_superseded and not one.is_released]
     for one in ended:
         del process.open[one.task]
-    return [_finish(one, "lost") for one in ended]
-
-
-def _finish(request: Request, outcome: str = "") -> Request:
-    """Set the outcome and the counts that follow from the others."""
-    if outcome:
-        request.outcome = outcome
-    elif request.error is not None:
-        request.outcome = "error"
-    elif request.started_at is None:
-        request.outcome = "incomplete"
-    elif request.total_ms is not None:
-        request.outcome = "finished"
-    else:
-        request.outcome = "cancelled" if request.cancelled else "no_generation"
-    _complete_tokens(request)
-    return request
-
-
-def _complete_tokens(request: Request) -> None:
-    """Set the counts of tokens that no line states.
-
-    At the end the slot holds the prompt and all generated tokens but the last one, less what was shifted out.
-    So what is neither processed nor generated was cached.
-    """
-    if request.outcome == "error":
-        # The slot still holds the prompt before.
-        request.context_tokens = request.truncated = None
-        return
-    held = request.context_tokens
-    if held is None:
-        return
-    held += request.shifted_tokens
-    processed, generated = request.processed_tokens, request.generated_tokens
-    if processed is not None and generated is not None:
-        request.cached_tokens = max(0, held - processed - generated + 1)
-        request.prompt_tokens = processed + request.cached_tokens
-    elif request.outcome == "no_generation":
-        request.processed_tokens = request.prompt_tokens = held
-    elif request.prompt_tokens is not None:
-        request.generated_tokens = max(0, held - request.prompt_tokens + 1)
-        if held < request.prompt_tokens:
-            request.generated_tokens = 0
-        elif request.cached_tokens is not None:
-            request.processed_tokens = request.prompt_tokens - request.cached_tokens
+    return [finish(one, "lost") for one in ended]

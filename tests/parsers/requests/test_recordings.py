@@ -12,7 +12,8 @@ import pytest
 from collector.parsers.log.lines import parse_records
 from collector.parsers.log.record import Record, split_lines
 from collector.parsers.log.time import StampClock
-from collector.parsers.requests.tracker import Request, RequestTracker
+from collector.parsers.requests.request import Request
+from collector.parsers.requests.tracker import RequestTracker
 from tests.support.paths import RECORDINGS
 
 FOLDER = RECORDINGS / "requests"

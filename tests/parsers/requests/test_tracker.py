@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.parsers.log.lines import parse_records
-from collector.parsers.requests.tracker import MAX_OPEN, MAX_REMEMBERED, Request, RequestTracker
+from collector.parsers.requests.request import Request
+from collector.parsers.requests.tracker import (
+    MAX_OPEN,
+    MAX_PROCESSES,
+    MAX_REMEMBERED,
+    RequestTracker,
+)
 
 
 def tracked(*lines: str, tracker: RequestTracker | None = None) -> list[Request]:
@@ -96,6 +102,33 @@ def test_a_hostile_log_cannot_make_the_state_large() -> None:
     stored = tracker.to_store()["0"]
     assert len(stored["open"]) <= MAX_OPEN
     assert len(stored["cancelled"]) <= MAX_REMEMBERED
+
+
+def test_a_log_with_any_number_of_ports_cannot_make_the_state_large() -> None:
+    tracker = RequestTracker()
+    found = []
+    for port in range(1, 1000):
+        found += tracked(f"[{port:5}] {launch(1)}", tracker=tracker)
+    assert len(tracker.to_store()) == MAX_PROCESSES
+    assert {one.outcome for one in found} == {"server_ended"}
+    assert len(found) == 999 - MAX_PROCESSES
+
+
+def test_a_server_that_is_started_again_without_stamps_is_understood() -> None:
+    plain = [line.partition(" I ")[2] for line in (launch(0), *timings(0), release(0))]
+    first, second = tracked(launch(7), "srv    load_model: loading model '/models/big.gguf'", *plain)
+    assert (first.outcome, second.outcome, second.model) == ("server_ended", "finished", "big")
+
+
+def test_a_state_of_another_version_is_used_as_far_as_it_is_known() -> None:
+    tracker = RequestTracker()
+    tracked(launch(7), tracker=tracker)
+    stored = tracker.to_store()
+    stored["0"]["open"][7]["of_a_newer_version"] = 1
+    del stored["0"]["errors"]
+    restored = RequestTracker(json.loads(json.dumps(stored)))
+    (one,) = tracked(*timings(7), release(7), tracker=restored)
+    assert one.outcome == "finished"
 
 
 LINES = st.lists(
