@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from collector.commands.access import find_obstacles
+from collector.database.access import find_obstacles
 from collector.database.connection import (
     check_integrity,
     connect_read_only,

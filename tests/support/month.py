@@ -223,6 +223,8 @@ class FastDaemon(Daemon):
     INTERVALS: ClassVar[dict[str, float]] = {
         "sample": 0.01,
         "flush": 0.05,
+        "request_runs": 0.5,
+        "log_format": 1,
         "scan": 1,
         "prune": 2,
         "backup": 3,
@@ -231,7 +233,10 @@ class FastDaemon(Daemon):
     }
 
     def _build_jobs(self) -> list[Job]:
-        return [replace(job, interval_seconds=self.INTERVALS[job.name]) for job in super()._build_jobs()]
+        return [
+            replace(job, interval_seconds=self.INTERVALS.get(job.name, job.interval_seconds))
+            for job in super()._build_jobs()
+        ]
 
 
 def fast(

@@ -113,7 +113,7 @@ class JournalReader:
         self._sink = sink
         self._arguments = list(arguments)
         self._position = JournalPosition.from_json(positions.get(self.name, "{}"))
-        self._requests = RequestTracker(json.loads(positions.get(_REQUESTS_NAME, "{}")))
+        self._requests = RequestTracker.from_json(positions.get(_REQUESTS_NAME, "{}"))
         self._silence = ""
         self.has_more = False
 

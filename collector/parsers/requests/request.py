@@ -1,7 +1,8 @@
 """One request: what is known of it, and what follows from that at its end."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import cache
+from typing import Any, get_origin, get_type_hints
 
 
 @dataclass(slots=True)
@@ -55,8 +56,30 @@ class Request:
 
 
 def known_fields(kind: type[Any], stored: Any) -> dict[str, Any]:
-    """Return the stored values whose names are fields of a dataclass."""
-    return {one.name: stored[one.name] for one in fields(kind) if one.name in stored}
+    """Return the stored values whose names are fields of a dataclass.
+
+    Raises:
+        TypeError: a value is not of the field's type.
+    """
+    types = _types_of_fields(kind)  # type: ignore[arg-type]  # mypy does not see that a class is hashable
+    values = {name: stored[name] for name in types if name in stored}
+    for name, value in values.items():
+        if not isinstance(value, types[name]):
+            raise TypeError(f"{kind.__name__}.{name}: {type(value).__name__}")
+    return values
+
+
+@cache
+def _types_of_fields(kind: type[Any]) -> dict[str, Any]:
+    """Return what `isinstance` accepts for each field of a dataclass. A whole number is a float as well."""
+    hints = get_type_hints(kind)
+    types = {one.name: hints[one.name] for one in fields(kind)}
+    for name, hint in types.items():
+        if get_origin(hint) in (dict, list):
+            types[name] = get_origin(hint)
+        elif hint in (float, float | None):
+            types[name] = hint | int
+    return types
 
 
 def finish(request: Request, outcome: str = "") -> Request:

@@ -15,6 +15,7 @@ is known by its id, and what contradicts it ends it:
 - its end comes without its beginning: the row has what is known.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -86,13 +87,19 @@ class _Process:
 
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> Self:
-        """Return the state that `asdict` made this of; what only another version knows is left out."""
+        """Return the state that `asdict` made this of; what only another version knows is left out.
+
+        Raises:
+            AttributeError, TypeError, ValueError: it is not such a state.
+        """
         process = cls(**known_fields(cls, stored))
         process.open = {
             int(task): Request(**known_fields(Request, one)) for task, one in process.open.items()
         }
-        process.selected = {int(slot): (a, b) for slot, (a, b) in process.selected.items()}
-        process.errors = {int(task): text for task, text in process.errors.items()}
+        process.selected = {int(slot): (float(a), b) for slot, (a, b) in process.selected.items()}
+        process.errors = {int(task): str(text) for task, text in process.errors.items()}
+        process.cancelled = [int(task) for task in process.cancelled]
+        process.arrivals = [float(time) for time in process.arrivals]
         return process
 
 
@@ -104,7 +111,20 @@ class RequestTracker:
     """
 
     def __init__(self, stored: StoredRequests | None = None) -> None:
-        self._processes = {int(port): _Process.restored(value) for port, value in (stored or {}).items()}
+        try:
+            self._processes = {int(port): _Process.restored(value) for port, value in (stored or {}).items()}
+        except (AttributeError, TypeError, ValueError):
+            # Not the state of any version: another program wrote into the row. The open requests are lost,
+            # but no line and no later request.
+            self._processes = {}
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the tracker whose state is a text; a new one where the text is not JSON."""
+        try:
+            return cls(json.loads(text))
+        except ValueError:
+            return cls()
 
     def to_store(self) -> StoredRequests:
         """Return the state for JSON; empty where nothing is open and nothing remembered."""

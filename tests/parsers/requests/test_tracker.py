@@ -1,7 +1,9 @@
 """Odd sequences of lines: what is lost, disordered or hostile costs its own request at most."""
 
 import json
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +131,26 @@ def test_a_state_of_another_version_is_used_as_far_as_it_is_known() -> None:
     restored = RequestTracker(json.loads(json.dumps(stored)))
     (one,) = tracked(*timings(7), release(7), tracker=restored)
     assert one.outcome == "finished"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"cursor": "no cursor"},
+        {"0": "text"},
+        {"0": {"open": {"seven": {}}}},
+        {"0": {"open": {"7": {"task": 7}}}},
+        {"0": {"open": {"7": {"port": 0, "task": 7, "started_at": "noon"}}}},
+        {"0": {"open": [7]}},
+        {"0": {"arrivals": ["noon"]}},
+        {"0": {"last_stamp": "noon"}},
+        [7],
+        7,
+    ],
+)
+def test_a_state_that_no_version_wrote_is_ignored(stored: Any) -> None:
+    (one,) = tracked(launch(7), *timings(7), release(7), tracker=RequestTracker(stored))
+    assert (one.outcome, one.started_at) == ("finished", 1.0)
 
 
 LINES = st.lists(

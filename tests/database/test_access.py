@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from collector.commands import check
-from collector.commands.access import find_obstacles
 from collector.database import Database
+from collector.database.access import find_obstacles
 from collector.errors import CollectorError
 
 READER = "nobody"
