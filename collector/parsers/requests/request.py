@@ -60,13 +60,27 @@ def known_fields(kind: type[Any], stored: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: a value is not of the field's type.
+        ValueError: a number is infinite, none, or larger than SQLite's integers.
     """
     types = _types_of_fields(kind)  # type: ignore[arg-type]  # mypy does not see that a class is hashable
     values = {name: stored[name] for name in types if name in stored}
     for name, value in values.items():
         if not isinstance(value, types[name]):
             raise TypeError(f"{kind.__name__}.{name}: {type(value).__name__}")
+        if isinstance(value, (int, float)):
+            usable_number(value)
     return values
+
+
+def usable_number(value: float) -> float:
+    """Return a stored number that can be computed with and written as a column.
+
+    Raises:
+        ValueError: it is infinite, no number, or larger than SQLite's integers.
+    """
+    if not abs(value) < 2**63:  # false for NaN as well
+        raise ValueError(f"{value!r} is not a number of a request")
+    return value
 
 
 @cache

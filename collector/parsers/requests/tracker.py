@@ -38,7 +38,7 @@ from collector.parsers.requests.lines import (
     Timings,
     parse_event,
 )
-from collector.parsers.requests.request import Request, finish, known_fields
+from collector.parsers.requests.request import Request, finish, known_fields, usable_number
 
 MAX_OPEN = 1024
 """Open tasks of one process; llama-server has fewer slots. A hostile log cannot make the state larger."""
@@ -90,16 +90,19 @@ class _Process:
         """Return the state that `asdict` made this of; what only another version knows is left out.
 
         Raises:
-            AttributeError, TypeError, ValueError: it is not such a state.
+            AttributeError, OverflowError, TypeError, ValueError: it is not such a state.
         """
         process = cls(**known_fields(cls, stored))
         process.open = {
             int(task): Request(**known_fields(Request, one)) for task, one in process.open.items()
         }
-        process.selected = {int(slot): (float(a), b) for slot, (a, b) in process.selected.items()}
+        process.selected = {
+            int(slot): (usable_number(float(similar)), None if kept is None else usable_number(float(kept)))
+            for slot, (similar, kept) in process.selected.items()
+        }
         process.errors = {int(task): str(text) for task, text in process.errors.items()}
         process.cancelled = [int(task) for task in process.cancelled]
-        process.arrivals = [float(time) for time in process.arrivals]
+        process.arrivals = [usable_number(float(time)) for time in process.arrivals]
         return process
 
 
@@ -113,7 +116,7 @@ class RequestTracker:
     def __init__(self, stored: StoredRequests | None = None) -> None:
         try:
             self._processes = {int(port): _Process.restored(value) for port, value in (stored or {}).items()}
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, OverflowError, TypeError, ValueError):
             # Not the state of any version: another program wrote into the row. The open requests are lost,
             # but no line and no later request.
             self._processes = {}

@@ -144,13 +144,32 @@ def test_a_state_of_another_version_is_used_as_far_as_it_is_known() -> None:
         {"0": {"open": [7]}},
         {"0": {"arrivals": ["noon"]}},
         {"0": {"last_stamp": "noon"}},
+        {"0": {"last_stamp": float("inf")}},
+        {"0": {"selected": {"0": [0.5, "half"]}}},
+        {"0": {"selected": {"0": [0.5, float("nan")]}}},
+        {"0": {"selected": {"0": [10**400, None]}}},
+        {"0": {"arrivals": [float("inf")]}},
+        {"0": {"open": {"7": {"port": 0, "task": 7, "started_at": float("inf")}}}},
+        {"0": {"open": {"7": {"port": 0, "task": 7, "prompt_tokens": 2**63}}}},
         [7],
         7,
     ],
 )
 def test_a_state_that_no_version_wrote_is_ignored(stored: Any) -> None:
-    (one,) = tracked(launch(7), *timings(7), release(7), tracker=RequestTracker(stored))
+    tracker = RequestTracker(stored)
+    assert not tracker.to_store()
+    (one,) = tracked(launch(7), *timings(7), release(7), tracker=tracker)
     assert (one.outcome, one.started_at) == ("finished", 1.0)
+    assert (one.slot_similarity, one.slot_kept_share) == (None, None)
+
+
+def test_a_selection_that_waits_for_its_task_survives_a_restart() -> None:
+    tracker = RequestTracker()
+    line = "0.00.500.000 I slot get_availabl: id  0 | task -1 | selected slot by LCP similarity, sim_best = 0.750 (> 0.100 thold), f_keep = 0.500"
+    tracked(line, tracker=tracker)
+    restored = RequestTracker(json.loads(json.dumps(tracker.to_store())))
+    (one,) = tracked(launch(7), *timings(7), release(7), tracker=restored)
+    assert (one.slot_similarity, one.slot_kept_share) == (0.75, 0.5)
 
 
 LINES = st.lists(
