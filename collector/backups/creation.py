@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from collector.backups.background import raise_if_stopped, run_at_lowest_priority
+from collector.backups.background import raise_if_stopped, run_at_lowest_priority, run_when_unlocked
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import sync_to_disk
 from collector.backups.identity import ensure_identity
@@ -28,6 +28,7 @@ from collector.database.connection import (
 )
 from collector.database.deletion import count_rows, has_time_index
 from collector.database.documented import METADATA
+from collector.database.repositories.base import Record
 from collector.errors import CopyRestarted, DatabaseBusy, DatabaseError
 
 LAST_BACKUP_KEY = "lastBackup"
@@ -91,18 +92,25 @@ def back_up(
         DatabaseError: the copy cannot be written, or the database cannot be read or is damaged.
     """
     begun_at, started = clock(), time.monotonic()
-    ensure_identity(database)
+
+    def query(statement: str) -> list[Record]:
+        return run_when_unlocked(partial(database.query, statement), stop)
+
+    def record(summary: BackupSummary) -> None:
+        with database.transaction() as connection:
+            database.meta.set(LAST_BACKUP_KEY, asdict(summary))
+            connection.execute("DELETE FROM metadata WHERE key = ?", (AWAITED_SINCE_KEY,))
+
+    run_when_unlocked(partial(ensure_identity, database), stop)
     with directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path):  # noqa: DTZ006 - names are in local time
-        before = read_contents(database.query, partial(_count_rows, database, stop))
+        before = read_contents(query, partial(_count_rows, database, stop))
         _copy(database, copy, stop)
-        copied = run_at_lowest_priority(lambda: verify(copy, before, database.query, stop.is_set))
+        copied = run_at_lowest_priority(lambda: verify(copy, before, query, stop.is_set))
         raise_if_stopped(stop)
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())
     summary = BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
-    with database.transaction() as connection:
-        database.meta.set(LAST_BACKUP_KEY, asdict(summary))
-        connection.execute("DELETE FROM metadata WHERE key = ?", (AWAITED_SINCE_KEY,))
+    run_when_unlocked(partial(record, summary), stop)
     return summary
 
 
@@ -184,14 +192,14 @@ def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
     """
 
     def step(count_some: Callable[[], int]) -> int:
-        counted = count_some()
+        counted = run_when_unlocked(count_some, stop)
         stop.wait(_MIN_PAUSE_SECONDS)
         raise_if_stopped(stop)
         return counted
 
-    if has_time_index(database, table):
-        return count_rows(database, table, step)
-    return count_in_one_query(database.query, table)
+    if run_when_unlocked(partial(has_time_index, database, table), stop):
+        return run_when_unlocked(partial(count_rows, database, table, step), stop)
+    return step(partial(count_in_one_query, database.query, table))
 
 
 def _pause(copy: Path, steps: Iterator[int], stop: threading.Event, step_seconds: float) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from collector.backups.sql_text import dump
 from collector.catalog import OWN_TABLES, open_database
 from collector.commands.restore import restore_latest
 from collector.database import Database
+from collector.database.connection import BUSY_TIMEOUT_SECONDS
 from collector.database.documented import METRICS
+from collector.database.repositories.base import Record
 from collector.errors import BackupFailed, DatabaseBusy, DatabaseDamaged, DatabaseError, ExportFailed
 from collector.settings import Settings, settings_from
 from collector.views import VIEWS
@@ -201,6 +204,32 @@ def test_a_backup_beside_a_program_that_writes_all_the_time_ends(
             stop.set()
             program.join()
     assert samples(Path(summary.file)) == 100_000
+
+
+def test_a_backup_waits_for_a_lock_that_is_held_for_longer_than_a_query_waits(
+    settings: Settings, directory: BackupDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock is taken before each statement that counts rows is run for the first time."""
+    seen: set[str] = set()
+
+    def query(statement: str, parameters: Sequence[object] = ()) -> list[Record]:
+        if statement.startswith("SELECT count(*)") and statement not in seen:
+            seen.add(statement)
+            other.execute("BEGIN EXCLUSIVE")
+            threading.Timer(3 * BUSY_TIMEOUT_SECONDS, other.rollback).start()
+        return Database.query(database, statement, parameters)
+
+    with (
+        closing(
+            sqlite3.connect(settings.database_path, isolation_level=None, check_same_thread=False)
+        ) as other,
+        open_database(settings.database_path) as database,
+    ):
+        add_samples(database, 1_000)
+        monkeypatch.setattr(database, "query", query)
+        summary = back_up(database, directory, 7, threading.Event())
+    assert len(seen) > 2
+    assert samples(Path(summary.file)) == 1_000
 
 
 # What the disk must have before a backup or restore counts
