@@ -220,10 +220,10 @@ def test_a_backup_waits_for_a_lock_that_is_held_for_longer_than_a_query_waits(
         return Database.query(database, statement, parameters)
 
     with (
+        open_database(settings.database_path) as database,
         closing(
             sqlite3.connect(settings.database_path, isolation_level=None, check_same_thread=False)
         ) as other,
-        open_database(settings.database_path) as database,
     ):
         add_samples(database, 1_000)
         monkeypatch.setattr(database, "query", query)
