@@ -64,6 +64,15 @@ COMMANDS = (
         },
     ),
     Command(
+        "import",
+        "import_requests",
+        "add the requests of old logs: files, also compressed ones, or a unit of the journal",
+        {
+            "import llama.log.1 llama.log.2.gz": "add the requests of these logs (not while it runs)",
+            "import --journal llama-server --since 30d": "add those of a unit in the journal",
+        },
+    ),
+    Command(
         "report",
         "report",
         "write a page with plots of a period, to open in any browser",

@@ -17,6 +17,8 @@ from collector.database import Database
 from collector.history.format_watch import FormatWatch
 from collector.history.request_runs import RequestRuns
 from collector.history.retention import Prune
+from collector.logs.past.backfill import RequestBackfill
+from collector.logs.past.duplicates import RequestDuplicates
 from collector.models.scan import ModelScan
 from collector.settings import Settings
 from collector.sources.upgrade import RowUpgrade
@@ -30,6 +32,7 @@ _UPGRADE_SECONDS = 60  # until the next attempt, after one that failed because o
 
 _REQUEST_RUNS_SECONDS = 10
 _LOG_FORMAT_SECONDS = 60
+_BACKFILL_SECONDS = 2
 
 SIZE_SECONDS = 1
 """How often the size of the file is compared with its limit."""
@@ -75,12 +78,15 @@ def maintenance_jobs(
     days = settings.backup.self_test_days
     trial = TrialRestore(database, directory, days, restore, stop)
     runs, formats = RequestRuns(database), FormatWatch(database, time.time())
+    backfill, duplicates = RequestBackfill(database), RequestDuplicates(database)
     has_logs = bool(settings.logs.files or settings.logs.journal_units)
     intervals = (
         ("scan", partial(scan.run, stop=stop), settings.models.rescan_interval),
         ("backup", nightly.run, POLL_SECONDS if settings.backup.schedule else 0),
         ("backup_test", trial.run, POLL_SECONDS if days else 0),
         ("request_runs", lambda: runs.run(time.time()), _REQUEST_RUNS_SECONDS if has_logs else 0),
+        ("request_backfill", backfill.run, _BACKFILL_SECONDS if backfill.is_due() else 0),
+        ("request_duplicates", duplicates.run, _REQUEST_RUNS_SECONDS if has_logs else 0),
         ("log_format", lambda: formats.run(time.time()), _LOG_FORMAT_SECONDS if has_logs else 0),
         ("prune", prune.run, settings.retention.interval),
         ("prune_size", prune.run_if_too_large, SIZE_SECONDS if settings.retention.max_database_mb else 0),

@@ -45,7 +45,7 @@ class RequestRuns:
             DatabaseError: it cannot be read or written.
         """
         rows = self._database.query(
-            "SELECT id, timestamp, port, started_at, ended_at FROM requests "
+            "SELECT id, timestamp, time_source, model, origin, port, started_at, ended_at FROM requests "
             "WHERE run_id IS NULL AND id > ? ORDER BY id LIMIT ?",
             (self._checked_id, BATCH_ROWS),
         )
@@ -65,9 +65,15 @@ class RequestRuns:
 
     def _run_of(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the run of a request; None if it is not known."""
+        if request["time_source"] == "unknown":
+            return None
         moment = request["started_at"] or request["ended_at"] or request["timestamp"]
         runs = self._database.query(_LATEST_RUN, (moment, _START_TOLERANCE_SECONDS))
         if request["port"]:
             return next((run for run in runs if str(run["address"]).endswith(f":{request['port']}")), None)
+        if request["origin"] == "logs" and request["model"]:  # its port is not known; perhaps its model is
+            of_model = {run["id"]: run for run in runs if run["model"] == request["model"]}
+            if of_model:
+                return next(iter(of_model.values())) if len(of_model) == 1 else None
         single = {run["server"]: run for run in reversed(runs) if run["address"] in (None, run["server"])}
         return next(iter(single.values())) if len(single) == 1 else None

@@ -17,7 +17,6 @@ from collector.logs.listing import FileListing, OtherLogs
 from collector.logs.position import FilePosition, Identity, PathPosition, identity_of, position_name
 from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
-from collector.logs.requests import request_rows
 from collector.logs.tail import Tail
 from collector.parsers.log.record import Record
 from collector.parsers.requests.tracker import RequestTracker
@@ -375,7 +374,7 @@ class PathFollower:
         """Keep the rows of records for the next `_store`."""
         self._rows, self._models = self._sink.rows(records, times, self._models)
         ended = self._requests.add(records, moments)
-        self._request_rows = request_rows(ended, self._models, time.time())
+        self._request_rows = self._sink.request_rows(ended, self._models)
 
     def _store(self, size_bytes: int = 0) -> None:
         """Add the rows to the buffer, with the positions of all files."""

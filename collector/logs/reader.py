@@ -14,9 +14,10 @@ from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
 from collector.logs.position import Models
-from collector.logs.requests import REQUESTS
+from collector.logs.requests import LOG_FILE, REQUESTS, Origin, request_rows
 from collector.parsers.log.lines import spawned_child
 from collector.parsers.log.record import LEVELS, Record
+from collector.parsers.requests.request import Request
 from collector.schema import Column, Row, Table
 
 LOG_POSITIONS = Table(
@@ -111,12 +112,22 @@ class LogSink:
             source = record.writer or writer_name
             if record.port:
                 source = models.get(record.port, source)
-            if " on port " in message and not record.port and (child := spawned_child(message)):
-                others = [item for item in models.items() if item[0] != child[0]]
-                models = dict([*others, child][-_MAX_MODELS:])  # those named longest ago are removed
+            models = add_child(models, record)
             if level in self._levels:
                 rows.append((level, message, source, timestamp))
         return rows, models
+
+    def request_rows(
+        self, requests: Sequence[Request], models: Models, origin: Origin = LOG_FILE
+    ) -> list[Row]:
+        """Return rows of `requests`.
+
+        Args:
+            requests: they have just ended.
+            models: of the router's children, by port.
+            origin: how they came.
+        """
+        return request_rows(requests, models, time.time(), origin)
 
     def put(
         self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, requests: Sequence[Row] = ()
@@ -133,6 +144,14 @@ class LogSink:
         stored = LOG_POSITIONS.replace(*((name, position, now) for name, position in positions.items()))
         writes = [LOGS.insert(*rows), *([REQUESTS.insert(*requests)] if requests else []), stored]
         self._buffer.add(writes, Retention.REREADABLE, size_bytes)
+
+
+def add_child(models: Models, record: Record) -> Models:
+    """Return the models of a router's children, by port, after a record, which may name another child."""
+    if " on port " not in record.message or record.port or not (child := spawned_child(record.message)):
+        return models
+    others = [item for item in models.items() if item[0] != child[0]]
+    return dict([*others, child][-_MAX_MODELS:])  # those named longest ago are removed
 
 
 def stored_positions(database: Connected) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The table `requests`, and its rows out of what the tracker of a log found."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from collector.logs.position import Models
 from collector.parsers.requests.request import Request
@@ -34,8 +35,10 @@ REQUESTS = Table(
             "time_source",
             "TEXT NOT NULL",
             "state",
-            "where these times come from: stamp (start of the process and stamp of the line), arrival (the "
-            "line was read then), journal",
+            "where these times come from: stamp (start of the process and stamp of the line, or the time in "
+            "the line), arrival (the line was read then), journal; of imported requests also file (as stamp; "
+            "the last line is as old as its file), given (as stamp; the user said when the process ended), "
+            "unknown (the request ended at `timestamp` or before)",
         ),
         Column(
             "outcome",
@@ -71,16 +74,44 @@ REQUESTS = Table(
         Column("slot_similarity", "REAL", "gauge", "share of its prompt that its slot held already, 0 to 1"),
         Column("slot_kept_share", "REAL", "gauge", "share of what its slot held that was kept, 0 to 1"),
         Column("error", "TEXT", "text", "text of the error"),
+        Column(
+            "origin",
+            "TEXT",
+            "state",
+            "NULL = its log was read as it was written; import (the command), logs (rows of `logs` that were "
+            "there before this table)",
+        ),
     ),
     (
         Index("idx_requests_timestamp", "timestamp DESC"),
         Index("idx_requests_run_id", "id", "run_id IS NULL"),
+        Index("idx_requests_task", "task, slot"),
+        Index("idx_requests_origin", "id", "origin IS NOT NULL"),
     ),
 )
 
 
+class Origin(NamedTuple):
+    """How requests came.
+
+    Args:
+        name: the column `origin`.
+        time_source: the column of that name; None: by the stamps of their lines.
+    """
+
+    name: str | None = None
+    time_source: str | None = None
+
+
+LOG_FILE = Origin()
+"""Requests that are read from a file as they are written to it."""
+
+JOURNAL = Origin(time_source="journal")
+"""Requests that are read from the journal as they are written to it."""
+
+
 def request_rows(
-    requests: Iterable[Request], models: Models, now: float, clock_source: str | None = None
+    requests: Iterable[Request], models: Models, now: float, origin: Origin = LOG_FILE
 ) -> list[Row]:
     """Return the rows of requests that have ended.
 
@@ -88,7 +119,7 @@ def request_rows(
         requests: out of a tracker.
         models: of the router's children, by port.
         now: Unix seconds, for requests whose end has no time.
-        clock_source: value of `time_source`; None: by the stamps of their lines.
+        origin: how they came.
     """
     return [
         REQUESTS.row(
@@ -101,7 +132,7 @@ def request_rows(
                 "parent_task": request.parent_task,
                 "started_at": _rounded(request.started_at),
                 "ended_at": _rounded(request.ended_at),
-                "time_source": clock_source or ("stamp" if request.has_stamp else "arrival"),
+                "time_source": origin.time_source or ("stamp" if request.has_stamp else "arrival"),
                 "outcome": request.outcome,
                 "prompt_tokens": request.prompt_tokens,
                 "processed_tokens": request.processed_tokens,
@@ -116,10 +147,11 @@ def request_rows(
                 "prompt_ms": request.prompt_ms,
                 "generation_ms": request.generation_ms,
                 "total_ms": request.total_ms,
-                "other_requests": request.other_requests if request.started_at is not None else None,
+                "other_requests": request.other_requests,
                 "slot_similarity": request.slot_similarity,
                 "slot_kept_share": request.slot_kept_share,
                 "error": request.error,
+                "origin": origin.name,
             }
         )
         for request in requests

@@ -41,13 +41,15 @@ def _at_rank(value: str, source: str, percent: int) -> str:
 
 
 _OF_HOUR = """FROM requests WHERE requests.timestamp >= hour.began AND requests.timestamp < hour.ended
-          AND +requests.model IS hour.model AND +requests.outcome = 'finished'"""
+          AND +requests.model IS hour.model AND +requests.outcome = 'finished'
+          AND +requests.time_source <> 'unknown'"""
 
 
 REQUESTS_BY_HOUR = View(
     "requests_by_hour",
     "How many requests did each model answer per hour, how did they end, and how long did people wait? One "
-    "row per hour and model. A request counts in the hour in which it ends; durations are of finished ones.",
+    "row per hour and model. A request counts in the hour in which it ends, if that is known; durations are "
+    "of finished ones.",
     (
         *time_columns("hour.began", "of the start of the hour"),
         ViewColumn("model", "hour.model", "name of the model on its server"),
@@ -73,6 +75,7 @@ REQUESTS_BY_HOUR = View(
             {", ".join(f"sum(outcome = '{outcome}') AS {outcome}" for outcome in _OUTCOMES)},
             {", ".join(f"sum({name}) AS {name}" for name in _TOKENS)}
           FROM period CROSS JOIN requests WHERE requests.timestamp >= began AND requests.timestamp < ended
+            AND +requests.time_source <> 'unknown'
           GROUP BY began, ended, model
         )""",
 )
@@ -156,7 +159,10 @@ def _context_range(context_tokens: str) -> str:
 
 
 # The plus signs keep SQLite from building an index of the whole table for the condition.
-_ALONE = "+requests.outcome = 'finished' AND +other_requests = 0 AND +generated_tokens > 1"
+_ALONE = (
+    "+requests.outcome = 'finished' AND +other_requests = 0 AND +generated_tokens > 1 "
+    "AND +requests.time_source <> 'unknown'"
+)
 _OF_COMBINATION = f"""FROM requests LEFT JOIN server_runs ON server_runs.id = requests.run_id
         WHERE requests.timestamp >= began AND requests.timestamp < combination.ended
           AND +requests.model IS combination.model AND +requests.model_id IS combination.model_id

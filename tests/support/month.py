@@ -224,6 +224,8 @@ class FastDaemon(Daemon):
         "sample": 0.01,
         "flush": 0.05,
         "request_runs": 0.5,
+        "request_backfill": 0.5,
+        "request_duplicates": 0.5,
         "log_format": 1,
         "scan": 1,
         "prune": 2,

@@ -26,7 +26,7 @@ from collector.logs.journal.journalctl import Journalctl, is_about_cursor, raise
 from collector.logs.journal.units import Unit, all_matches
 from collector.logs.position import Models
 from collector.logs.reader import LLAMA_SERVER, SETTLE_SECONDS, LogSink
-from collector.logs.requests import request_rows
+from collector.logs.requests import JOURNAL
 from collector.parsers.requests.tracker import RequestTracker
 from collector.schema import Row
 
@@ -223,7 +223,7 @@ class JournalReader:
             rows += added
             if group.writer_name == LLAMA_SERVER:
                 ended = self._requests.add(group.records, group.moments)
-                requests += request_rows(ended, models, time.time(), "journal")
+                requests += self._sink.request_rows(ended, models, JOURNAL)
         last = parsed.complete[-1]
         self._position = JournalPosition(
             last.cursor,

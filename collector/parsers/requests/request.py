@@ -45,7 +45,7 @@ class Request:
     prompt_ms: float | None = None
     generation_ms: float | None = None
     total_ms: float | None = None
-    other_requests: int = 0
+    other_requests: int | None = 0
     slot_similarity: float | None = None
     slot_kept_share: float | None = None
     cancelled: bool = False
@@ -108,6 +108,8 @@ def finish(request: Request, outcome: str = "") -> Request:
         request.outcome = "finished"
     else:
         request.outcome = "cancelled" if request.cancelled else "no_generation"
+    if request.started_at is None:
+        request.other_requests = None  # what ran beside its beginning was not seen
     _complete_tokens(request)
     return request
 

@@ -219,7 +219,8 @@ class RequestTracker:
             if other.slot == event.slot and other.task != event.task:
                 other.is_superseded = True
         request = _task(process, record.port, event.task, event.slot)
-        request.started_at, request.has_stamp = time, record.stamp is not None
+        request.started_at = time
+        request.has_stamp = record.stamp is not None or record.time is not None
         request.is_child, request.model = event.is_child, process.model
         if event.task in process.cancelled:
             request.cancelled = True
@@ -238,7 +239,7 @@ class RequestTracker:
                 request.queue_ms = max(0.0, 1000 * (time - process.arrivals.pop(0)))
         running = [one for one in process.open.values() if not one.is_superseded and not one.is_released]
         for one in running:
-            one.other_requests = max(one.other_requests, len(running) - 1)
+            one.other_requests = max(one.other_requests or 0, len(running) - 1)
 
     def _end_process(self, port: int) -> Iterator[Request]:
         """Yield the open requests of a process that has ended."""
