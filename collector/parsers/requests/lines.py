@@ -38,6 +38,15 @@ _STOP = re.compile(
     r"srv +(?:operator\(\)|llama_server|main)\w*: (?:cleaning up before exit|exit command received)"
 ).match
 
+# Builds of 2024 and ik_llama.cpp print values with names. As text and as JSON they parse to the same message.
+_NAMED = re.compile(
+    r"(slot is processing task|slot released|kv cache rm \[p0, end\)"
+    r"|(prompt |generation )?(?:eval|total) time += +(\d{1,12}\.\d{2}) ms"
+    r"(?: / +(\d{1,12}) (?:tokens|runs))?.{,99}?)"
+    r" (?:id_slot|slot_id)=(\d{1,6}) (?:id_task|task_id)=(\d{1,16})(?= |$)"
+).match
+_MAX_NAMED_VALUES = 16
+
 
 class Selected(NamedTuple):
     """A slot was chosen because of what it holds.
@@ -166,15 +175,17 @@ def parse_event(message: str) -> Event | None:
     """
     if message.startswith("slot "):
         return _parse_slot(message)
-    if not message.startswith("srv "):
-        return ProcessEnd(0) if _START(message) else None
-    return _parse_server(message)
+    if message.startswith("srv "):
+        return _parse_server(message)
+    if "_task=" in message or "task_id=" in message:
+        return _parse_named(message)
+    return ProcessEnd(0) if _START(message) else None
 
 
 def _parse_slot(message: str) -> Event | None:
     match = _SLOT(message)
     if match is None:
-        return None
+        return _parse_named(message)
     slot, task, text = int(match[2]), int(match[3]), message[match.end() :]
     if task < 0:
         found = _SELECTED(text)
@@ -205,6 +216,30 @@ def _parse_timings(slot: int, task: int, text: str) -> Timings | None:
         else:
             values["draft"] = float(found[4]), int(found[5])
     return Timings(task, slot, values) if values else None
+
+
+def _parse_named(message: str) -> Event | None:
+    """Return what a line with named values tells. Its durations precede the release."""
+    found = _NAMED(message)
+    if found is None:
+        return None
+    slot, task = int(found[5]), int(found[6])
+    if found[3]:
+        name = {"prompt ": "prompt eval", "generation ": "eval"}.get(found[2], "total")
+        return Timings(task, slot, {name: (float(found[3]), int(found[4] or 0))})
+    if found[1] == "slot is processing task":
+        return Launch(slot, task, is_child=False)
+    values = dict(value.partition("=")[::2] for value in message[found.end() :].split(" ", _MAX_NAMED_VALUES))
+    tokens = values.get("n_past" if found[1] == "slot released" else "p0", "")
+    if not _IS_COUNT(tokens):
+        return None
+    if found[1] == "slot released":
+        is_truncated = values.get("truncated") == "true"
+        return Release(task, slot, int(tokens), is_truncated, timings_follow=False)
+    return Cached(task, slot, int(tokens))
+
+
+_IS_COUNT = re.compile(r"\d{1,12}").fullmatch
 
 
 def _parse_server(message: str) -> Event | None:
