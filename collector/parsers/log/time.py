@@ -237,7 +237,8 @@ class _StampScan:
         """
         scanned = lines
         if len(lines) >= 2 * _END_BYTES and not (b"\n0." in lines or b"\x1b" in lines or b"{" in lines):
-            scanned = lines[:_END_BYTES] + b"\n" + lines[-_END_BYTES:]
+            # From a whole line on: the rest of the stamp 100.14.900.000 may look like that of a new process.
+            scanned = lines[:_END_BYTES] + lines[lines.index(b"\n", len(lines) - _END_BYTES) :]
         for port, minutes, seconds, microseconds in _STAMPS(scanned):
             stamp = int(microseconds) / 1e6 if microseconds else int(minutes) * 60 + float(seconds)
             if port:

@@ -17,6 +17,14 @@ def records(text: str) -> list[Record]:
     return parse_records(split_lines(text.encode()))
 
 
+@pytest.mark.parametrize("length", range(1, 60))
+def test_a_stamp_that_is_cut_is_not_one_of_a_new_process(length: int) -> None:
+    """Of a long log of one process only the beginning and the end are scanned."""
+    lines = "".join(f"100.{n // 1000 % 60:02}.{n % 1000:03}.000 I text\n" for n in range(1000, 3000))
+    text = lines + "x" * length + "\n"
+    assert len(find_starts([text.encode()], END, None)) == 1
+
+
 def test_the_clock_stops_before_the_first_process_and_continues_with_its_start() -> None:
     log = records(line(10) + line(40))
     clock = StampClock()
