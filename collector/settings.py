@@ -99,6 +99,10 @@ class LogsSettings:
         "debug, info, warn, error or critical; records below this level are not stored",
         one_of("debug", "info", "warn", "error", "critical"),
     )
+    client_addresses: bool = setting(
+        False,  # noqa: FBT003
+        "whether rows of requests contain the addresses of clients, where the log has them",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def _create_readers(
         return ()
     from collector.logs.reader import LogSink, stored_positions
 
-    sink, positions = LogSink(buffer, settings.minimum_level), stored_positions(database)
+    sink = LogSink(buffer, settings.minimum_level, has_clients=settings.client_addresses)
+    positions = stored_positions(database)
     readers: list[tuple[LogReader, float]] = []
     if settings.files:
         from collector.logs.files import LogFileReader

@@ -78,9 +78,11 @@ class LogSink:
     Args:
         buffer: where rows and positions wait for the commit.
         minimum_level: records of lesser levels are not stored.
+        has_clients: whether rows of `requests` contain the addresses of clients.
     """
 
-    def __init__(self, buffer: Buffer, minimum_level: str = "debug") -> None:
+    def __init__(self, buffer: Buffer, minimum_level: str = "debug", *, has_clients: bool = False) -> None:
+        self._has_clients = has_clients
         self._buffer = buffer
         self._levels = frozenset(LEVELS[LEVELS.index(minimum_level) :])
 
@@ -127,7 +129,7 @@ class LogSink:
             models: of the router's children, by port.
             origin: how they came.
         """
-        return request_rows(requests, models, time.time(), origin)
+        return request_rows(requests, models, time.time(), origin._replace(has_clients=self._has_clients))
 
     def put(
         self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, requests: Sequence[Row] = ()

@@ -74,6 +74,11 @@ REQUESTS = Table(
         Column("slot_similarity", "REAL", "gauge", "share of its prompt that its slot held already, 0 to 1"),
         Column("slot_kept_share", "REAL", "gauge", "share of what its slot held that was kept, 0 to 1"),
         Column("error", "TEXT", "text", "text of the error"),
+        Column("method", "TEXT", "label", "of the HTTP request, where the build prints it"),
+        Column("path", "TEXT", "label", "of the HTTP request, like /v1/chat/completions"),
+        Column("status", "INTEGER", "state", "of the HTTP answer"),
+        Column("client", "TEXT", "label", "address of the client; only with `[logs] client_addresses`"),
+        Column("conversation", "TEXT", "label", "id of the conversation; no build prints one so far"),
         Column(
             "origin",
             "TEXT",
@@ -97,10 +102,12 @@ class Origin(NamedTuple):
     Args:
         name: the column `origin`.
         time_source: the column of that name; None: by the stamps of their lines.
+        has_clients: whether addresses of clients may be stored.
     """
 
     name: str | None = None
     time_source: str | None = None
+    has_clients: bool = False
 
 
 LOG_FILE = Origin()
@@ -151,6 +158,10 @@ def request_rows(
                 "slot_similarity": request.slot_similarity,
                 "slot_kept_share": request.slot_kept_share,
                 "error": request.error,
+                "method": request.method,
+                "path": request.path,
+                "status": request.status,
+                "client": request.client if origin.has_clients else None,
                 "origin": origin.name,
             }
         )

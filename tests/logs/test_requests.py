@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.logs.test_kill import Writer
+from tests.support.collector import Collector
 from tests.support.log_reading import file_collector
 from tests.support.paths import RECORDINGS
 
@@ -140,3 +141,13 @@ def test_requests_are_found_while_lines_below_a_level_are_not_stored(tmp_path: P
         collector.poll()
         assert len(collector.database.query("SELECT * FROM requests")) == 78
         assert len(collector.rows()) < 10
+
+
+@pytest.mark.parametrize(("setting", "stored"), [("", None), ("client_addresses = true", "127.0.0.1")])
+def test_addresses_of_clients_are_stored_only_if_a_setting_says_so(
+    setting: str, stored: str | None, tmp_path: Path
+) -> None:
+    log = RECORDINGS / "requests" / "b7710" / "server.log"
+    with Collector(tmp_path, f'[logs]\nfiles = ["{log}"]\n{setting}') as collector:
+        rows = collector.wait_for("SELECT DISTINCT method, client FROM requests WHERE path IS NOT NULL")
+    assert rows == [{"method": "POST", "client": stored}]

@@ -35,7 +35,7 @@ def requests_of(log: Path) -> list[Request]:
     found: list[Request] = []
     for records in read_records(log):
         found += tracker.add(records, [record.stamp or record.time or 0.0 for record in records])
-    return found
+    return [*found, *tracker.end()]
 
 
 def as_lines(requests: list[Request]) -> str:

@@ -75,6 +75,8 @@ class RequestBackfill:
         state = {"last_id": state["last_id"]}
         if len(rows) == BATCH_ROWS:
             state |= {"next_id": rows[-1]["id"], "writers": writers, "open": tracker.to_store()}
+        else:
+            ended += tracker.end()
         with self._database.transaction():
             self._merge(ended, writers)
             self._database.meta.set(STATE_KEY, state)

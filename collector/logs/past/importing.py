@@ -100,6 +100,7 @@ class RequestImport:
             for record in records:
                 models = add_child(models, record)
             yield tracker.add(records, moments), models
+        yield tracker.end(), models
 
     def _add(
         self,

@@ -32,6 +32,9 @@ _CANCEL = re.compile(r"srv +\w+(?:\(\))?: cancel task, id_task = (\d{1,16})$").m
 _ERROR = re.compile(r"srv +send_error: task id = (\d{1,16}), error: (.*)", re.DOTALL).match
 _PROXY = re.compile(r"srv +proxy_reques\w*: proxying request to model .* on port (\d{1,5})$").match
 _SPAWN = re.compile(r"srv +load: spawning server instance with name=.* on port (\d{1,5})$").match
+_ACCESS = re.compile(
+    r"srv +log_server_r\w*(?:\(\))?: (?:done )?request: ([A-Z]{3,7}) (/[^\s?]{0,200})\S* (\S{1,64}) (\d{3})$"
+).match
 _START = re.compile(r"(?:srv +llama_server: initializing|build_info: |build: \d|main: loading model)").match
 _MODEL = re.compile(r"srv +load_model: loading model '(.{1,4096})'$").match
 _STOP = re.compile(
@@ -151,6 +154,22 @@ class ProcessEnd(NamedTuple):
     port: int
 
 
+class Access(NamedTuple):
+    """A line of the access log: an HTTP request was answered.
+
+    Args:
+        method: GET, POST, …
+        path: without what follows a question mark.
+        client: its address.
+        status: of the answer.
+    """
+
+    method: str
+    path: str
+    client: str
+    status: int
+
+
 Event = (
     Selected
     | Launch
@@ -164,6 +183,7 @@ Event = (
     | Arrival
     | ModelPath
     | ProcessEnd
+    | Access
 )
 
 
@@ -179,6 +199,8 @@ def parse_event(message: str) -> Event | None:
         return _parse_server(message)
     if "_task=" in message or "task_id=" in message:
         return _parse_named(message)
+    if message.startswith("request remote_addr="):
+        return _parse_named_access(message)
     return ProcessEnd(0) if _START(message) else None
 
 
@@ -239,6 +261,17 @@ def _parse_named(message: str) -> Event | None:
     return Cached(task, slot, int(tokens))
 
 
+def _parse_named_access(message: str) -> Access | None:
+    values = dict(value.partition("=")[::2] for value in message.split(" ", _MAX_NAMED_VALUES))
+    method, path, client, status = (
+        values.get(name, "") for name in ("method", "path", "remote_addr", "status")
+    )
+    if not (path.startswith("/") and _IS_COUNT(status)):
+        return None
+    method, client = values.get("method", ""), values.get("remote_addr", "")
+    return Access(method[:7], path.partition("?")[0][:200], client[:64], int(status))
+
+
 _IS_COUNT = re.compile(r"\d{1,12}").fullmatch
 
 
@@ -247,6 +280,13 @@ def _parse_server(message: str) -> Event | None:
         return Cancel(int(found[1]))
     if found := _ERROR(message):
         return Failure(int(found[1]), found[2])
+    if found := _ACCESS(message):
+        return Access(found[1], found[2], found[3], int(found[4]))
+    return _parse_process(message)
+
+
+def _parse_process(message: str) -> Event | None:
+    """Return what a router, or a process about itself, tells."""
     if found := _PROXY(message):
         return Arrival(int(found[1]))
     if found := _MODEL(message):

@@ -21,6 +21,7 @@ class Request:
         cancelled: the client left.
         error: text of the error.
         model: name of the model's file.
+        method, path, client, status: of the HTTP request.
     """
 
     port: int
@@ -50,6 +51,10 @@ class Request:
     slot_kept_share: float | None = None
     cancelled: bool = False
     error: str | None = None
+    method: str | None = None
+    path: str | None = None
+    client: str | None = None
+    status: int | None = None
     is_child: bool = False
     is_superseded: bool = False
     is_released: bool = False

@@ -22,7 +22,9 @@ from typing import Any, Self
 
 from collector.parsers.log.record import Record
 from collector.parsers.log.time import RESTART_SECONDS
+from collector.parsers.requests.access import AccessLog
 from collector.parsers.requests.lines import (
+    Access,
     Arrival,
     Cached,
     Cancel,
@@ -74,6 +76,7 @@ class _Process:
         last_stamp: of its newest record; None = its records have no stamps.
         last_time: Unix seconds of its newest record.
         model: name of the file that it has loaded; None = not seen.
+        access: its access log.
     """
 
     open: dict[int, Request] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class _Process:
     last_stamp: float | None = None
     last_time: float = 0.0
     model: str | None = None
+    access: AccessLog = field(default_factory=AccessLog)
 
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> Self:
@@ -92,7 +96,8 @@ class _Process:
         Raises:
             AttributeError, OverflowError, TypeError, ValueError: it is not such a state.
         """
-        process = cls(**known_fields(cls, stored))
+        access = AccessLog.restored(stored.pop("access", {}))
+        process = cls(**known_fields(cls, stored), access=access)
         process.open = {
             int(task): Request(**known_fields(Request, one)) for task, one in process.open.items()
         }
@@ -134,7 +139,7 @@ class RequestTracker:
         return {
             str(port): asdict(process)
             for port, process in self._processes.items()
-            if process.open or process.cancelled or process.last_stamp or process.model or process.arrivals
+            if process != _Process(last_time=process.last_time)
         }
 
     def add(self, records: Sequence[Record], times: Sequence[float]) -> list[Request]:
@@ -162,13 +167,20 @@ class RequestTracker:
                     continue
                 ended += self._end_process(record.port)
                 process = self._processes[record.port]
-            if process.open:
-                ended += _end_released(process, record)
+            done = _end_released(process, record) if process.open else []
             process.last_time = time
             event = parse_event(record.message)
             if event is not None:
-                ended += self._apply(event, record, process, time)
+                done += self._apply(event, record, process, time)
+            line = event if isinstance(event, Access) else None
+            if line or (process.access.is_printed and not isinstance(event, ModelPath | ProcessEnd)):
+                done = process.access.add(done, line, list(process.open.values()))
+            ended += done
         return ended
+
+    def end(self) -> list[Request]:
+        """Return the requests that have ended and wait for more lines, of a log that has ended."""
+        return [request for process in self._processes.values() for request in process.access.end()]
 
     def _forget_a_process(self) -> list[Request]:
         """Make room for another process if there are too many; return the requests that were open.
@@ -248,6 +260,7 @@ class RequestTracker:
             return
         kept = _Process(arrivals=process.arrivals) if port else _Process()
         self._processes[port] = kept
+        yield from process.access.end()
         for request in process.open.values():
             request.ended_at = process.last_time
             yield finish(

@@ -31,8 +31,8 @@ def times_of(records: Sequence[Record]) -> list[float]:
 
 
 def requests_of(server: str) -> list[Request]:
-    records = records_of(server)
-    return RequestTracker().add(records, times_of(records))
+    tracker, records = RequestTracker(), records_of(server)
+    return [*tracker.add(records, times_of(records)), *tracker.end()]
 
 
 def calls_of(server: str) -> list[dict[str, Any]]:
@@ -92,6 +92,7 @@ def test_requests_are_the_same_wherever_the_collector_was_restarted(server: str)
     for record in records:
         found += tracker.add([record], times_of([record]))
         tracker = RequestTracker(json.loads(json.dumps(tracker.to_store())))
+    found += tracker.end()
     assert found == requests_of(server)
 
 
@@ -111,15 +112,16 @@ def test_a_lost_line_costs_its_own_request_only(server: str) -> None:
     for seed in range(20):
         lost = random.Random(seed).randrange(len(records))
         rest = records[:lost] + records[lost + 1 :]
-        found = RequestTracker().add(rest, times_of(rest))
+        tracker = RequestTracker()
+        found = [*tracker.add(rest, times_of(rest)), *tracker.end()]
         missing = [one for one in map(alone, whole) if one not in list(map(alone, found))]
         wrong = max(wrong, len(missing))
     assert wrong <= 2  # the child of a call names its parent
 
 
 def alone(request: Request) -> Request:
-    """Return a request without the number of those beside it, which a lost line changes."""
-    return replace(request, other_requests=0)
+    """Return a request without what the lines of others tell of it, which may be lost."""
+    return replace(request, other_requests=0, method=None, path=None, client=None, status=None)
 
 
 def test_embeddings_have_their_tokens_and_no_generation() -> None:
@@ -165,3 +167,31 @@ def test_the_children_of_one_call_know_their_parent() -> None:
     (child,) = [one for one in requests_of("b10229") if one.is_child]
     assert child.parent_task is not None
     assert child.parent_task < child.task
+
+
+WITH_ACCESS_LOG = ("b7710", "b8672")
+
+
+@pytest.mark.parametrize("server", WITH_ACCESS_LOG)
+def test_requests_have_method_path_and_status_of_their_calls(server: str) -> None:
+    calls = {
+        f"{call['timings']['prompt_ms']:.2f}": (call["path"], call["status"])
+        for call in calls_of(server)
+        if call.get("timings") and call.get("status")
+    }
+    assert len(calls) >= 17
+    found = requests_of(server)
+    known = [one for one in found if f"{one.prompt_ms or 0:.2f}" in calls]
+    assert len(known) >= 17
+    with_path = [one for one in known if one.path]
+    assert len(with_path) >= 0.8 * len(known)
+    assert [(one.path, one.status) for one in with_path] == [
+        calls[f"{one.prompt_ms:.2f}"] for one in with_path
+    ]
+    assert {(one.method, one.client) for one in found if one.path} == {("POST", "127.0.0.1")}
+    assert {one.status for one in found if one.error} == {400}
+
+
+@pytest.mark.parametrize("server", sorted(set(SERVERS) - set(WITH_ACCESS_LOG)))
+def test_requests_without_an_access_log_have_no_path(server: str) -> None:
+    assert {(one.method, one.path, one.client, one.status) for one in requests_of(server)} == {(None,) * 4}
