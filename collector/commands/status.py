@@ -15,6 +15,7 @@ from collector.database.connection import connect_read_only, fetch, translate_sq
 from collector.database.locks.collector_lock import running_collector
 from collector.schema import quote_identifier
 from collector.settings import find_settings_file, load_settings
+from collector.views.requests import GENERATION_SPEED
 
 _WARNINGS_SHOWN = 5
 _LAST_WARNINGS = (
@@ -26,6 +27,12 @@ _LAST_SPEEDS = """
         SELECT * FROM llama_metrics ORDER BY timestamp DESC LIMIT 2000)
     WHERE predicted_tokens_per_second IS NOT NULL
     GROUP BY model HAVING timestamp = max(timestamp)"""
+_REQUEST_SPEEDS = f"""
+    SELECT model, timestamp, tokens_per_second FROM (
+        SELECT model, timestamp, id, {GENERATION_SPEED} AS tokens_per_second FROM (
+            SELECT * FROM requests WHERE timestamp < 9e18 ORDER BY timestamp DESC LIMIT 2000)
+        WHERE outcome = 'finished' AND generated_tokens > 1 AND generation_ms > 0 ORDER BY id)
+    GROUP BY model HAVING timestamp = max(timestamp)"""  # noqa: S608 - our own names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +84,7 @@ def read_status(database: Path, *, count_rows: bool = True) -> Record:
             "gpu_metrics": _newest(connection, "gpu_metrics", tables),
             "llama_metrics": _newest(connection, "llama_metrics", tables),
             "speeds": _rows(connection, "llama_metrics", tables, _LAST_SPEEDS),
+            "request_speeds": _rows(connection, "requests", tables, _REQUEST_SPEEDS),
             "health": _rows(
                 connection, "collector_health", tables, "SELECT * FROM collector_health ORDER BY name"
             ),

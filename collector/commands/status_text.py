@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.schema import BYTES_PER_MB
 from collector.text import format_age, format_duration, format_number, printable
@@ -15,6 +15,9 @@ _NO_HISTORIES: Histories = MappingProxyType({})
 _OK_STATES = ("ok", "up", "running", "absent")
 _MAX_AGE_SECONDS = 60
 """Age, relative to the newest sample, above which rows of models and GPUs are not shown."""
+
+_SPEED_SECONDS = 3600
+"""A request this much older than what the counters show last is not the last one: its log is not read now."""
 
 
 class Colours:
@@ -115,7 +118,7 @@ def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTO
         colours.dim(f"newest sample {format_age(metrics['timestamp'])}"),
         _server_line(metrics, colours),
     ]
-    speeds = {row["model"]: row for row in status["speeds"]}
+    speeds = _last_speeds(status)
     for row in current("llama_metrics"):
         lines.append(_model_line(row, speeds.get(row["model"]), colours))
         lines += history("llama_metrics", row["model"])
@@ -126,6 +129,27 @@ def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTO
         lines.append(_gpu_line(row, colours))
         lines += history("gpu_metrics", row["gpu_index"])
     return lines
+
+
+class _Speed(NamedTuple):
+    """A speed of generation: tokens per second, Unix seconds of its end, and where it comes from."""
+
+    tokens_per_second: float
+    timestamp: int
+    source: str
+
+
+def _last_speeds(status: Record) -> dict[str, _Speed]:
+    """Return the last speed of each model: of its last request, unless the counters show much later ones."""
+    speeds = {
+        row["model"]: _Speed(row["predicted_tokens_per_second"], row["timestamp"], "counters")
+        for row in status["speeds"]
+    }
+    for row in status["request_speeds"]:
+        counted = speeds.get(row["model"])
+        if counted is None or row["timestamp"] > counted.timestamp - _SPEED_SECONDS:
+            speeds[row["model"]] = _Speed(row["tokens_per_second"], row["timestamp"], "last request")
+    return speeds
 
 
 def _server_line(row: Record, colours: Colours) -> str:
@@ -140,15 +164,15 @@ def _server_line(row: Record, colours: Colours) -> str:
     return _line("llama-server", parts, colours)
 
 
-def _model_line(row: Record, speed: Record | None, colours: Colours) -> str:
+def _model_line(row: Record, speed: _Speed | None, colours: Colours) -> str:
     parts = [
         f"requests {format_number(row['requests_processing'], digits=0)}",
         f"waiting {format_number(row['requests_deferred'], digits=0)}",
         f"generated {format_number(row['tokens_predicted_total'], ' tokens', digits=0)}",
     ]
     if speed:
-        tokens_per_second = format_number(speed["predicted_tokens_per_second"], " tokens/s")
-        parts.append(f"last speed {tokens_per_second} {colours.dim(format_age(speed['timestamp']))}")
+        age = colours.dim(f"{format_age(speed.timestamp)}, {speed.source}")
+        parts.append(f"last speed {format_number(speed.tokens_per_second, ' tokens/s')} {age}")
     return _line(f"  {printable(row['model'])}", parts, colours)
 
 

@@ -12,6 +12,7 @@ from collector.report import plots
 from collector.report.period import Period, local
 from collector.report.period_reader import PeriodReader
 from collector.text import format_duration, format_number
+from collector.views.requests import request_speed
 
 _MAX_SERIES = 12
 _MAX_ROWS = 50
@@ -80,16 +81,22 @@ def figures(connection: sqlite3.Connection, period: Period) -> Iterator[Figure]:
 
 def _models(reader: PeriodReader) -> Figure:
     """Return a table of the tokens and mean speeds of each model."""
-    rows = reader.rows("""
+    has_requests = reader.rows("SELECT 1 FROM sqlite_master WHERE name = 'requests' AND ?1 < ?2")
+    generation, prompt = (
+        request_speed(of, "?1 + 1", "?2 + 1", "sums.model") if has_requests else "NULL"
+        for of in ("generation", "prompt")
+    )
+    rows = reader.rows(f"""
         SELECT model, generated_tokens, prompt_tokens, cached_tokens,
-          generated_tokens / nullif(seconds, 0) AS speed,
-          prompt_tokens / nullif(prompt_seconds, 0) AS prompt_speed
-        FROM (
+          coalesce(request_speed, generated_tokens / nullif(seconds, 0)) AS speed,
+          coalesce(request_prompt_speed, prompt_tokens / nullif(prompt_seconds, 0)) AS prompt_speed,
+          coalesce(request_speed, request_prompt_speed) IS NOT NULL AS is_of_requests
+        FROM (SELECT *, {generation} AS request_speed, {prompt} AS request_prompt_speed FROM (
           SELECT model, sum(generated_tokens) AS generated_tokens, sum(generation_seconds) AS seconds,
             sum(prompt_tokens) AS prompt_tokens, sum(prompt_seconds) AS prompt_seconds,
             sum(cached_tokens) AS cached_tokens
-          FROM token_steps WHERE timestamp > ?1 AND timestamp <= ?2 GROUP BY model)
-        ORDER BY generated_tokens DESC, model""")
+          FROM token_steps WHERE timestamp > ?1 AND timestamp <= ?2 GROUP BY model) AS sums)
+        ORDER BY generated_tokens DESC, model""")  # noqa: S608 - our own names
     cells = [
         (
             row["model"],
@@ -98,10 +105,11 @@ def _models(reader: PeriodReader) -> Figure:
                 for name in ("generated_tokens", "prompt_tokens", "cached_tokens")
             ),
             *(format_number(row[name]) for name in ("speed", "prompt_speed")),
+            "requests" if row["is_of_requests"] else "counters",
         )
         for row in rows
     ]
-    heads = ("model", "generated", "prompts", "from the cache", "generated/s", "prompts/s")
+    heads = ("model", "generated", "prompts", "from the cache", "generated/s", "prompts/s", "speeds from")
     return Figure("Models", "Tokens of the requests that finished.", heads=heads, rows=cells)
 
 

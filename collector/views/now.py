@@ -2,6 +2,7 @@
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import time_columns
+from collector.views.requests import GENERATION_SPEED
 
 
 def _gpus(expression: str) -> str:
@@ -17,13 +18,37 @@ def _models(expression: str) -> str:
 _LOADED = """(
     SELECT coalesce(group_concat(name, ', '), '') FROM (
       SELECT name FROM models WHERE status = 'loaded' ORDER BY name))"""
-_LAST_SPEEDS = """(
-    SELECT group_concat(name || ' ' || speed, ', ') FROM (
-      SELECT name, (
-        SELECT round(predicted_tokens_per_second, 1) FROM llama_metrics
-        WHERE model_id = models.id AND predicted_tokens_per_second IS NOT NULL
-        ORDER BY timestamp DESC LIMIT 1) AS speed
-      FROM models WHERE status = 'loaded' ORDER BY name))"""
+_SPEED_SECONDS = 3600
+"""The counters show a finished request in the next sample, so that its row is little older than that one."""
+
+
+def _last_speeds(expression: str) -> str:
+    """Return SQL of an aggregate over the loaded models, with `name`, `speed` and `source` of each.
+
+    The speed is that of the last finished request, or of the sample before which requests finished last.
+    """
+    return f"""(
+    SELECT {expression} FROM (
+      SELECT name, coalesce(request_speed, counted_speed) AS speed,
+        CASE WHEN request_speed IS NULL THEN 'counters' ELSE 'requests' END AS source
+      FROM (
+        SELECT *, (
+          SELECT round({GENERATION_SPEED}, 1) FROM requests
+          WHERE requests.timestamp > coalesce(counted_at, sample.timestamp) - {_SPEED_SECONDS}
+            AND +requests.model IS counted.name AND +requests.outcome = 'finished'
+            AND +generated_tokens > 1 AND generation_ms > 0
+          ORDER BY requests.timestamp DESC, requests.id DESC LIMIT 1) AS request_speed
+        FROM (
+          SELECT models.name, llama_metrics.timestamp AS counted_at,
+            round(llama_metrics.predicted_tokens_per_second, 1) AS counted_speed
+          FROM models LEFT JOIN llama_metrics ON llama_metrics.id = (
+            SELECT id FROM llama_metrics AS one
+            WHERE one.model_id = models.id AND one.predicted_tokens_per_second IS NOT NULL
+            ORDER BY one.timestamp DESC LIMIT 1)
+          WHERE models.status = 'loaded') AS counted)
+      WHERE speed IS NOT NULL ORDER BY name))"""
+
+
 _TOKENS_LAST_HOUR = """(
     SELECT sum(generated_tokens) FROM token_steps WHERE token_steps.timestamp > sample.timestamp - 3600)"""
 _ERRORS_LAST_HOUR = """(
@@ -52,7 +77,9 @@ NOW = View(
         ),
         ViewColumn("loaded_models", _LOADED, "names of the loaded models; empty = none"),
         ViewColumn(
-            "last_tokens_per_second", _LAST_SPEEDS, "last measured generation speed of each loaded model"
+            "last_tokens_per_second",
+            _last_speeds("group_concat(name || ' ' || speed, ', ')"),
+            "last measured generation speed of each loaded model",
         ),
         ViewColumn(
             "requests_processing", _models("sum(requests_processing)"), "requests that are being processed"
@@ -74,6 +101,11 @@ NOW = View(
             "errors_last_hour",
             _ERRORS_LAST_HOUR,
             "log records of level error or critical, in the hour before the sample",
+        ),
+        ViewColumn(
+            "speed_source",
+            _last_speeds("group_concat(DISTINCT source)"),
+            "where these speeds come from: requests (the log is read) or counters of the server",
         ),
     ),
     """

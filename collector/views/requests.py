@@ -11,6 +11,27 @@ _PROMPT_SPEED = "processed_tokens * 1000.0 / nullif(prompt_ms, 0)"
 _OUTCOMES = ("finished", "cancelled", "error", "no_generation", "server_ended", "lost", "incomplete")
 
 
+def request_speed(of: str, since: str, until: str, model: str) -> str:
+    """Return SQL of the speed of a model over its finished requests of a time, tokens per second.
+
+    NULL where there are none: the log is not read, or was not.
+
+    Args:
+        of: `generation` or `prompt`.
+        since: SQL of the Unix seconds of the earliest end.
+        until: SQL of the Unix seconds before which they ended.
+        model: SQL of its name.
+    """
+    tokens, condition = {
+        "generation": ("generated_tokens - 1", "generated_tokens > 1"),
+        "prompt": ("processed_tokens", "processed_tokens > 0"),
+    }[of]
+    return f"""(
+        SELECT 1000.0 * sum({tokens}) / nullif(sum({of}_ms), 0) FROM requests
+        WHERE requests.timestamp >= {since} AND requests.timestamp < {until} AND +requests.model IS {model}
+          AND +requests.outcome = 'finished' AND +{condition} AND +requests.time_source <> 'unknown')"""
+
+
 _DURATIONS = {
     "first_token": ("prompt_ms", "time to the first token, without queueing"),
     "total": ("total_ms", "whole duration in the slot"),

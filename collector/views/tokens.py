@@ -2,6 +2,7 @@
 
 from collector.schema import View, ViewColumn
 from collector.views.periods import days_of, hours_of, time_columns
+from collector.views.requests import request_speed
 
 
 def _step(name: str, counter: str, meaning: str) -> ViewColumn:
@@ -64,11 +65,15 @@ _TOTALS = (
 )
 # The sums have a subquery of their own: SQLite would compute a sum again for each expression that contains
 # it.
-_MODEL_PERIOD = f""", model_period AS (
-      SELECT began, model, {", ".join(f"sum({total}) AS {total}" for total in _TOTALS)}
+_MODEL_PERIOD = f""", model_sums AS (
+      SELECT began, ended, model, {", ".join(f"sum({total}) AS {total}" for total in _TOTALS)}
       FROM period CROSS JOIN token_steps
       WHERE token_steps.timestamp >= began AND token_steps.timestamp < ended
-      GROUP BY began, model
+      GROUP BY began, ended, model
+    ), model_period AS (
+      SELECT *, {request_speed("generation", "began", "ended", "model_sums.model")} AS request_speed,
+        {request_speed("prompt", "began", "ended", "model_sums.model")} AS request_prompt_speed
+      FROM model_sums
     )"""
 _PERIOD_COLUMNS = (
     ViewColumn("model", "model", "name of the model on its server"),
@@ -82,13 +87,13 @@ _PERIOD_COLUMNS = (
     ),
     ViewColumn(
         "generated_tokens_per_second",
-        "generated_tokens / nullif(generation_seconds, 0)",
+        "coalesce(request_speed, generated_tokens / nullif(generation_seconds, 0))",
         "all generated tokens by all seconds of generation: long requests count most, and a request that "
         "waits beside others' prompts looks slow",
     ),
     ViewColumn(
         "prompt_tokens_per_second",
-        "prompt_tokens / nullif(prompt_seconds, 0)",
+        "coalesce(request_prompt_speed, prompt_tokens / nullif(prompt_seconds, 0))",
         "mean speed of prompt processing",
     ),
     ViewColumn(
@@ -109,6 +114,11 @@ _PERIOD_COLUMNS = (
         "prompt_seconds",
         "seconds of prompt processing: wall time that several requests may share, not to be added to "
         "generation_seconds",
+    ),
+    ViewColumn(
+        "speed_source",
+        "CASE WHEN coalesce(request_speed, request_prompt_speed) IS NULL THEN 'counters' ELSE 'requests' END",
+        "where both speeds come from: requests (the log is read) or counters of the server",
     ),
 )
 

@@ -19,6 +19,7 @@ from collector.cli import main
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS
 from collector.errors import DatabaseError
+from collector.logs.requests import REQUESTS
 from collector.report.page import make_page
 from collector.report.period import DAY, HOUR, Period
 from collector.schema import Table
@@ -130,10 +131,26 @@ def section_html(section: str, text: str) -> str:
 def test_tokens_and_speeds_of_a_model_are_those_of_the_period(database: Database) -> None:
     insert_tokens(database)
     shown = page(database)
-    assert shown.row("m")[:6] == ["m", "1,800", "3,600", "unknown", "36.0", "720.0"]
+    assert shown.row("m")[:7] == ["m", "1,800", "3,600", "unknown", "36.0", "720.0", "counters"]
     bars = shown.sections["Generated tokens"]
     assert "06-12 14:00: 1,200" in bars
     assert "06-12 15:00: 600" in bars
+
+
+def test_speeds_come_from_requests_where_the_log_is_read(database: Database) -> None:
+    insert_tokens(database)
+    common = {
+        "task": 1,
+        "time_source": "stamp",
+        "outcome": "finished",
+        "model": "m",
+        "processed_tokens": 10,
+        "prompt_ms": 20.0,
+    }
+    for second, milliseconds in ((60, 2000.0), (12 * HOUR, 1e6)):
+        row = {"timestamp": NOON + second, "generated_tokens": 101, "generation_ms": milliseconds}
+        insert(database, REQUESTS, common | row)
+    assert page(database).row("m")[:7] == ["m", "1,800", "3,600", "unknown", "50.0", "500.0", "requests"]
 
 
 def test_data_outside_the_period_do_not_count(database: Database) -> None:

@@ -238,6 +238,43 @@ def test_shares_and_speeds_of_an_hour_are_computed_from_its_sums(database: Datab
     assert (row["generation_seconds"], row["prompt_seconds"], row["work_seconds"]) == (4, 1, 4)
 
 
+@pytest.mark.parametrize("view", ["tokens_by_hour", "tokens_by_day"])
+def test_speeds_are_those_of_requests_where_there_are_any(database: Database, view: str) -> None:
+    counters: dict[str, SqlValue] = {
+        "tokens_predicted_seconds_total": 0.0,
+        "prompt_tokens_total": 0.0,
+        "prompt_seconds_total": 0.0,
+    }
+    later: dict[str, SqlValue] = {
+        "tokens_predicted_seconds_total": 10.0,
+        "prompt_tokens_total": 50.0,
+        "prompt_seconds_total": 1.0,
+    }
+    for model in ("m", "other"):
+        insert_tokens(database, (NOON, 0), model=model, **counters)
+        insert_tokens(database, (NOON + 5, 300), model=model, **later)
+    insert(
+        database,
+        REQUESTS,
+        *(
+            request(
+                NOON + 1, generated_tokens=101, generation_ms=2000.0 + n, processed_tokens=10, prompt_ms=20.0
+            )
+            for n in (-500.0, 500.0)
+        ),
+        request(NOON + 2, outcome="cancelled", generation_ms=1e6),
+        request(NOON + 2, time_source="unknown", generation_ms=1e6),
+        request(NOON + 2, generated_tokens=1, generation_ms=0.0, processed_tokens=0, prompt_ms=1e6),
+        request(NOON + 3 * 86_400, generation_ms=1e6),
+    )
+    upgrade_rows(database)
+    names = "model, generated_tokens_per_second, prompt_tokens_per_second, speed_source"
+    assert [tuple(row.values()) for row in database.query(f"SELECT {names} FROM {view} ORDER BY model")] == [
+        ("m", 50, 500, "requests"),
+        ("other", 30, 50, "counters"),
+    ]
+
+
 def test_columns_of_counters_that_a_build_lacks_are_null(database: Database) -> None:
     insert_tokens(database, (NOON, 0), (NOON + 5, 90))
     upgrade_rows(database)
@@ -713,6 +750,34 @@ def test_slow_failed_and_uncached_requests_have_their_reason(database: Database)
         "no slot held anything similar",
         "the slot held it and could not use it (sliding window",
     }
+
+
+def test_now_has_the_speed_of_the_last_request_of_each_model_where_the_log_is_read(
+    database: Database,
+) -> None:
+    now = int(time.time())
+    insert(database, METRICS, {"timestamp": now})
+    for name in ("a", "b", "c"):
+        insert(database, MODELS, {"id": name, "name": name, "status": "loaded"})
+    for model, speed in (("a", 9.0), ("b", 7.0)):
+        insert_tokens(database, (now, 10), model=model, model_id=model, predicted_tokens_per_second=speed)
+    speeds = "SELECT last_tokens_per_second, speed_source FROM now"
+    (row,) = database.query(speeds)
+    assert tuple(row.values()) == ("a 9.0, b 7.0", "counters")
+    last: dict[str, Any] = {"generated_tokens": 11, "generation_ms": 200.0}
+    insert(
+        database,
+        REQUESTS,
+        request(now - 9, model="a", generation_ms=1.0),
+        request(now - 8, model="a", **last),
+    )
+    insert(database, REQUESTS, request(now - 2, model="a", outcome="error"))
+    (row,) = database.query(speeds)
+    assert row["last_tokens_per_second"] == "a 50.0, b 7.0"
+    assert set(row["speed_source"].split(",")) == {"requests", "counters"}
+    insert(database, REQUESTS, request(now - 5000, model="b", **last), request(now - 50, model="c", **last))
+    (row,) = database.query(speeds)
+    assert row["last_tokens_per_second"] == "a 50.0, b 7.0, c 50.0"
 
 
 def test_the_speed_of_a_model_is_the_median_of_requests_that_ran_alone(database: Database) -> None:
