@@ -21,6 +21,7 @@ from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.database.documented import LOGS, METRICS, MODELS
 from collector.errors import DatabaseBusy
+from collector.logs.requests import REQUESTS
 from collector.schema import SqlValue, Table
 from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS
@@ -40,6 +41,26 @@ def sample(number: int, timestamp: int) -> Iterator[tuple[Table, Values]]:
     """Yield the rows of one tick."""
     turn, step = divmod(number, TURN_SAMPLES)
     model, finished = f"model-{turn % 2}", step % 10 == 0
+    if finished:
+        yield (
+            REQUESTS,
+            {
+                "timestamp": timestamp,
+                "model": model,
+                "task": number,
+                "time_source": "stamp",
+                "outcome": "finished",
+                "prompt_tokens": 2000,
+                "processed_tokens": 500,
+                "cached_tokens": 1500,
+                "generated_tokens": 400,
+                "prompt_ms": 700.0,
+                "generation_ms": 9000.0,
+                "total_ms": 9700.0,
+                "other_requests": 0,
+                "context_tokens": 2400,
+            },
+        )
     yield METRICS, {"cpu_usage": 20.0, "active_models": 1, "uptime": 100.0 + number, "timestamp": timestamp}
     yield HOST_METRICS, {"timestamp": timestamp, "cpu_usage": 30.0, "memory_usage": 50.0}
     for gpu in range(GPUS):

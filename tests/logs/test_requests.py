@@ -1,9 +1,13 @@
-"""Requests of a log that is read: once each, whatever is killed or rotated, and with exact times."""
+"""Requests of a log that is read: once each, whatever is killed or rotated, and with exact times.
+
+`python -m tests.logs.test_requests 500` kills the reader so often, for each way of rotation.
+"""
 
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,22 +57,20 @@ class RequestWriter(Writer):
         return f"{stamp} I {text}\n".encode()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("rotate", ["rename", "copytruncate"])
-def test_no_request_is_lost_or_stored_twice_when_the_collector_is_killed_at_any_moment(
-    tmp_path: Path, rotate: str
-) -> None:
-    log, database = tmp_path / "llama.log", tmp_path / "data" / "killed.db"
+def read_with_kills(
+    directory: Path, rotate: str, kills: int
+) -> tuple[RequestWriter, Counter[tuple[int, int]]]:
+    """Kill the reader of a log again and again; return the log's writer, and the requests stored at the end."""
+    log, database = directory / "llama.log", directory / "data" / "killed.db"
     log.touch()
-    chance = random.Random(KILLS)
-    writer = RequestWriter(log, rotate, seed=KILLS)
+    chance = random.Random(kills)
+    writer = RequestWriter(log, rotate, seed=kills)
     writer.start()
     try:
         with file_collector(database, log) as collector:
             collector.poll_until(lambda: bool(collector.rows()))
         writer.may_rotate.set()
-        for _ in range(KILLS):
+        for _ in range(kills):
             with subprocess.Popen(
                 [sys.executable, "-m", "tests.support.read_logs", str(database), str(log)],
                 stdout=subprocess.PIPE,
@@ -90,7 +92,17 @@ def test_no_request_is_lost_or_stored_twice_when_the_collector_is_killed_at_any_
 
     with file_collector(database, log) as collector:
         collector.poll_until(lambda: len(stored()) >= len(writer.ended_tasks), 30)
-        assert Counter(stored()) == Counter(writer.ended_tasks)
+        return writer, Counter(stored())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rotate", ["rename", "copytruncate"])
+def test_no_request_is_lost_or_stored_twice_when_the_collector_is_killed_at_any_moment(
+    tmp_path: Path, rotate: str
+) -> None:
+    writer, stored = read_with_kills(tmp_path, rotate, KILLS)
+    assert stored == Counter(writer.ended_tasks)
     assert writer.rotations > 10
 
 
@@ -151,3 +163,14 @@ def test_addresses_of_clients_are_stored_only_if_a_setting_says_so(
     with Collector(tmp_path, f'[logs]\nfiles = ["{log}"]\n{setting}') as collector:
         rows = collector.wait_for("SELECT DISTINCT method, client FROM requests WHERE path IS NOT NULL")
     assert rows == [{"method": "POST", "client": stored}]
+
+
+if __name__ == "__main__":
+    for way in ("rename", "copytruncate"):
+        with tempfile.TemporaryDirectory() as scratch:
+            writer, stored = read_with_kills(Path(scratch), way, int(sys.argv[1]))
+            written = Counter(writer.ended_tasks)
+            print(
+                f"{way}: {sys.argv[1]} kills, {writer.rotations} rotations, {written.total()} requests: "
+                f"{(written - stored).total()} lost, {(stored - written).total()} stored twice"
+            )
