@@ -91,7 +91,7 @@ def read_with_kills(
         return [(row["task"], row["generated_tokens"]) for row in rows]
 
     with file_collector(database, log) as collector:
-        collector.poll_until(lambda: len(stored()) >= len(writer.ended_tasks), 30)
+        collector.poll_until(lambda: len(stored()) >= len(writer.ended_tasks), 30 + kills)
         return writer, Counter(stored())
 
 
