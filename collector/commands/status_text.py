@@ -9,7 +9,7 @@ from collector.text import format_age, format_duration, format_number, printable
 
 Record = dict[str, Any]
 Histories = Mapping[tuple[str, object], str]
-"""Sparklines by table and series; the series is a model, a GPU index, or None for a table with one series."""
+"""Sparklines by table and series: a model, the uuid (else the index) of a GPU, or None for the only one."""
 
 _NO_HISTORIES: Histories = MappingProxyType({})
 _OK_STATES = ("ok", "up", "running", "absent")
@@ -127,7 +127,7 @@ def _readings(status: Record, colours: Colours, histories: Histories = _NO_HISTO
         lines += history("host_metrics", None)
     for row in current("gpu_metrics"):
         lines.append(_gpu_line(row, colours))
-        lines += history("gpu_metrics", row["gpu_index"])
+        lines += history("gpu_metrics", row["uuid"] or row["gpu_index"])
     return lines
 
 
@@ -196,7 +196,7 @@ def _gpu_line(row: Record, colours: Colours) -> str:
         f"of {format_number(row['memory_total_mb'], digits=0)} MB",
         f"{format_number(row['temperature_celsius'], ' °C', digits=0)}",
         f"{format_number(row['power_watts'], ' W', digits=0)}",
-        printable(row["name"] or ""),
+        " ".join(printable(row.get(name) or "") for name in ("name", "bus_address")).strip(),
     ]
     return _line(f"gpu {row['gpu_index']}", parts, colours)
 

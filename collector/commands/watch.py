@@ -30,7 +30,7 @@ _END_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
 _TERMINAL_SIGNALS = {signal.SIGWINCH, signal.SIGTSTP}
 _SERIES = (
     ("host_metrics", "NULL", "cpu_usage", "cpu, 0 to 100 %"),
-    ("gpu_metrics", "gpu_index", "gpu_usage", "busy, 0 to 100 %"),
+    ("gpu_metrics", "coalesce(uuid, gpu_index)", "gpu_usage", "busy, 0 to 100 %"),
     ("llama_metrics", "model", "predicted_tokens_per_second", "tokens/s, highest"),
 )
 """Of each history: table, expression of the series (model or GPU), column, and meaning as it is shown."""

@@ -199,7 +199,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_old_or_the_new_database(
     old = rows(collector.database, count)
     pristine = collector.database.read_bytes()
     chance = random.Random(1)
-    seen = set()
+    seen: set[bool] = set()
     seconds = 0.7  # how long a restore takes here, about: as long as the last one that was not killed
     for _ in range(100):
         started = time.monotonic()

@@ -118,6 +118,17 @@ def test_each_reading_has_its_history_in_which_unknown_values_are_blank(database
     assert " █▅▁  busy, 0 to 100 %" in frame
 
 
+def test_gpus_with_the_same_number_have_their_own_history_and_their_bus_address(database: Database) -> None:
+    """Each vendor's driver counts from 0."""
+    (newest,) = database.query("SELECT max(timestamp) AS at FROM metrics")
+    other = {"gpu_index": 0, "uuid": None, "vendor": "amd", "bus_address": "0000:0a:00.0", "name": "Radeon"}
+    insert(database, GPU_METRICS, timestamp=newest["at"], gpu_usage=100.0, **other)
+    with Terminal(watch_command(database.path, NEVER)) as terminal:
+        frame = terminal.wait_for("   █  busy, 0 to 100 %")
+    assert "Radeon 0000:0a:00.0" in frame
+    assert " █▅▁  busy, 0 to 100 %" in frame
+
+
 def test_the_screen_is_drawn_anew_after_each_interval(database: Database) -> None:
     with Terminal(watch_command(database.path, EACH_SECOND)) as terminal:
         terminal.wait_for("▁▅█  cpu")
