@@ -76,23 +76,41 @@ def test_a_running_collector_is_to_be_stopped_first(
     assert "Stop it while requests are imported." in capsys.readouterr().err
 
 
-def test_a_journal_has_the_requests_of_its_unit_from_a_time_on_once(
-    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.write_text(settings.read_text().replace("= 10", "= 0"))
-    journal = tmp_path / "journal"
+def use_journal(log: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let journalctl read a journal with the lines of a log, at the times of their stamps."""
+    journal = directory / "journal"
     journal.mkdir()
     seconds, entries = 0.0, []
-    for line in LOG.read_text().splitlines():
+    for line in log.read_text().splitlines():
         if stamp := re.match(r"(\d+)\.(\d\d\.\d{3})\.", line):
             seconds = int(stamp[1]) * 60 + float(stamp[2])
         entries.append(entry(line, seconds))
     write_journal(journal / "a.journal", entries)
-    program = tmp_path / "bin" / "journalctl"
+    program = directory / "bin" / "journalctl"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {shutil.which("journalctl")} --directory={journal} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_a_request_that_waits_for_its_access_line_at_the_end_of_the_journal_is_imported(
+    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.write_text(settings.read_text().replace("= 10", "= 0"))
+    lines = (RECORDINGS / "requests" / "b7710" / "server.log").read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if "stop processing" in line)
+    log = tmp_path / "cut.log"
+    log.write_text("".join(lines[: last + 1]))
+    use_journal(log, tmp_path, monkeypatch)
+    assert run(settings, "--journal", UNIT) == 0
+    assert ": 19 requests added" in capsys.readouterr().out
+
+
+def test_a_journal_has_the_requests_of_its_unit_from_a_time_on_once(
+    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.write_text(settings.read_text().replace("= 10", "= 0"))
+    use_journal(LOG, tmp_path, monkeypatch)
     assert run(settings, "--journal", UNIT) == 0
     assert run(settings, "--journal", UNIT) == 0
     assert run(settings, LOG) == 0

@@ -155,6 +155,10 @@ class JournalReader:
         with Journalctl([*self._arguments, "--lines=1", "--quiet", *matches]) as journalctl:
             return not any(True for _ in journalctl.lines())
 
+    def finish(self) -> None:
+        """Give the sink the requests that wait for further lines: no more are read."""
+        self._sink.request_rows(self._requests.end(), self._position.models, JOURNAL)
+
     def close(self) -> None:
         """Do nothing: no process and no file is open between two polls."""
 

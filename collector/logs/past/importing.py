@@ -143,6 +143,7 @@ class RequestImport:
         reader.poll()
         while reader.has_more:
             reader.poll()
+        reader.finish()
         return merge.summary
 
 

@@ -70,7 +70,7 @@ class AccessLog:
             return ended
         self.waiting += ended
         if line and (self.waiting or is_ending) and _is_of_task(line):
-            self.lines.append(list(line))
+            self.lines = [*self.lines, list(line)][-MAX_RECORDS:]
         if not self.waiting:
             return []
         self.records += 1

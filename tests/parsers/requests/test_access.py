@@ -99,3 +99,10 @@ def test_a_request_whose_line_is_lost_waits_for_some_records_only() -> None:
 def test_the_end_of_the_process_ends_the_wait() -> None:
     (one,) = tracked(launch(7), *timings(7), release(7), "0.00.001.000 I srv  llama_server: initializing ...")
     assert (one.outcome, one.path) == ("finished", None)
+
+
+def test_lines_without_end_do_not_make_the_state_large() -> None:
+    tracker = RequestTracker()
+    records = parse_records([access(CHAT), launch(7), *timings(7), *[access(CHAT)] * 1000])
+    tracker.add(records, [record.stamp or 0.0 for record in records])
+    assert len(json.dumps(tracker.to_store())) < 5000
