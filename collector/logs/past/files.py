@@ -4,6 +4,7 @@ import gzip
 import lzma
 import os
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def read_pieces(path: Path) -> Iterator[bytes]:
         with _open(path) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
-    except (OSError, EOFError, lzma.LZMAError) as error:  # a damaged .gz is an OSError
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise SourceFailed(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -137,9 +137,11 @@ def test_a_compressed_file_has_the_same_requests(ending: str, database: Database
 
 def test_a_damaged_or_missing_file_is_an_error_that_names_it(database: Database, tmp_path: Path) -> None:
     path = log_of("b10229", tmp_path)
-    damaged = tmp_path / "damaged.gz"
-    damaged.write_bytes(gzip.compress(path.read_bytes())[:-500])
-    for bad in (damaged, tmp_path / "missing.log", tmp_path):
+    packed = gzip.compress(path.read_bytes())
+    cut, damaged = tmp_path / "cut.gz", tmp_path / "damaged.gz"
+    cut.write_bytes(packed[:-500])
+    damaged.write_bytes(packed[:1000] + b"\xff" * 1000 + packed[2000:])
+    for bad in (cut, damaged, tmp_path / "missing.log", tmp_path):
         with pytest.raises(SourceFailed, match=bad.name):
             add(database, bad)
 
