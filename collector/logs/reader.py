@@ -114,7 +114,8 @@ class LogSink:
             source = record.writer or writer_name
             if record.port:
                 source = models.get(record.port, source)
-            models = add_child(models, record)
+            if " on port " in message:
+                models = add_child(models, record)
             if level in self._levels:
                 rows.append((level, message, source, timestamp))
         return rows, models
@@ -150,7 +151,7 @@ class LogSink:
 
 def add_child(models: Models, record: Record) -> Models:
     """Return the models of a router's children, by port, after a record, which may name another child."""
-    if " on port " not in record.message or record.port or not (child := spawned_child(record.message)):
+    if record.port or not (child := spawned_child(record.message)):
         return models
     others = [item for item in models.items() if item[0] != child[0]]
     return dict([*others, child][-_MAX_MODELS:])  # those named longest ago are removed

@@ -7,6 +7,7 @@ and they stay without. A call with several prompts is several tasks with one lin
 be expected. A line that comes while no task has ended, or is about to, is of a call without a task.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -55,7 +56,7 @@ class AccessLog:
         ]
         return log
 
-    def add(self, ended: list[Request], line: Access | None, running: list[Request]) -> list[Request]:
+    def add(self, ended: list[Request], line: Access | None, running: Iterable[Request]) -> list[Request]:
         """Return the requests whose wait is over after a record.
 
         Args:
@@ -63,12 +64,14 @@ class AccessLog:
             line: the record, if it is a line of the access log.
             running: the open tasks of the process.
         """
-        # A task whose durations were printed is about to end: a line may be its own.
-        is_ending = any(one.total_ms is not None or one.cancelled or one.error for one in running)
         was_printed, self.is_printed = self.is_printed, self.is_printed or line is not None
         if not was_printed:
             return ended
         self.waiting += ended
+        if not self.waiting and line is None:
+            return []
+        # A task whose durations were printed is about to end: a line may be its own.
+        is_ending = any(one.total_ms is not None or one.cancelled or one.error for one in running)
         if line and (self.waiting or is_ending) and _is_of_task(line):
             self.lines = [*self.lines, list(line)][-MAX_RECORDS:]
         if not self.waiting:

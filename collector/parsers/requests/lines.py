@@ -263,9 +263,7 @@ def _parse_named(message: str) -> Event | None:
 
 def _parse_named_access(message: str) -> Access | None:
     values = dict(value.partition("=")[::2] for value in message.split(" ", _MAX_NAMED_VALUES))
-    method, path, client, status = (
-        values.get(name, "") for name in ("method", "path", "remote_addr", "status")
-    )
+    path, status = values.get("path", ""), values.get("status", "")
     if not (path.startswith("/") and _IS_COUNT(status)):
         return None
     method, client = values.get("method", ""), values.get("remote_addr", "")

@@ -96,8 +96,8 @@ class _Process:
         Raises:
             AttributeError, OverflowError, TypeError, ValueError: it is not such a state.
         """
-        access = AccessLog.restored(stored.pop("access", {}))
-        process = cls(**known_fields(cls, stored), access=access)
+        access = AccessLog.restored(stored.get("access", {}))
+        process = cls(**known_fields(cls, stored | {"access": access}))
         process.open = {
             int(task): Request(**known_fields(Request, one)) for task, one in process.open.items()
         }
@@ -174,7 +174,7 @@ class RequestTracker:
                 done += self._apply(event, record, process, time)
             line = event if isinstance(event, Access) else None
             if line or (process.access.is_printed and not isinstance(event, ModelPath | ProcessEnd)):
-                done = process.access.add(done, line, list(process.open.values()))
+                done = process.access.add(done, line, process.open.values())
             ended += done
         return ended
 

@@ -106,3 +106,14 @@ def test_lines_without_end_do_not_make_the_state_large() -> None:
     records = parse_records([access(CHAT), launch(7), *timings(7), *[access(CHAT)] * 1000])
     tracker.add(records, [record.stamp or 0.0 for record in records])
     assert len(json.dumps(tracker.to_store())) < 5000
+
+
+def test_a_stored_state_is_not_changed_by_being_read() -> None:
+    """A step of the backfill that fails is tried again with the same state."""
+    tracker = RequestTracker()
+    records = parse_records([access(CHAT), launch(7), *timings(7), release(7)])
+    tracker.add(records, [record.stamp or 0.0 for record in records])
+    stored = tracker.to_store()
+    before = json.dumps(stored)
+    RequestTracker(stored)
+    assert json.dumps(stored) == before
