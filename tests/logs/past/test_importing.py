@@ -140,7 +140,7 @@ def test_a_damaged_or_missing_file_is_an_error_that_names_it(database: Database,
     packed = gzip.compress(path.read_bytes())
     cut, damaged = tmp_path / "cut.gz", tmp_path / "damaged.gz"
     cut.write_bytes(packed[:-500])
-    damaged.write_bytes(packed[:1000] + b"\xff" * 1000 + packed[2000:])
+    damaged.write_bytes(packed[:10] + b"\xff" + packed[11:])  # no such kind of block
     for bad in (cut, damaged, tmp_path / "missing.log", tmp_path):
         with pytest.raises(SourceFailed, match=bad.name):
             add(database, bad)
