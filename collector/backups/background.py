@@ -25,9 +25,6 @@ future comes from a wrong clock, for example of a machine that started in the ye
 would be no backup until that year.
 """
 
-LOCK_SECONDS = 30
-"""How long a backup waits for the lock of another program; it would have to be done again from the start."""
-
 _LOWEST_PRIORITY = 19
 
 Result = TypeVar("Result")
@@ -84,26 +81,6 @@ def run_at_lowest_priority(action: Callable[[], Result]) -> Result:
 
     with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
         return pool.submit(action).result()
-
-
-def run_when_unlocked(action: Callable[[], Result], stop: threading.Event) -> Result:
-    """Return the result of an action on the database, retried while another program holds a lock.
-
-    A program that commits without a pause holds it nearly all the time: each attempt may miss the moments in
-    between, all of them hardly ever do.
-
-    Raises:
-        DatabaseBusy: the lock was held for longer than `LOCK_SECONDS`.
-        Stopped: the collector is stopping.
-    """
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return action()
-        except DatabaseBusy:
-            raise_if_stopped(stop)
-            if time.monotonic() > deadline:
-                raise
 
 
 def raise_if_stopped(stop: threading.Event) -> None:

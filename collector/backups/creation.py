@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from collector.backups.background import raise_if_stopped, run_at_lowest_priority, run_when_unlocked
+from collector.backups.background import raise_if_stopped, run_at_lowest_priority
 from collector.backups.directory import BackupDirectory
 from collector.backups.files import sync_to_disk
 from collector.backups.identity import ensure_identity
@@ -28,8 +28,9 @@ from collector.database.connection import (
 )
 from collector.database.deletion import count_rows, has_time_index
 from collector.database.documented import METADATA
+from collector.database.locks.waiting import run_when_unlocked
 from collector.database.repositories.base import Record
-from collector.errors import CopyRestarted, DatabaseBusy, DatabaseError
+from collector.errors import CopyRestarted, DatabaseError
 
 LAST_BACKUP_KEY = "lastBackup"
 """Key in `metadata`: the fields of the `BackupSummary` of the last complete backup."""
@@ -42,6 +43,9 @@ PAUSE_FACTOR = 3
 
 STEPS_PER_SYNC = 8
 """Steps of the copy between two fsyncs: a single fsync at the end would delay all commits meanwhile."""
+
+LOCK_SECONDS = 30.0
+"""How long a backup waits for the lock of another program; it would have to be done again from the start."""
 
 _MIN_PAUSE_SECONDS = 0.002
 _RECORD_SECONDS = 10.0
@@ -94,14 +98,14 @@ def back_up(
     begun_at, started = clock(), time.monotonic()
 
     def query(statement: str) -> list[Record]:
-        return run_when_unlocked(partial(database.query, statement), stop)
+        return run_when_unlocked(partial(database.query, statement), LOCK_SECONDS, stop)
 
     def record(summary: BackupSummary) -> None:
         with database.transaction() as connection:
             database.meta.set(LAST_BACKUP_KEY, asdict(summary))
             connection.execute("DELETE FROM metadata WHERE key = ?", (AWAITED_SINCE_KEY,))
 
-    run_when_unlocked(partial(ensure_identity, database), stop)
+    run_when_unlocked(partial(ensure_identity, database), LOCK_SECONDS, stop)
     with directory.new_backup(datetime.fromtimestamp(begun_at)) as (copy, path):  # noqa: DTZ006 - names are in local time
         before = read_contents(query, partial(_count_rows, database, stop))
         _copy(database, copy, stop)
@@ -110,7 +114,7 @@ def back_up(
     directory.remove_old(keep, path)
     rows = sum(copied.rows.values())
     summary = BackupSummary(begun_at, str(path), path.stat().st_size, rows, time.monotonic() - started)
-    run_when_unlocked(partial(record, summary), stop)
+    run_when_unlocked(partial(record, summary), LOCK_SECONDS, stop)
     return summary
 
 
@@ -172,17 +176,13 @@ def _record(database: Path, summary: BackupSummary) -> None:
         DatabaseError: it is locked for too long, or this user may not write it.
     """
     row = (LAST_BACKUP_KEY, json.dumps(asdict(summary)), int(time.time()))
-    deadline = time.monotonic() + _RECORD_SECONDS
     with closing(connect_for_writing(database)) as connection:
-        while True:
-            try:
-                with transaction(connection):
-                    connection.execute(METADATA.replace_statement, row)
-            except DatabaseBusy:
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                return
+
+        def write() -> None:
+            with transaction(connection):
+                connection.execute(METADATA.replace_statement, row)
+
+        run_when_unlocked(write, _RECORD_SECONDS)
 
 
 def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
@@ -192,13 +192,13 @@ def _count_rows(database: Database, stop: threading.Event, table: str) -> int:
     """
 
     def step(count_some: Callable[[], int]) -> int:
-        counted = run_when_unlocked(count_some, stop)
+        counted = run_when_unlocked(count_some, LOCK_SECONDS, stop)
         stop.wait(_MIN_PAUSE_SECONDS)
         raise_if_stopped(stop)
         return counted
 
-    if run_when_unlocked(partial(has_time_index, database, table), stop):
-        return run_when_unlocked(partial(count_rows, database, table, step), stop)
+    if run_when_unlocked(partial(has_time_index, database, table), LOCK_SECONDS, stop):
+        return run_when_unlocked(partial(count_rows, database, table, step), LOCK_SECONDS, stop)
     return step(partial(count_in_one_query, database.query, table))
 
 

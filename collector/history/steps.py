@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from collector.errors import DatabaseBusy, Stopped
+from collector.database.locks.waiting import run_when_unlocked
+from collector.errors import Stopped
 
 MIN_PAUSE_SECONDS = 0.01
 
@@ -32,14 +33,14 @@ class ShortSteps:
             Stopped: the collector is stopping.
             DatabaseBusy: another program holds a lock for longer than `BUSY_TIMEOUT_SECONDS`.
         """
-        deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        while not self._stop.is_set():
+
+        def attempt() -> Result:
+            if self._stop.is_set():
+                raise Stopped("the collector is stopping")
             started = time.monotonic()
             try:
                 return action()
-            except DatabaseBusy:
-                if time.monotonic() > deadline:
-                    raise
             finally:
                 self._stop.wait(max(MIN_PAUSE_SECONDS, time.monotonic() - started))
-        raise Stopped("the collector is stopping")
+
+        return run_when_unlocked(attempt, BUSY_TIMEOUT_SECONDS, self._stop)
