@@ -42,13 +42,12 @@ QUIET = ("tests/integration/test_logs.py",)  # no sample is late while 50,000 li
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many workers run the tests where the command line says nothing else.
 
-    The whole suite has one for each core, and two at least, because most tests wait for a clock or another
-    process. A part of it (`pytest tests/daemon`) has none: it starts sooner, prints at once, and stops at a
+    The whole suite has three for two cores, because most tests wait for a clock or another process. A part of it (`pytest tests/daemon`) has none: it starts sooner, prints at once, and stops at a
     `breakpoint()`.
     """
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword:
         return 0
-    return max(2, min(8, os.cpu_count() or 1))
+    return max(2, min(8, (os.cpu_count() or 1) * 3 // 2))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
