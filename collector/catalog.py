@@ -6,7 +6,8 @@ from collector.database.database import Database
 from collector.database.documented import DOCUMENTED_TABLES
 from collector.health import COLLECTOR_HEALTH, COLLECTOR_RUNS
 from collector.logs.reader import LOG_POSITIONS
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
+from collector.logs.rows.router_events import ROUTER_EVENTS
 from collector.models.storage import MODEL_FILES
 from collector.schema import Table
 from collector.sources.registry import SOURCE_TABLES
@@ -17,6 +18,7 @@ __all__ = ["OWN_TABLES", "TABLES", "VIEWS", "open_database"]
 OWN_TABLES: tuple[Table, ...] = (
     *SOURCE_TABLES,
     REQUESTS,
+    ROUTER_EVENTS,
     MODEL_FILES,
     LOG_POSITIONS,
     COLLECTOR_HEALTH,

@@ -15,6 +15,7 @@ from collector.catalog import OWN_TABLES
 from collector.daemon.sampler import SNAPSHOT_TIMEOUT_SECONDS
 from collector.database import Database
 from collector.history.format_watch import FormatWatch
+from collector.history.model_events import LoggedModelEvents
 from collector.history.request_runs import RequestRuns
 from collector.history.retention import Prune
 from collector.logs.past.backfill import RequestBackfill
@@ -31,6 +32,7 @@ _UPGRADE_SECONDS = 60  # until the next attempt, after one that failed because o
 
 
 _REQUEST_RUNS_SECONDS = 10
+_MODEL_EVENTS_SECONDS = 10
 _LOG_FORMAT_SECONDS = 60
 _BACKFILL_SECONDS = 2
 
@@ -78,6 +80,7 @@ def maintenance_jobs(
     days = settings.backup.self_test_days
     trial = TrialRestore(database, directory, days, restore, stop)
     runs, formats = RequestRuns(database), FormatWatch(database, time.time())
+    model_events = LoggedModelEvents(database, _settle_seconds(settings))
     backfill, duplicates = RequestBackfill(database), RequestDuplicates(database)
     has_logs = bool(settings.logs.files or settings.logs.journal_units)
     intervals = (
@@ -87,6 +90,7 @@ def maintenance_jobs(
         ("request_runs", lambda: runs.run(time.time()), _REQUEST_RUNS_SECONDS if has_logs else 0),
         ("request_backfill", backfill.run, _BACKFILL_SECONDS if backfill.is_due() else 0),
         ("request_duplicates", duplicates.run, _REQUEST_RUNS_SECONDS if has_logs else 0),
+        ("model_events", lambda: model_events.run(time.time()), _MODEL_EVENTS_SECONDS if has_logs else 0),
         ("log_format", lambda: formats.run(time.time()), _LOG_FORMAT_SECONDS if has_logs else 0),
         ("prune", prune.run, settings.retention.interval),
         ("prune_size", prune.run_if_too_large, SIZE_SECONDS if settings.retention.max_database_mb else 0),
@@ -97,3 +101,8 @@ def maintenance_jobs(
         for name, action, interval in intervals
         if interval
     ]
+
+
+def _settle_seconds(settings: Settings) -> float:
+    """Return after how many seconds the samples that saw an event are committed."""
+    return 2 * settings.sampling.interval + settings.database.flush_interval + 10

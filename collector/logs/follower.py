@@ -17,10 +17,11 @@ from collector.logs.listing import FileListing, OtherLogs
 from collector.logs.position import FilePosition, Identity, PathPosition, identity_of, position_name
 from collector.logs.problems import MISSING, describe_error, warn_of_lost_lines, warn_of_several_writers
 from collector.logs.reader import LogSink
+from collector.logs.rows.router_events import LogOfRouter
 from collector.logs.tail import Tail
 from collector.parsers.log.record import Record
 from collector.parsers.requests.tracker import RequestTracker
-from collector.schema import Row
+from collector.schema import Row, Write
 
 POLL_BYTES = 2**20
 """Bytes read of one file in one poll at most, so that a long backlog does not delay the other files."""
@@ -30,6 +31,9 @@ MAX_TAILS = 5
 
 MAX_OPENED = 64
 """Files rotated away unseen that are opened at once; the others follow when these were read."""
+
+LIVE_SECONDS = 10.0
+"""What is read so soon after the poll before has just been written."""
 
 MAX_FINISHED = 64
 """Files that are remembered after they were read to their end."""
@@ -80,7 +84,8 @@ class PathFollower:
         self._models = position.models
         self._requests = RequestTracker(position.requests)
         self._rows: list[Row] = []
-        self._request_rows: list[Row] = []
+        self._other_rows: list[Write] = []
+        self._is_live = False
         self._to_resume = list(position.files)
         self._resumed_identities = {file.identity for file in position.files}
         self._tails: list[Tail] = []  # the oldest file first; the last one is, or was, at the path
@@ -99,6 +104,9 @@ class PathFollower:
         if self._suspended_at and not self._is_changed_since_suspension():
             return None
         problem: str | None = None
+        self._is_live = not self.has_more and (
+            self._polled_at is not None and time.monotonic() - self._polled_at < LIVE_SECONDS
+        )
         try:
             self._find_files()
         except (OSError, SourceFailed) as error:
@@ -372,16 +380,18 @@ class PathFollower:
 
     def _add(self, records: list[Record], times: list[int], moments: list[float]) -> None:
         """Keep the rows of records for the next `_store`."""
+        log = LogOfRouter(position_name(self._path), self._is_live)
+        router_events = self._sink.router_events(records, moments, self._models, log)
         self._rows, self._models = self._sink.rows(records, times, self._models)
         ended = self._requests.add(records, moments)
-        self._request_rows = self._sink.request_rows(ended, self._models)
+        self._other_rows = [self._sink.requests(ended, self._models), router_events]
 
     def _store(self, size_bytes: int = 0) -> None:
         """Add the rows to the buffer, with the positions of all files."""
         files: Sequence[FilePosition] = [*self._to_resume, *(tail.position for tail in self._tails)]
         position = PathPosition(self._models, files, self._finished, self._requests.to_store()).to_json()
-        self._sink.put(self._rows, {position_name(self._path): position}, size_bytes, self._request_rows)
-        self._rows, self._request_rows = [], []
+        self._sink.put(self._rows, {position_name(self._path): position}, size_bytes, self._other_rows)
+        self._rows, self._other_rows = [], []
 
     def _close_finished(self) -> None:
         """Close files that were read to their end: the oldest beyond a number, deleted ones later.

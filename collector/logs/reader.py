@@ -14,11 +14,12 @@ from collector.database.documented import LOGS
 from collector.database.repositories.base import Connected
 from collector.health import State
 from collector.logs.position import Models
-from collector.logs.requests import LOG_FILE, REQUESTS, Origin, request_rows
+from collector.logs.rows.requests import LOG_FILE, REQUESTS, Origin, request_rows
+from collector.logs.rows.router_events import ROUTER_EVENTS, LogOfRouter, router_event_rows
 from collector.parsers.log.lines import spawned_child
 from collector.parsers.log.record import LEVELS, Record
 from collector.parsers.requests.request import Request
-from collector.schema import Column, Row, Table
+from collector.schema import Column, Row, Table, Write
 
 LOG_POSITIONS = Table(
     "log_positions",
@@ -120,20 +121,25 @@ class LogSink:
                 rows.append((level, message, source, timestamp))
         return rows, models
 
-    def request_rows(
-        self, requests: Sequence[Request], models: Models, origin: Origin = LOG_FILE
-    ) -> list[Row]:
-        """Return rows of `requests`.
+    def requests(self, requests: Sequence[Request], models: Models, origin: Origin = LOG_FILE) -> Write:
+        """Return the rows of `requests`.
 
         Args:
             requests: they have just ended.
             models: of the router's children, by port.
             origin: how they came.
         """
-        return request_rows(requests, models, time.time(), origin._replace(has_clients=self._has_clients))
+        origin = origin._replace(has_clients=self._has_clients)
+        return REQUESTS.insert(*request_rows(requests, models, time.time(), origin))
+
+    def router_events(
+        self, records: Sequence[Record], moments: Sequence[float], models: Models, log: LogOfRouter
+    ) -> Write:
+        """Return the rows of `router_events`; arguments as those of `router_event_rows`."""
+        return ROUTER_EVENTS.insert(*router_event_rows(records, moments, models, log))
 
     def put(
-        self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, requests: Sequence[Row] = ()
+        self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, others: Sequence[Write] = ()
     ) -> None:
         """Add rows and the position after them to the buffer, for the same commit.
 
@@ -141,11 +147,11 @@ class LogSink:
             rows: of `logs`; there may be none.
             positions: JSON by name.
             size_bytes: size of the lines that the rows were made of.
-            requests: rows of `requests` that end with these lines.
+            others: rows of other tables that were made of them.
         """
         now = int(time.time())
         stored = LOG_POSITIONS.replace(*((name, position, now) for name, position in positions.items()))
-        writes = [LOGS.insert(*rows), *([REQUESTS.insert(*requests)] if requests else []), stored]
+        writes = [LOGS.insert(*rows), *(write for write in others if write.rows), stored]
         self._buffer.add(writes, Retention.REREADABLE, size_bytes)
 
 

@@ -8,7 +8,9 @@ MODEL_LOADS = View(
     "When was each model in memory, and how long did loading take? One row per stay in memory: from a load "
     "or a wake-up until the model sleeps or is unloaded.",
     (
-        *time_columns("came.timestamp", "of the first sample in which it was in memory"),
+        *time_columns(
+            "came.timestamp", "at which it was in memory: as the router's log says, or of the first sample"
+        ),
         ViewColumn("model", "came.model", "name of the model on its server"),
         ViewColumn("model_id", "came.model_id", "models.id"),
         ViewColumn("came_by", "came.event", "event that started the stay: loaded or woke"),
@@ -31,6 +33,9 @@ MODEL_LOADS = View(
         ),
         ViewColumn("context_size", "came.context_size", "context of one slot, tokens"),
         ViewColumn("build", "came.build", "llama-server's build number"),
+        ViewColumn(
+            "evidence", "came.evidence", "what its beginning is known from: sampling, log, log and sampling"
+        ),
         ViewColumn("server", "came.server", "server that serves it: its listening address"),
         ViewColumn("run_id", "came.run_id", "server_runs.id of the process that served it"),
     ),
@@ -38,8 +43,11 @@ MODEL_LOADS = View(
     FROM model_events AS came
     LEFT JOIN model_events AS went ON went.id = (
       SELECT id FROM model_events AS one
-      WHERE one.server IS came.server AND one.model = came.model AND one.id > came.id
-      ORDER BY one.id LIMIT 1)
+      WHERE one.server IS came.server AND one.model = came.model
+      AND coalesce(one.occurred_at, one.timestamp) >= coalesce(came.occurred_at, came.timestamp)
+      AND (coalesce(one.occurred_at, one.timestamp) > coalesce(came.occurred_at, came.timestamp)
+        OR one.id > came.id)
+      ORDER BY coalesce(one.occurred_at, one.timestamp), one.id LIMIT 1)
     WHERE came.event IN ('loaded', 'woke')""",
 )
 

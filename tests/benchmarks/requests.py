@@ -17,7 +17,7 @@ from unittest.mock import patch
 from collector.catalog import open_database
 from collector.daemon.daemon import tune_garbage_collection
 from collector.database.connection import connect_read_only, fetch
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 from collector.parsers.requests.tracker import RequestTracker
 from tests.benchmarks.log_lines import LINES, long_run, through_reader
 from tests.support.paths import RECORDINGS

@@ -21,7 +21,7 @@ from collector.database import Database
 from collector.database.connection import connect_read_only
 from collector.database.documented import LOGS, METRICS, MODELS
 from collector.errors import DatabaseBusy
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 from collector.schema import SqlValue, Table
 from collector.sources.gpu.source import GPU_METRICS
 from collector.sources.host import HOST_METRICS

@@ -7,7 +7,7 @@ import pytest
 
 from collector.catalog import open_database
 from collector.cli import main
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 
 NOW = int(time.time())
 

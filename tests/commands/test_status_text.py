@@ -10,7 +10,7 @@ from collector.catalog import open_database
 from collector.commands.status import read_status
 from collector.commands.status_text import format_status
 from collector.database.documented import METRICS
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 from collector.sources.llama.metrics import LLAMA_METRICS
 
 NOW = int(time.time())

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from collector.catalog import open_database
 from collector.database import Database
 from collector.history.format_watch import FormatWatch
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 from collector.sources.llama.metrics import LLAMA_METRICS
 
 NOW = 1_790_000_000

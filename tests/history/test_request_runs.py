@@ -6,7 +6,7 @@ import pytest
 from collector.catalog import OWN_TABLES
 from collector.database import Database
 from collector.history.request_runs import PATIENCE_SECONDS, RequestRuns
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 
 NOW = 1_790_000_000
 

@@ -6,6 +6,7 @@ Slow: the first run builds two versions of llama-server from source.
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,41 @@ def test_a_load_that_fails_and_a_process_that_is_killed_are_different_events(
         subprocess.run(["pkill", "-KILL", "-f", "--", f"--port {router.child_port('alpha')}"], check=True)
         collector.wait_for("SELECT * FROM model_events WHERE model = 'alpha' AND event = 'crashed'")
         wait_for_status(collector, "alpha", "error")
+
+
+def test_what_happens_between_two_samples_is_known_from_the_log_of_the_router(
+    program: Path, models: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "router.log"
+    with LlamaRouter(program, models, log) as router:
+        settings = (
+            f'[sampling]\ninterval = 5\n[llama_server]\nurl = "{router.url}"\n[logs]\nfiles = ["{log}"]\n'
+        )
+        with Collector(tmp_path, settings) as collector:
+            work(router, "beta")  # so that the server of a model that no sample saw is known
+            collector.wait_for("SELECT * FROM model_events WHERE model = 'beta' AND event = 'loaded'")
+            moments = []
+            for _ in range(2):  # one of them is between two samples
+                router.complete("alpha")
+                router.unload("alpha")
+                router.wait_for_state("alpha", "unloaded")
+                moments.append(time.time())
+            collector.wait_for(
+                "SELECT * FROM model_events WHERE model = 'alpha' AND event = 'unloaded' "
+                "AND occurred_at IS NOT NULL LIMIT 1 OFFSET 1",
+                90,
+            )
+            rows = collector.query("SELECT * FROM model_loads WHERE model = 'alpha' ORDER BY timestamp")
+            assert [(row["came_by"], row["left_by"]) for row in rows] == [("loaded", "unloaded")] * 2
+            assert {row["server"] for row in rows} == {router.url.removeprefix("http://")}
+            assert any(row["evidence"] == "log" for row in rows)
+            assert all(0 < row["load_seconds"] < 5 and 0 < row["resident_seconds"] < 5 for row in rows)
+            ends = collector.query(
+                "SELECT occurred_at FROM model_events WHERE model = 'alpha' AND event = 'unloaded' ORDER BY id"
+            )
+            for row, moment in zip(ends, moments, strict=True):
+                assert row["occurred_at"] == pytest.approx(moment, abs=0.5)
+            assert collector.stop() == 0
 
 
 def test_a_model_that_is_loaded_again_starts_a_new_series(

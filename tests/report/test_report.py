@@ -19,7 +19,7 @@ from collector.cli import main
 from collector.database import Database
 from collector.database.documented import LOGS, METRICS
 from collector.errors import DatabaseError
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
 from collector.report.page import make_page
 from collector.report.period import DAY, HOUR, Period
 from collector.schema import Table

@@ -79,6 +79,11 @@ class LlamaRouter:
         answer = httpx.post(f"{self.url}/completion", json=body, headers=self._headers, timeout=60)
         assert answer.status_code in (200, 500), answer.text
 
+    def unload(self, model: str) -> None:
+        """Unload a model, as its user does."""
+        answer = httpx.post(f"{self.url}/models/unload", json={"model": model}, headers=self._headers)
+        assert answer.status_code == httpx.codes.OK, answer.text
+
     def models(self) -> dict[str, dict[str, Any]]:
         """Return each model's status, as the router lists it."""
         return {

@@ -12,7 +12,8 @@ from collector.database.writer import Writer
 from collector.health import State
 from collector.logs.files import LogFileReader
 from collector.logs.reader import LOG_POSITIONS, LogReader, LogSink, stored_positions
-from collector.logs.requests import REQUESTS
+from collector.logs.rows.requests import REQUESTS
+from collector.logs.rows.router_events import ROUTER_EVENTS
 
 MakeReader = Callable[[LogSink, dict[str, str]], LogReader]
 
@@ -34,7 +35,7 @@ class LogCollector:
         minimum_level: str = "debug",
         buffer: Buffer | None = None,
     ) -> None:
-        self.database = Database(database, (LOG_POSITIONS, REQUESTS))
+        self.database = Database(database, (LOG_POSITIONS, REQUESTS, ROUTER_EVENTS))
         self.buffer = buffer or Buffer()
         self.writer = Writer(self.database, self.buffer)
         self.reader = make_reader(LogSink(self.buffer, minimum_level), stored_positions(self.database))

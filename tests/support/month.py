@@ -226,6 +226,7 @@ class FastDaemon(Daemon):
         "request_runs": 0.5,
         "request_backfill": 0.5,
         "request_duplicates": 0.5,
+        "model_events": 1,
         "log_format": 1,
         "scan": 1,
         "prune": 2,

@@ -26,9 +26,10 @@ from collector.logs.journal.journalctl import Journalctl, is_about_cursor, raise
 from collector.logs.journal.units import Unit, all_matches
 from collector.logs.position import Models
 from collector.logs.reader import LLAMA_SERVER, SETTLE_SECONDS, LogSink
-from collector.logs.requests import JOURNAL
+from collector.logs.rows.requests import JOURNAL
+from collector.logs.rows.router_events import LogOfRouter
 from collector.parsers.requests.tracker import RequestTracker
-from collector.schema import Row
+from collector.schema import Row, Write
 
 _REQUESTS_NAME = "journal requests"
 """Name of the row of `log_positions` with the open requests: version 0.1.0 cannot read them in `journal`."""
@@ -157,7 +158,7 @@ class JournalReader:
 
     def finish(self) -> None:
         """Give the sink the requests that wait for further lines: no more are read."""
-        self._sink.request_rows(self._requests.end(), self._position.models, JOURNAL)
+        self._sink.requests(self._requests.end(), self._position.models, JOURNAL)
 
     def close(self) -> None:
         """Do nothing: no process and no file is open between two polls."""
@@ -220,14 +221,16 @@ class JournalReader:
         if not parsed.complete:
             return parsed.incomplete
         rows: list[Row] = []
-        requests: list[Row] = []
+        others: list[Write] = []
         models = self._position.models
         for group in parsed.groups:
+            log = LogOfRouter(self.name, is_live=True)  # each entry has its time
+            others.append(self._sink.router_events(group.records, group.moments, models, log))
             added, models = self._sink.rows(group.records, group.times, models, group.writer_name)
             rows += added
             if group.writer_name == LLAMA_SERVER:
                 ended = self._requests.add(group.records, group.moments)
-                requests += self._sink.request_rows(ended, models, JOURNAL)
+                others.append(self._sink.requests(ended, models, JOURNAL))
         last = parsed.complete[-1]
         self._position = JournalPosition(
             last.cursor,
@@ -241,7 +244,7 @@ class JournalReader:
             rows,
             {self.name: self._position.to_json(), _REQUESTS_NAME: json.dumps(self._requests.to_store())},
             size_bytes,
-            requests,
+            others,
         )
         return parsed.incomplete
 

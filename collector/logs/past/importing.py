@@ -17,12 +17,12 @@ from collector.logs.past.files import read_pieces, read_records
 from collector.logs.past.merging import MergeSummary, ProcessTimes, RequestMerge
 from collector.logs.position import Models
 from collector.logs.reader import LogSink, add_child
-from collector.logs.requests import LOG_FILE, Origin
+from collector.logs.rows.requests import LOG_FILE, REQUESTS, Origin
 from collector.parsers.log.record import Record
 from collector.parsers.log.time import StampClock, find_starts
 from collector.parsers.requests.request import Request
 from collector.parsers.requests.tracker import RequestTracker
-from collector.schema import Row
+from collector.schema import Row, Write
 
 ORIGIN = "import"
 
@@ -165,16 +165,14 @@ class _MergeSink(LogSink):
         """How many records may be added now."""
         return POLL_ENTRIES
 
-    def request_rows(
-        self, requests: Sequence[Request], models: Models, origin: Origin = LOG_FILE
-    ) -> list[Row]:
+    def requests(self, requests: Sequence[Request], models: Models, origin: Origin = LOG_FILE) -> Write:
         """Merge requests; return no rows."""
         times = ProcessTimes(0.0, origin.time_source or "arrival", is_final=True)
         self._merge.add(requests, models, times, self._now)
-        return []
+        return REQUESTS.insert()
 
     def put(
-        self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, requests: Sequence[Row] = ()
+        self, rows: list[Row], positions: Mapping[str, str], size_bytes: int, others: Sequence[Write] = ()
     ) -> None:
         """Store neither lines nor position."""
 

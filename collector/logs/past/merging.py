@@ -8,7 +8,7 @@ from typing import Any
 
 from collector.database.repositories.base import Connected
 from collector.logs.position import Models
-from collector.logs.requests import REQUESTS, Origin, request_rows
+from collector.logs.rows.requests import REQUESTS, Origin, request_rows
 from collector.parsers.requests.request import Request
 
 TOLERANCE_SECONDS = 5.0

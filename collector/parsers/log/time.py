@@ -73,17 +73,30 @@ class StampClock:
             last_written: Unix seconds at which the last record was written; None if that is not known.
         """
         writer = records[-1].port if records and last_written is not None else None
-        for port, stamp in {r.port: r.stamp for r in records if r.stamp is not None}.items():
+        last_stamps = {record.port: record.stamp for record in records if record.stamp is not None}
+        for port in sorted(last_stamps):  # the owner first: it started the others
+            stamp = last_stamps[port]
             written = last_written if port == writer and last_written is not None else now
             start, known = written - stamp, self._starts.get(port)
             if known is None or not known <= start <= known + _TOLERANCE_SECONDS:
                 self._starts[port] = start
             self._stamps[port] = stamp
+            if port == OWNER:
+                self._start_children(records)
         self._later_starts.clear()
         self._latest = now
         if all(record.time is None for record in records):
             return [int(now)] * len(records)
         return [int(now if record.time is None else min(record.time, now)) for record in records]
+
+    def _start_children(self, records: Iterable[Record]) -> None:
+        """Set the starts of children that the owner says it starts in these records."""
+        for record in records:
+            if _SPAWNING_TEXT not in record.message or record.port != OWNER or record.stamp is None:
+                continue
+            if child := spawned_child(record.message):
+                self._starts[child[0]] = self._starts[OWNER] + record.stamp
+                self._stamps[child[0]] = 0.0
 
     def moments_of_live(self, records: list[Record], now: float) -> list[float]:
         """Return exact Unix seconds of records for which `times_of_live` was just called.

@@ -14,11 +14,14 @@ from collector.sources.llama.runs import ServerRuns
 
 MODEL_EVENTS = Table(
     "model_events",
-    "One row per change of the state of a model, as llama-server reported it.",
+    "One row per change of the state of a model, as llama-server reported it or its router's log tells.",
     (
         Column("id", AUTOMATIC_ID, "key", "ascending"),
         Column(
-            "timestamp", "INTEGER NOT NULL", "time", "Unix seconds of the first sample with the new state"
+            "timestamp",
+            "INTEGER NOT NULL",
+            "time",
+            "Unix seconds of occurred_at; without it, of the first sample with the new state",
         ),
         Column("model", "TEXT NOT NULL", "label", "name of the model on its server"),
         Column("model_id", "TEXT", "key", "models.id"),
@@ -43,10 +46,24 @@ MODEL_EVENTS = Table(
         Column("build", "INTEGER", "label", "build number of llama-server; NULL = not reported"),
         Column("server", "TEXT", "label", "server of the model: its listening address"),
         Column("run_id", "INTEGER", "key", "server_runs.id of the process that serves, or served, the model"),
+        Column(
+            "occurred_at",
+            "REAL",
+            "time",
+            "Unix seconds, to the millisecond, as the router's log has it; NULL = only sampling saw it",
+        ),
+        Column(
+            "evidence",
+            "TEXT",
+            "label",
+            "sampling (reason and time are estimates), log (no sample saw it), log and sampling; "
+            "NULL = sampling, before this column",
+        ),
     ),
     (
         Index("idx_model_events_timestamp", "timestamp DESC"),
         Index("idx_model_events_server", "server, model"),
+        Index("idx_model_events_moment", "server, model, coalesce(occurred_at, timestamp), id"),
     ),
     retired_indexes=("idx_model_events_model",),  # of version 0.1.0
 )
@@ -61,8 +78,9 @@ _KNOWN_WITHIN = 4
 """A duration between two samples is stored if it is at least this many times their distance."""
 
 _LAST_EVENTS = (
-    "SELECT model, state, timestamp, model_path FROM model_events "
-    "WHERE id IN (SELECT max(id) FROM model_events WHERE server = ? GROUP BY model)"
+    "SELECT model, state, timestamp, model_path FROM (SELECT *, row_number() OVER (PARTITION BY model "
+    "ORDER BY coalesce(occurred_at, timestamp) DESC, id DESC) AS age FROM model_events WHERE server = ?) "
+    "WHERE age = 1"
 )
 
 
@@ -274,6 +292,7 @@ class ModelEvents:
             "build": build,
             "server": self._server,
             "run_id": run.id if run else None,
+            "evidence": "sampling",
         }
         return MODEL_EVENTS.row(values)
 

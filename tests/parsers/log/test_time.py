@@ -92,3 +92,17 @@ def test_the_process_of_the_lines_before_counts_as_the_first() -> None:
 def test_a_child_that_wrote_the_last_line_shows_when_its_router_started() -> None:
     log = line(10, "srv load: spawning server instance with name=a on port 8081") + "[8081] " + line(20)
     assert find_starts([log.encode()], END, None) == [END - 30]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_child_starts_when_its_router_says_so_however_late_it_is_read(together: bool) -> None:  # noqa: FBT001
+    log = records(
+        line(90, "srv          load: spawning server instance with name=a on port 4001")
+        + "[4001] 0.00.250.000 I srv  llama_server: model loaded\n"
+    )
+    clock = StampClock({"0": (END - 100, 89.0)})
+    moments = []
+    for part in [log] if together else [log[:1], log[1:]]:
+        clock.times_of_live(part, END - 9)
+        moments += clock.moments_of_live(part, END - 9)
+    assert moments == [END - 10, END - 9.75]

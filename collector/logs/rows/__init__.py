@@ -1,0 +1,1 @@
+"""Tables beside `logs` whose rows are made of the lines of logs."""
