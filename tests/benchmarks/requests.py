@@ -8,6 +8,8 @@ Both readings run alternately; without requests, the tracker returns none and th
 import argparse
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -54,6 +56,38 @@ def compare(name: str, file: str, rounds: int) -> None:
     )
 
 
+def peak_kilobytes(file: str, *, with_requests: bool) -> int:
+    """Read a log in a new process; return the most memory that it had."""
+    code = (
+        "import resource, sys, tempfile\n"
+        "from pathlib import Path\n"
+        "from collector.parsers.requests.tracker import RequestTracker\n"
+        "from tests.support.log_reading import file_collector\n"
+        "RequestTracker.add = RequestTracker.add if sys.argv[2] == 'True' else lambda *_: []\n"
+        "with tempfile.TemporaryDirectory() as scratch:\n"
+        "    with file_collector(Path(scratch) / 'd.db', Path(sys.argv[1])) as collector:\n"
+        "        collector.poll()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, file, str(with_requests)]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def compare_memory(rounds: int) -> None:
+    """Print how much more memory reading takes with requests."""
+    recorded = (RECORDINGS / LOGS["nothing but requests"]).read_bytes()
+    with tempfile.NamedTemporaryFile() as log:
+        log.write(long_run(recorded, LINES // recorded.count(b"\n")))
+        log.flush()
+        time.sleep(1)
+        peaks = [
+            [peak_kilobytes(log.name, with_requests=choice) for choice in (False, True)]
+            for _ in range(rounds)
+        ]
+    without, with_ = (statistics.median(column) for column in zip(*peaks, strict=True))
+    print(f"memory at most {without / 1024:.1f} MB, with requests {(with_ - without) / 1024:+.1f} MB")
+
+
 def fill(path: Path, rows: int) -> int:
     """Write requests of a year; return Unix seconds of its end."""
     now, chance = int(time.time()), random.Random(1)
@@ -98,6 +132,7 @@ def main() -> None:
     tune_garbage_collection()
     for name, file in LOGS.items():
         compare(name, file, options.rounds)
+    compare_memory(options.rounds)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "d.db"
         now = fill(path, options.rows)

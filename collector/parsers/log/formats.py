@@ -5,7 +5,8 @@ To add a format, add an entry to `FORMATS`, and its recording.
 
 import json
 import re
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +102,39 @@ def parse_jsonl(text: str, port: int) -> Record | None:
     if not text.startswith('{"type":'):
         return None
     value = _object(text)
-    if value is None:
+    return None if value is None else _record_of(value, text, port)
+
+
+def parse_jsonl_lines(lines: Sequence[str]) -> list[Record] | None:
+    """Return the records of lines that are all of `--log-jsonl`; None if one of them is not.
+
+    One call of the decoder for all of them takes half the time of one for each. What separates the lines can
+    be in none of them: otherwise two of them could be one object, and another one two.
+    """
+    if not all(line.startswith('{"type":') for line in lines):
         return None
+    try:
+        values = json.loads(f"[{_SEPARATOR.join(lines)}]")
+    except (ValueError, RecursionError):
+        return None
+    objects = values[::2]
+    if values[1::2] != [_BETWEEN] * (len(lines) - 1) or not all(type(value) is dict for value in objects):
+        return None
+    return [_record_of(value, line, 0) for value, line in zip(objects, lines, strict=True)]
+
+
+_BETWEEN = secrets.token_hex(8)
+_SEPARATOR = f',"{_BETWEEN}",'
+
+
+def _record_of(value: dict[str, Any], text: str, port: int) -> Record:
+    """Return the record of an object of `--log-jsonl`.
+
+    Args:
+        value: the object.
+        text: the line that it was parsed from.
+        port: of the child that wrote it.
+    """
     if value.get("type") != "log" or not isinstance(message := value.get("msg"), str):
         return Record(None, text.rstrip(), None, port, Kind.OPEN)
     if message[:1] == "[" and not port and _PORT(message):

@@ -17,10 +17,16 @@ from collector.parsers.log.alarms import (
     starts_with_failure,
     word_level,
 )
-from collector.parsers.log.formats import LETTERS, PREFIX_PATTERN, parse_jsonl, parse_peeled
+from collector.parsers.log.formats import (
+    LETTERS,
+    PREFIX_PATTERN,
+    parse_jsonl,
+    parse_jsonl_lines,
+    parse_peeled,
+)
 from collector.parsers.log.keys import mask_keys, may_contain_key
 from collector.parsers.log.record import MAX_LINE_BYTES, Kind, Record
-from collector.parsers.log.wrappers import Peeled, peel
+from collector.parsers.log.wrappers import Peeled, may_be_wrapped, peel
 
 
 def parse_records(lines: Sequence[str], *, key_follows: bool = False) -> list[Record]:
@@ -63,35 +69,48 @@ _ALL_PREFIXED = re.compile(rf"^{PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
 
 def _parse_jsonl(lines: Sequence[str]) -> list[Record]:
     """Return the records of lines of `--log-jsonl`; an empty list if one of them is something else."""
-    records = []
-    for number, line in enumerate(lines):
-        record = parse_jsonl(line, 0)
-        if record is None or record.kind is not Kind.OPEN:
-            return []  # such a line may belong to the record before it
-        if record.message:
-            record.line = number
-            records.append(record)
-    return records
+    parsed = parse_jsonl_lines(lines)
+    if parsed is None:
+        parsed = []
+        for line in lines:
+            record = parse_jsonl(line, 0)
+            if record is None:
+                return []
+            parsed.append(record)
+    if any(record.kind is not Kind.OPEN for record in parsed):
+        return []  # such a line may belong to the record before it
+    for number, record in enumerate(parsed):
+        record.line = number
+    return [record for record in parsed if record.message]
 
 
 def _parse_any_format(lines: Sequence[str]) -> list[Record]:
     """Return the records of lines, each of which may be in another format or continue a record."""
     assembly = _Assembly()
     for number, peeled in _peel_lines(lines):
-        record = parse_peeled(peeled.text)
-        if record.message:
-            record.line = number
+        if isinstance(peeled, str):
+            record = parse_peeled(peeled)
+        else:
+            record = parse_peeled(peeled.text)
             record.time = peeled.time if record.time is None else record.time
             record.writer = peeled.writer
+        if record.message:
+            record.line = number
             assembly.add(record)
     return assembly.records
 
 
-def _peel_lines(lines: Sequence[str]) -> Iterator[tuple[int, Peeled]]:
-    """Yield number and text of each line without its wrappers; lines that a wrapper divided are joined."""
+def _peel_lines(lines: Sequence[str]) -> Iterator[tuple[int, Peeled | str]]:
+    """Yield number and text of each line without its wrappers; lines that a wrapper divided are joined.
+
+    A line without any is yielded as it is: most logs have none.
+    """
     number, held = 0, None
     for index, line in enumerate(lines):
         if not line or line.isspace():
+            continue
+        if held is None and not may_be_wrapped(line):
+            yield index, line
             continue
         peeled = peel(line)
         if held and len(held.text) < MAX_LINE_BYTES:
@@ -128,6 +147,16 @@ class _Assembly:
     def add(self, record: Record) -> None:
         """Add a line as a record of its own, or to the last one."""
         last = self.records[-1] if self.records else None
+        if (
+            record.kind is Kind.COMPONENT
+            and not self._quoting
+            and (last is None or last.kind is not Kind.ALARM)
+        ):
+            # Nearly every line of a log without prefixes: what follows would come to the same.
+            if quotes_text(record.message):
+                self._quoting.add(record.port)
+            self.records.append(record)
+            return
         if record.kind is Kind.OPEN:
             self._formatted.add(record.port)
         is_quoted = record.port in self._quoting and not self._ends_quotation(record)

@@ -170,7 +170,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
 _MAX_WRAPPERS = 3
 
 # One fast match that excludes nearly all lines which no wrapper was put before.
-_MAY_BE_WRAPPED = re.compile(
+may_be_wrapped = re.compile(
     r"\d{4}-\d\d-|\[[A-Za-z\d]|\{\"log\":|@[0-9a-f]{8}|[A-Z][a-z]{2} [ \d]\d |[\w.-]+ +\| |[\w.-]+ \["
 ).match
 
@@ -178,7 +178,7 @@ _MAY_BE_WRAPPED = re.compile(
 def peel(text: str) -> Peeled:
     """Return a line without its wrappers; the outermost time and the innermost writer count."""
     result = Peeled(text)
-    if not _MAY_BE_WRAPPED(text):
+    if not may_be_wrapped(text):
         return result
     for _ in range(_MAX_WRAPPERS):
         inner = _peel_once(result.text)
@@ -192,7 +192,7 @@ def peel(text: str) -> Peeled:
 
 
 def _peel_once(text: str) -> Peeled | None:
-    if not _MAY_BE_WRAPPED(text):
+    if not may_be_wrapped(text):
         return None
     for wrapper in WRAPPERS:
         if peeled := wrapper.peel(text):

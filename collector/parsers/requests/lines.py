@@ -50,6 +50,15 @@ _NAMED = re.compile(
 ).match
 _MAX_NAMED_VALUES = 16
 
+# Until February 2024: a task is named only where it begins, and durations name neither task nor slot.
+_EARLY_SLOT = re.compile(
+    r"slot (\d{1,6}) (?:is processing \[task id: (\d{1,16})\]|: kv cache rm - \[(\d{1,12}),|(released) \()"
+).match
+_EARLY_TIMING = re.compile(
+    r"print_timings: +(prompt eval|eval|total) time = +(\d{1,12}\.\d{2}) ms"
+    r"(?: / +(\d{1,12}) (?:tokens|runs))?"
+).match
+
 
 class Selected(NamedTuple):
     """A slot was chosen because of what it holds.
@@ -103,6 +112,25 @@ class Timings(NamedTuple):
     task: int
     slot: int
     values: dict[str, tuple[float, int]]
+
+
+class EarlyCached(NamedTuple):
+    """How many tokens of its prompt a slot holds already."""
+
+    slot: int
+    tokens: int
+
+
+class EarlyTimings(NamedTuple):
+    """A duration of the task that is released next, as in `Timings`."""
+
+    values: dict[str, tuple[float, int]]
+
+
+class EarlyRelease(NamedTuple):
+    """The task of a slot ends."""
+
+    slot: int
 
 
 class Release(NamedTuple):
@@ -177,6 +205,9 @@ Event = (
     | Cached
     | Shift
     | Timings
+    | EarlyCached
+    | EarlyTimings
+    | EarlyRelease
     | Release
     | Cancel
     | Failure
@@ -197,6 +228,8 @@ def parse_event(message: str) -> Event | None:
         return _parse_slot(message)
     if message.startswith("srv "):
         return _parse_server(message)
+    if message.startswith("print_timings: "):
+        return _parse_early_timing(message)
     if "_task=" in message or "task_id=" in message:
         return _parse_named(message)
     if message.startswith("request remote_addr="):
@@ -207,7 +240,7 @@ def parse_event(message: str) -> Event | None:
 def _parse_slot(message: str) -> Event | None:
     match = _SLOT(message)
     if match is None:
-        return _parse_named(message)
+        return _parse_early_slot(message) or _parse_named(message)
     slot, task, text = int(match[2]), int(match[3]), message[match.end() :]
     if task < 0:
         found = _SELECTED(text)
@@ -238,6 +271,21 @@ def _parse_timings(slot: int, task: int, text: str) -> Timings | None:
         else:
             values["draft"] = float(found[4]), int(found[5])
     return Timings(task, slot, values) if values else None
+
+
+def _parse_early_slot(message: str) -> Launch | EarlyCached | EarlyRelease | None:
+    found = _EARLY_SLOT(message)
+    if found is None:
+        return None
+    slot = int(found[1])
+    if found[2]:
+        return Launch(slot, int(found[2]), is_child=False)
+    return EarlyCached(slot, int(found[3])) if found[3] else EarlyRelease(slot)
+
+
+def _parse_early_timing(message: str) -> EarlyTimings | None:
+    found = _EARLY_TIMING(message)
+    return found and EarlyTimings({found[1]: (float(found[2]), int(found[3] or 0))})
 
 
 def _parse_named(message: str) -> Event | None:

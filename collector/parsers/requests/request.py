@@ -130,7 +130,9 @@ def _complete_tokens(request: Request) -> None:
         request.context_tokens = request.truncated = None
         return
     held = request.context_tokens
-    if held is None:
+    if held is None:  # builds until February 2024 say what was cached, and count what is held differently
+        if request.processed_tokens is not None and request.cached_tokens is not None:
+            request.prompt_tokens = request.processed_tokens + request.cached_tokens
         return
     held += request.shifted_tokens
     processed, generated = request.processed_tokens, request.generated_tokens

@@ -28,6 +28,9 @@ from collector.parsers.requests.lines import (
     Arrival,
     Cached,
     Cancel,
+    EarlyCached,
+    EarlyRelease,
+    EarlyTimings,
     Event,
     Failure,
     Launch,
@@ -73,6 +76,7 @@ class _Process:
         cancelled: ids of tasks whose client left before they began.
         errors: text by id of tasks that failed before they began.
         arrivals: Unix seconds at which the router passed a request on.
+        timings: durations of tasks that are about to be released, of builds that do not say which.
         last_stamp: of its newest record; None = its records have no stamps.
         last_time: Unix seconds of its newest record.
         model: name of the file that it has loaded; None = not seen.
@@ -84,6 +88,7 @@ class _Process:
     cancelled: list[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     arrivals: list[float] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
     last_stamp: float | None = None
     last_time: float = 0.0
     model: str | None = None
@@ -198,32 +203,31 @@ class RequestTracker:
 
     def _apply(self, event: Event, record: Record, process: _Process, time: float) -> Iterable[Request]:
         """Change the state by an event; return the requests that it ends."""
+        ended: Iterable[Request] = ()
         match event:
             case Launch():
                 self._launch(event, record, process, time)
             case Release():
-                return _release(event, record, process, time)
+                ended = _release(event, record, process, time)
             case Prompt() | Cached() | Shift() | Timings():
                 request = _task(process, record.port, event.task, event.slot)
-                return _add_facts(event, request, process)
-            case Cancel() | Failure():
+                ended = _add_facts(event, request, process)
+            case EarlyCached() | EarlyTimings() | EarlyRelease():
+                ended = _apply_early(event, process, time)
+            case Cancel() | Failure() | Selected():
                 _mark(event, process)
-            case Selected():
-                process.selected[event.slot] = event.similarity, event.kept_share
             case Arrival():
                 ended = [] if event.port in self._processes else self._forget_a_process()
                 child = self._processes.setdefault(event.port, _Process())
                 if not child.open:  # an idle child begins at once: what still waits has lost its beginning
                     child.arrivals = [at for at in child.arrivals if time - at < _IDLE_SECONDS]
                 child.arrivals = [*child.arrivals, time][-MAX_REMEMBERED:]
-                return ended
             case ModelPath():
                 ended = list(self._end_process(record.port))
                 self._processes[record.port].model = model_name(event.path)
-                return ended
             case ProcessEnd():
-                return list(self._end_process(event.port or record.port))
-        return ()
+                ended = list(self._end_process(event.port or record.port))
+        return ended
 
     def _launch(self, event: Launch, record: Record, process: _Process, time: float) -> None:
         """Open a task."""
@@ -284,6 +288,35 @@ def _task(process: _Process, port: int, task: int, slot: int) -> Request:
     return request
 
 
+def _apply_early(
+    event: EarlyCached | EarlyTimings | EarlyRelease, process: _Process, time: float
+) -> Iterable[Request]:
+    """Apply a line of a build that names tasks only where they begin; return the request that it ends.
+
+    Tasks are released in the order in which their durations were printed.
+    """
+    if isinstance(event, EarlyTimings):
+        if len(process.open) == 1 and not process.timings:
+            (only,) = process.open.values()
+            _add_timings(event, only)
+            return ()
+        if "prompt eval" in event.values or not process.timings:
+            process.timings = [*process.timings, {}][-MAX_OPEN:]
+        process.timings[-1].update(event.values)
+        return ()
+    request = next((one for one in process.open.values() if one.slot == event.slot), None)
+    if request is None:
+        return ()
+    if isinstance(event, EarlyCached):
+        request.cached_tokens = event.tokens if request.cached_tokens is None else request.cached_tokens
+        return ()
+    if process.timings:
+        _add_timings(EarlyTimings(process.timings.pop(0)), request)
+    request.ended_at = time
+    del process.open[request.task]
+    return (finish(request),)
+
+
 def _add_facts(
     event: Prompt | Cached | Shift | Timings, request: Request, process: _Process
 ) -> Iterable[Request]:
@@ -304,7 +337,7 @@ def _add_facts(
     return ()
 
 
-def _add_timings(event: Timings, request: Request) -> None:
+def _add_timings(event: Timings | EarlyTimings, request: Request) -> None:
     """Add durations and counts."""
     for name, (value, count) in event.values.items():
         match name:
@@ -318,8 +351,11 @@ def _add_timings(event: Timings, request: Request) -> None:
                 request.accepted_tokens, request.drafted_tokens = int(value), count
 
 
-def _mark(event: Cancel | Failure, process: _Process) -> None:
-    """Mark a task as cancelled or failed; one that has not begun is remembered."""
+def _mark(event: Cancel | Failure | Selected, process: _Process) -> None:
+    """Mark a task as cancelled or failed, or a slot as selected; a task that has not begun is remembered."""
+    if isinstance(event, Selected):
+        process.selected[event.slot] = event.similarity, event.kept_share
+        return
     request = process.open.get(event.task)
     if isinstance(event, Cancel):
         if request:

@@ -2,6 +2,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -284,3 +285,26 @@ def test_a_chunk_of_json_lines_is_parsed_together(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(log_lines, "_parse_any_format", lambda _: pytest.fail("one by one"))
     lines = (FOLDER / "single.jsonl").read_text().splitlines()
     assert len(parse_records(lines)) > 10
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            (
+                '{"type":"log","time":5,"level":"info","msg":"srv  a: text\\n"}',
+                '{"type":"log","msg":"[4001] 0.00.001.000 I srv  a: text"}',
+                '{"type":"log","a":[{}',
+                '{"type":"log","b":2}]}',
+                '{"type":"log","x":1},{"type":"log","y":2}',
+                '{"type":"log","x":1},5,{}',
+                '{"type":"other"} ',
+                "srv  a: text",
+            )
+        ),
+        max_size=6,
+    )
+)
+def test_json_lines_that_are_parsed_together_are_those_that_are_parsed_one_by_one(lines: list[str]) -> None:
+    together = parse_records(lines)
+    with patch.object(log_lines, "parse_jsonl_lines", lambda _: None):
+        assert together == parse_records(lines)
