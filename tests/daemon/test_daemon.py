@@ -234,7 +234,7 @@ def test_a_lock_of_another_program_delays_the_rows_and_loses_none(tmp_path: Path
         assert timestamps == list(range(timestamps[0], timestamps[0] + len(timestamps)))
         messages = [row["message"] for row in collector.query("SELECT message FROM logs")]
         assert sum(message.startswith("flush: waiting") for message in messages) == 1
-        assert messages[-1] == "flush: ok"
+        assert messages.count("flush: ok") == 1  # other jobs may have found the lock as well
 
 
 def test_a_process_of_that_name_is_measured_even_if_nothing_listens_at_the_url(
