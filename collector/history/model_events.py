@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collector.database import Database
+from collector.database.connection import fetch
 
 BATCH_ROWS = 1000
 """Lines of logs in one transaction."""
@@ -153,7 +154,7 @@ class LoggedModelEvents:
         if line["event"] == "started":  # none of the router's children of before is left
             connection.execute("DELETE FROM router_events WHERE log = ? AND id <= ?", (key[0], key[2]))
             return
-        earlier = _rows(connection, _LINES_BEFORE, key)
+        earlier = fetch(connection, _LINES_BEFORE, key)
         if earlier:  # the lines are in their order, and the clocks of router and child differ a little
             line["occurred_at"] = max(line["occurred_at"], earlier[-1]["occurred_at"])
         logged = logged_event(line, earlier)
@@ -230,13 +231,13 @@ def _process(connection: sqlite3.Connection, line: dict[str, Any], port: int | N
     model, or the only router.
     """
     if port:
-        runs = _rows(
+        runs = fetch(
             connection, _RUN_OF_PORT, (line["model"], f"%:{port}", line["occurred_at"], _RUN_SLACK_SECONDS)
         )
         if runs:
             return runs[0]
-    servers = _rows(connection, _SERVERS_OF_MODEL, (line["model"],))
-    servers = servers or _rows(connection, _ROUTERS, ())
+    servers = fetch(connection, _SERVERS_OF_MODEL, (line["model"],))
+    servers = servers or fetch(connection, _ROUTERS, ())
     server = servers[0]["server"] if len(servers) == 1 else None
     return {"run_id": None, "model_id": None, "build": None, "server": server}
 
@@ -246,12 +247,12 @@ def _write(
 ) -> None:
     """Give an event to the row of the sample that saw it, or add one."""
     server, model, moment = process["server"], line["model"], line["occurred_at"]
-    (following,) = _rows(connection, _NEXT_STATE, (line["log"], model, line["id"], json.dumps(_CHANGES)))
+    (following,) = fetch(connection, _NEXT_STATE, (line["log"], model, line["id"], json.dumps(_CHANGES)))
     until = _FOR_EVER if following["moment"] is None else following["moment"]
     names = json.dumps(_SAME[logged.event])
-    sampled = _rows(connection, _SAMPLED, (server, model, names, int(moment - SAMPLE_SLACK_SECONDS), until))
+    sampled = fetch(connection, _SAMPLED, (server, model, names, int(moment - SAMPLE_SLACK_SECONDS), until))
     row = sampled[0] if sampled else None
-    earlier = _rows(connection, _EVENT_BEFORE, (server, model, moment, row["id"] if row else None))
+    earlier = fetch(connection, _EVENT_BEFORE, (server, model, moment, row["id"] if row else None))
     before = earlier[0] if earlier else dict.fromkeys(("state", "model_id", "model_path", "build"))
     values = {
         "timestamp": int(moment),
@@ -282,14 +283,8 @@ def _write(
 def _merge_late(connection: sqlite3.Connection, late: dict[str, Any], settle_seconds: float) -> None:
     """Join a row of a sample that was committed late with the row that the log gave meanwhile."""
     since, until = late["timestamp"] - settle_seconds, late["timestamp"] + 1
-    newest = _rows(connection, _NEWEST_LOGGED, (late["server"], late["model"], since, until))
+    newest = fetch(connection, _NEWEST_LOGGED, (late["server"], late["model"], since, until))
     if not newest or newest[0]["evidence"] != "log" or late["event"] not in _SAME[newest[0]["event"]]:
         return
     connection.execute(_JOIN, {**late, "kept": newest[0]["id"]})
     connection.execute("DELETE FROM model_events WHERE id = ?", (late["id"],))
-
-
-def _rows(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
-    cursor = connection.execute(statement, values)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -20,7 +20,6 @@ from collector.parsers.log.alarms import (
 from collector.parsers.log.formats import (
     LETTERS,
     PREFIX_PATTERN,
-    parse_jsonl,
     parse_jsonl_lines,
     parse_peeled,
 )
@@ -70,14 +69,7 @@ _ALL_PREFIXED = re.compile(rf"^{PREFIX_PATTERN}(.*)$", re.MULTILINE).findall
 def _parse_jsonl(lines: Sequence[str]) -> list[Record]:
     """Return the records of lines of `--log-jsonl`; an empty list if one of them is something else."""
     parsed = parse_jsonl_lines(lines)
-    if parsed is None:
-        parsed = []
-        for line in lines:
-            record = parse_jsonl(line, 0)
-            if record is None:
-                return []
-            parsed.append(record)
-    if any(record.kind is not Kind.OPEN for record in parsed):
+    if parsed is None or any(record.kind is not Kind.OPEN for record in parsed):
         return []  # such a line may belong to the record before it
     for number, record in enumerate(parsed):
         record.line = number
